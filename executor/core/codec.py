@@ -1,0 +1,81 @@
+"""Entry to bytes and back.
+
+    byte  0        format version (1)
+    bytes 1..17    chain: BLAKE2b-128 over the chain of the entry before (16 zero bytes at first) and this entry's facts
+    bytes 17..     MessagePack array: [tag, at_ms, fields in the order of entries.py]
+
+The chain covers what was asked and what was answered, not when: `at_ms`, `started_at_ms` and the deadlines derived from
+the clock are left out. So two equal chains mean the same run, whatever the day; and a chain that does not follow from
+the entry before means that the stored bytes were changed.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import msgspec
+
+from executor.core import entries
+from executor.core.entries import AnyEntry
+from executor.core.errors import Corrupt
+
+FORMAT_VERSION = 1
+CHAIN_BYTES = 16
+CHAIN_START = bytes(CHAIN_BYTES)
+_HEADER_BYTES = 1 + CHAIN_BYTES
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(AnyEntry)
+_CLOCK_FIELDS = frozenset({"at_ms", "started_at_ms", "wake_at_ms", "deadline_ms", "retry_at_ms"})
+_FACT_FIELDS: dict[type, tuple[str, ...]] = {
+    kind: tuple(name for name in kind.__struct_fields__ if name not in _CLOCK_FIELDS)
+    for kind in vars(entries).values()
+    if isinstance(kind, type) and issubclass(kind, entries.Entry)
+}
+
+
+def chain_after(chain: bytes, entry: AnyEntry) -> bytes:
+    """The chain once `entry` follows an entry whose chain is `chain`."""
+    kind = type(entry)
+    facts = _encoder.encode((kind.__name__, *(getattr(entry, name) for name in _FACT_FIELDS[kind])))
+    return blake2b(chain + facts, digest_size=CHAIN_BYTES).digest()
+
+
+def encode(entry: AnyEntry, chain: bytes) -> bytes:
+    """The stored form; `chain` is this entry's own chain, as `chain_after` gave it."""
+    return bytes((FORMAT_VERSION,)) + chain + _encoder.encode(entry)
+
+
+def decode(data: bytes) -> tuple[AnyEntry, bytes]:
+    """The entry and its chain. Raises Corrupt for anything that `encode` cannot have written."""
+    if len(data) <= _HEADER_BYTES:
+        raise Corrupt(f"a journal entry of {len(data)} bytes is too short", code="corrupt_journal")
+    if data[0] != FORMAT_VERSION:
+        raise Corrupt(
+            f"a journal entry has format version {data[0]}, this release reads {FORMAT_VERSION}",
+            code="corrupt_journal",
+            hint="Run the release that wrote it, or a newer one.",
+        )
+    try:
+        entry = _decoder.decode(memoryview(data)[_HEADER_BYTES:])
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise Corrupt(f"a journal entry cannot be read: {error}", code="corrupt_journal") from None
+    return entry, data[1:_HEADER_BYTES]
+
+
+def decode_journal(stored: list[bytes]) -> list[AnyEntry]:
+    """A whole journal, its chain checked. Raises Corrupt naming the first entry that does not follow."""
+    chain = CHAIN_START
+    journal: list[AnyEntry] = []
+    for sequence, data in enumerate(stored, start=1):
+        entry, own = decode(data)
+        chain = chain_after(chain, entry)
+        if own != chain:
+            raise Corrupt(
+                f"journal entry {sequence} does not follow from entry {sequence - 1}: its chain differs",
+                code="corrupt_journal",
+                hint="The stored bytes were changed. Restore the instance from a backup, or terminate it.",
+                sequence=sequence,
+            )
+        journal.append(entry)
+    return journal

@@ -1,0 +1,263 @@
+"""Frames between executor and sandbox: their schema, bounds and bytes.
+
+On the wire: a 4-byte big-endian length, then MessagePack of a list of frames. Each frame is an array whose first item is
+its tag. Everything that comes from a sandbox is hostile: bounded before it is read, checked against this schema while it
+is decoded, never unpickled, and never trusted to name another instance: a run number means something only on the
+channel that it was given out on.
+
+One idea carries the protocol: **the sandbox advances only by journal entries that are durable.** The executor sends the
+journal, the run goes as far as it can after each entry and asks (Turn) for what it needs next; the executor appends the
+answer to the journal, and once that is durable sends it (Entries). Replay and live execution are the same path.
+
+    executor                                            sandbox
+      Activate(run, …, total=n) + Entries(run, 1, …)  →   import, replay n entries
+                                                      ←   Turn(run, seen=n, commands=[StepDone …], idle=False)
+      [append, fsync]
+      Entries(run, n+1, [StepSucceeded])              →   the step's future resolves, run() goes on
+                                                      ←   Turn(run, seen=n+1, commands=[Sleep …], idle=True)
+      [append, fsync; the row says waiting]
+      Drop(run)                                       →   forgotten: no coroutine, no memory
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeVar
+
+import msgspec
+
+from executor.core.entries import StepRef
+from executor.core.failure import ErrorFact
+
+_T = TypeVar("_T")
+
+FRAME_BYTES_MAX = 12 * 1024 * 1024
+"""One message: the largest step value (1 MiB) plus the largest facet delta, with room."""
+CHUNK_BYTES = 512 * 1024
+"""Journals and facet images are sent in messages of about this size, so that neither side buffers much."""
+LENGTH_BYTES = 4
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, array_like=True):
+    """`limit` retries after the first attempt; the delay before retry n is computed by `executor.core.retry`."""
+
+    limit: int = 5
+    delay_ms: int = 1_000
+    backoff: Literal["constant", "linear", "exponential"] = "exponential"
+    max_delay_ms: int = 3_600_000
+    jitter: float = 0.1
+
+
+# --- executor → sandbox
+
+
+class Activate(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Begin a run. `total` journal entries follow in Entries frames; until all are delivered no step executes."""
+
+    run: int
+    instance: str
+    workflow: str
+    commit: str
+    total: int
+    paused: bool = False
+
+
+class Entries(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Durable journal entries in stored form (`codec.decode`), `first` being the sequence of the first."""
+
+    run: int
+    first: int
+    entries: list[bytes]
+
+
+class Attempt(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """A retry is due: make attempt number `attempt` of the step at `path`."""
+
+    run: int
+    path: str
+    attempt: int
+
+
+class Quiesce(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Start no step from now on; steps that are executing finish. The run answers with an idle Turn, then is dropped."""
+
+    run: int
+
+
+class Drop(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """Forget the run now, cancelling what executes. No answer; frames already under way are ignored."""
+
+    run: int
+
+
+class FacetImage(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Answer to NeedFacet, in chunks: `data` begins at `offset` of an image of `total` bytes (0: no facet yet)."""
+
+    run: int
+    offset: int
+    total: int
+    data: bytes
+
+
+class Ping(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    number: int
+
+
+ToSandbox = Activate | Entries | Attempt | Quiesce | Drop | FacetImage | Ping
+
+
+# --- commands: what a run asks for
+
+
+class StepDone(msgspec.Struct, frozen=True, array_like=True, tag=40):
+    """An attempt succeeded. `delta` is what it wrote to the facet (None: nothing)."""
+
+    path: str
+    asked: bytes
+    where: str
+    attempt: int
+    started_at_ms: int
+    value: bytes
+    delta: bytes | None = None
+
+
+class StepError(msgspec.Struct, frozen=True, array_like=True, tag=41):
+    """An attempt failed; its facet writes are rolled back. The executor decides between retry and failure."""
+
+    path: str
+    asked: bytes
+    where: str
+    attempt: int
+    started_at_ms: int
+    error: ErrorFact
+    retry: RetryPolicy
+
+
+class Sleep(msgspec.Struct, frozen=True, array_like=True, tag=42):
+    """Exactly one of `duration_ms` (counted from when the executor journals it) and `until_ms` is set."""
+
+    path: str
+    asked: bytes
+    where: str
+    duration_ms: int | None
+    until_ms: int | None
+
+
+class Wait(msgspec.Struct, frozen=True, array_like=True, tag=43):
+    path: str
+    asked: bytes
+    where: str
+    type: str
+    timeout_ms: int | None
+
+
+class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=44):
+    """The run gave up a sleep, wait or retry that it asked for earlier."""
+
+    path: str
+
+
+class Complete(msgspec.Struct, frozen=True, array_like=True, tag=45):
+    value: bytes
+
+
+class Fail(msgspec.Struct, frozen=True, array_like=True, tag=46):
+    error: ErrorFact
+
+
+class Diverge(msgspec.Struct, frozen=True, array_like=True, tag=47):
+    """The journal records something that the run did not ask for (or asks differently)."""
+
+    message: str
+    recorded: StepRef | None
+    requested: StepRef | None
+
+
+Command = StepDone | StepError | Sleep | Wait | Cancel | Complete | Fail | Diverge
+
+
+# --- sandbox → executor
+
+
+class Ready(msgspec.Struct, frozen=True, array_like=True, tag=20):
+    """The version's code is imported; `workflows` are the classes found."""
+
+    workflows: list[str]
+
+
+class BootFailed(msgspec.Struct, frozen=True, array_like=True, tag=21):
+    """The version's code cannot be imported; the process ends after this frame."""
+
+    error: ErrorFact
+
+
+class Turn(msgspec.Struct, frozen=True, array_like=True, tag=22):
+    """What a run asks for after it has seen entries up to `seen`.
+
+    `idle`: nothing executes here and the run cannot go on before another entry comes; after these commands are durable
+    the executor may drop it.
+    """
+
+    run: int
+    seen: int
+    commands: list[Command]
+    idle: bool
+
+
+class Output(msgspec.Struct, frozen=True, array_like=True, tag=23):
+    """One captured line. `position` is the entry after which it was printed and `number` counts from 0 within
+    (position, step, attempt): the pair makes a line that is printed again after a crash recognisable."""
+
+    run: int
+    position: int
+    number: int
+    at_ms: int
+    stream: Literal["stdout", "stderr", "log"]
+    level: str
+    step: str
+    attempt: int
+    text: str
+
+
+class NeedFacet(msgspec.Struct, frozen=True, array_like=True, tag=24):
+    run: int
+
+
+class Pong(msgspec.Struct, frozen=True, array_like=True, tag=25):
+    number: int
+
+
+FromSandbox = Ready | BootFailed | Turn | Output | NeedFacet | Pong
+
+
+class ProtocolError(Exception):
+    """The other side sent bytes that are not of this protocol."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_to_sandbox = msgspec.msgpack.Decoder(list[ToSandbox])
+_from_sandbox = msgspec.msgpack.Decoder(list[FromSandbox])
+
+
+def encode_message(frames: list[ToSandbox] | list[FromSandbox]) -> bytes:
+    """Length and body of one message. Raises ProtocolError if it is over FRAME_BYTES_MAX."""
+    body = _encoder.encode(frames)
+    if len(body) > FRAME_BYTES_MAX:
+        raise ProtocolError(f"a message of {len(body)} bytes is over the limit of {FRAME_BYTES_MAX}")
+    return len(body).to_bytes(LENGTH_BYTES, "big") + body
+
+
+def decode_to_sandbox(body: bytes) -> list[ToSandbox]:
+    """Raises ProtocolError for anything else than a list of ToSandbox frames."""
+    return _decode(_to_sandbox, body)
+
+
+def decode_from_sandbox(body: bytes) -> list[FromSandbox]:
+    """Raises ProtocolError for anything else than a list of FromSandbox frames."""
+    return _decode(_from_sandbox, body)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[_T], body: bytes) -> _T:
+    try:
+        return decoder.decode(body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise ProtocolError(f"a message of {len(body)} bytes does not fit the protocol: {error}") from None
