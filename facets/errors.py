@@ -1,0 +1,60 @@
+"""FacetError and its families: which one it is decides what a caller does next (STYLE: Refused, Conflict, Unavailable, Corrupt)."""
+
+from __future__ import annotations
+
+
+class FacetError(Exception):
+    """What happened, to which thing (`message`), what to do next (`hint`), and the facts as attributes.
+
+    `code` is stable and public: callers and the documents may rely on it. `details` holds JSON values only.
+    `str()` is the message followed by the hint.
+    """
+
+    default_code = "facet_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        hint: str | None = None,
+        details: dict[str, object] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code if code is not None else self.default_code
+        self.hint = hint
+        self.details: dict[str, object] = dict(details) if details is not None else {}
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message} {self.hint}"
+
+
+class Refused(FacetError):
+    """Input, permission or limit: the caller can fix it; asking again unchanged gives the same answer."""
+
+    default_code = "facet_refused"
+
+
+class NotFound(Refused):
+    """The named thing does not exist (or is another tenant's, which is the same answer)."""
+
+    default_code = "facet_not_found"
+
+
+class Conflict(FacetError):
+    """Someone was first: read the present state, then decide again."""
+
+    default_code = "facet_conflict"
+
+
+class Unavailable(FacetError):
+    """Not now: the machine is short of something (disk, memory, time). Nothing was half done."""
+
+    default_code = "facet_unavailable"
+
+
+class Corrupt(FacetError):
+    """Stored or received bytes break an invariant: stop that instance, keep the bytes."""
+
+    default_code = "facet_corrupt"
