@@ -1,9 +1,9 @@
 """Journal entries: one frozen struct per fact.
 
 An instance *is* its journal. Entries are appended by the executor only, numbered 1, 2, 3 … (the `sequence`, which is
-kept beside the entry, not in it), and never changed. What a run may see of the outside world it sees through entries, in
-their order; so live execution and replay are the same thing: entries are delivered one by one, and the run goes as far
-as it can after each.
+kept beside the entry, not in it), and never changed. What a run may see of the outside world it sees through entries,
+in their order; so live execution and replay are the same thing: entries are delivered one by one, and the run goes as
+far as it can after each.
 
 Words used by several entries:
   at_ms     when the executor took the fact in; logical time inside `run()` is the `at_ms` of the entry being delivered
@@ -30,7 +30,7 @@ class StepRef(msgspec.Struct, frozen=True, array_like=True):
     asked: bytes = b""
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True):
+class Entry(msgspec.Struct, frozen=True, array_like=True, tag_field="entry"):
     """Base of all entries."""
 
     at_ms: int

@@ -1,9 +1,9 @@
 """Frames between executor and sandbox: their schema, bounds and bytes.
 
-On the wire: a 4-byte big-endian length, then MessagePack of a list of frames. Each frame is an array whose first item is
-its tag. Everything that comes from a sandbox is hostile: bounded before it is read, checked against this schema while it
-is decoded, never unpickled, and never trusted to name another instance: a run number means something only on the
-channel that it was given out on.
+On the wire: a 4-byte big-endian length, then MessagePack of a list of frames. Each frame is an array whose first item
+is its tag. Everything that comes from a sandbox is hostile: bounded before it is read, checked against this schema
+while it is decoded, never unpickled, and never trusted to name another instance: a run number means something only on
+the channel that it was given out on.
 
 One idea carries the protocol: **the sandbox advances only by journal entries that are durable.** The executor sends the
 journal, the run goes as far as it can after each entry and asks (Turn) for what it needs next; the executor appends the
@@ -47,10 +47,14 @@ class RetryPolicy(msgspec.Struct, frozen=True, array_like=True):
     jitter: float = 0.1
 
 
+class Frame(msgspec.Struct, frozen=True, array_like=True, tag_field="frame"):
+    """Base of all frames and commands."""
+
+
 # --- executor → sandbox
 
 
-class Activate(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class Activate(Frame, frozen=True, tag=1):
     """Begin a run. `total` journal entries follow in Entries frames; until all are delivered no step executes."""
 
     run: int
@@ -61,7 +65,7 @@ class Activate(msgspec.Struct, frozen=True, array_like=True, tag=1):
     paused: bool = False
 
 
-class Entries(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class Entries(Frame, frozen=True, tag=2):
     """Durable journal entries in stored form (`codec.decode`), `first` being the sequence of the first."""
 
     run: int
@@ -69,7 +73,7 @@ class Entries(msgspec.Struct, frozen=True, array_like=True, tag=2):
     entries: list[bytes]
 
 
-class Attempt(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class Attempt(Frame, frozen=True, tag=3):
     """A retry is due: make attempt number `attempt` of the step at `path`."""
 
     run: int
@@ -77,19 +81,19 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True, tag=3):
     attempt: int
 
 
-class Quiesce(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """Start no step from now on; steps that are executing finish. The run answers with an idle Turn, then is dropped."""
+class Quiesce(Frame, frozen=True, tag=4):
+    """Start no step from now on; steps that execute finish. The run answers with an idle Turn, then is dropped."""
 
     run: int
 
 
-class Drop(msgspec.Struct, frozen=True, array_like=True, tag=5):
+class Drop(Frame, frozen=True, tag=5):
     """Forget the run now, cancelling what executes. No answer; frames already under way are ignored."""
 
     run: int
 
 
-class FacetImage(msgspec.Struct, frozen=True, array_like=True, tag=6):
+class FacetImage(Frame, frozen=True, tag=6):
     """Answer to NeedFacet, in chunks: `data` begins at `offset` of an image of `total` bytes (0: no facet yet)."""
 
     run: int
@@ -98,7 +102,7 @@ class FacetImage(msgspec.Struct, frozen=True, array_like=True, tag=6):
     data: bytes
 
 
-class Ping(msgspec.Struct, frozen=True, array_like=True, tag=7):
+class Ping(Frame, frozen=True, tag=7):
     number: int
 
 
@@ -108,7 +112,7 @@ ToSandbox = Activate | Entries | Attempt | Quiesce | Drop | FacetImage | Ping
 # --- commands: what a run asks for
 
 
-class StepDone(msgspec.Struct, frozen=True, array_like=True, tag=40):
+class StepDone(Frame, frozen=True, tag=40):
     """An attempt succeeded. `delta` is what it wrote to the facet (None: nothing)."""
 
     path: str
@@ -120,7 +124,7 @@ class StepDone(msgspec.Struct, frozen=True, array_like=True, tag=40):
     delta: bytes | None = None
 
 
-class StepError(msgspec.Struct, frozen=True, array_like=True, tag=41):
+class StepError(Frame, frozen=True, tag=41):
     """An attempt failed; its facet writes are rolled back. The executor decides between retry and failure."""
 
     path: str
@@ -132,7 +136,7 @@ class StepError(msgspec.Struct, frozen=True, array_like=True, tag=41):
     retry: RetryPolicy
 
 
-class Sleep(msgspec.Struct, frozen=True, array_like=True, tag=42):
+class Sleep(Frame, frozen=True, tag=42):
     """Exactly one of `duration_ms` (counted from when the executor journals it) and `until_ms` is set."""
 
     path: str
@@ -142,7 +146,7 @@ class Sleep(msgspec.Struct, frozen=True, array_like=True, tag=42):
     until_ms: int | None
 
 
-class Wait(msgspec.Struct, frozen=True, array_like=True, tag=43):
+class Wait(Frame, frozen=True, tag=43):
     path: str
     asked: bytes
     where: str
@@ -150,21 +154,21 @@ class Wait(msgspec.Struct, frozen=True, array_like=True, tag=43):
     timeout_ms: int | None
 
 
-class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=44):
+class Cancel(Frame, frozen=True, tag=44):
     """The run gave up a sleep, wait or retry that it asked for earlier."""
 
     path: str
 
 
-class Complete(msgspec.Struct, frozen=True, array_like=True, tag=45):
+class Complete(Frame, frozen=True, tag=45):
     value: bytes
 
 
-class Fail(msgspec.Struct, frozen=True, array_like=True, tag=46):
+class Fail(Frame, frozen=True, tag=46):
     error: ErrorFact
 
 
-class Diverge(msgspec.Struct, frozen=True, array_like=True, tag=47):
+class Diverge(Frame, frozen=True, tag=47):
     """The journal records something that the run did not ask for (or asks differently)."""
 
     message: str
@@ -178,19 +182,19 @@ Command = StepDone | StepError | Sleep | Wait | Cancel | Complete | Fail | Diver
 # --- sandbox → executor
 
 
-class Ready(msgspec.Struct, frozen=True, array_like=True, tag=20):
+class Ready(Frame, frozen=True, tag=20):
     """The version's code is imported; `workflows` are the classes found."""
 
     workflows: list[str]
 
 
-class BootFailed(msgspec.Struct, frozen=True, array_like=True, tag=21):
+class BootFailed(Frame, frozen=True, tag=21):
     """The version's code cannot be imported; the process ends after this frame."""
 
     error: ErrorFact
 
 
-class Turn(msgspec.Struct, frozen=True, array_like=True, tag=22):
+class Turn(Frame, frozen=True, tag=22):
     """What a run asks for after it has seen entries up to `seen`.
 
     `idle`: nothing executes here and the run cannot go on before another entry comes; after these commands are durable
@@ -203,7 +207,7 @@ class Turn(msgspec.Struct, frozen=True, array_like=True, tag=22):
     idle: bool
 
 
-class Output(msgspec.Struct, frozen=True, array_like=True, tag=23):
+class Output(Frame, frozen=True, tag=23):
     """One captured line. `position` is the entry after which it was printed and `number` counts from 0 within
     (position, step, attempt): the pair makes a line that is printed again after a crash recognisable."""
 
@@ -218,11 +222,11 @@ class Output(msgspec.Struct, frozen=True, array_like=True, tag=23):
     text: str
 
 
-class NeedFacet(msgspec.Struct, frozen=True, array_like=True, tag=24):
+class NeedFacet(Frame, frozen=True, tag=24):
     run: int
 
 
-class Pong(msgspec.Struct, frozen=True, array_like=True, tag=25):
+class Pong(Frame, frozen=True, tag=25):
     number: int
 
 
