@@ -58,3 +58,48 @@ class Corrupt(FacetError):
     """Stored or received bytes break an invariant: stop that instance, keep the bytes."""
 
     default_code = "facet_corrupt"
+
+
+# --- the store on the host: classes on which the engine acts differently
+
+
+class SequenceConflict(Conflict):
+    """A record is not the next one of its instance: nothing of its batch was written. Carries tenant, instance, expected, found."""
+
+    default_code = "sequence_conflict"
+
+
+class PositionConflict(Conflict):
+    """The log's head is not where the caller left it, though the caller still owns it. Carries expected, found."""
+
+    default_code = "position_conflict"
+
+
+class Fenced(Conflict):
+    """Another owner has claimed the log: this one must stop; nothing was written. Carries epoch, found."""
+
+    default_code = "fenced"
+
+
+class DataInUse(Unavailable):
+    """Another process has the data open. Carries pid (None when it cannot be told)."""
+
+    default_code = "data_in_use"
+
+
+class StorageFull(Unavailable):
+    """The disk is full: nothing of the batch was written; the same append works again once there is room."""
+
+    default_code = "storage_full"
+
+
+class StoreFailed(Unavailable):
+    """A write or fsync failed and what is on disk is unknown: this store refuses every further write until reopened."""
+
+    default_code = "store_failed"
+
+
+class SchemaTooNew(Refused):
+    """A database was written by a newer version. Carries path, found, known."""
+
+    default_code = "schema_too_new"
