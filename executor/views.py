@@ -6,7 +6,7 @@ Times are integers in milliseconds since the Unix epoch.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from typing import Any, Literal
 
 import msgspec
@@ -214,5 +214,5 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 def format_ms(at_ms: int) -> str:
     """RFC 3339 in UTC, to the millisecond."""
 
-    moment = datetime.datetime.fromtimestamp(at_ms / 1000, tz=datetime.UTC)
+    moment = dt.datetime.fromtimestamp(at_ms / 1000, tz=dt.UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -39,6 +39,7 @@ CODES: dict[str, str] = {
     "tenant_exists": "A tenant of that name exists.",
     "instance_exists": "An instance of that id exists with another workflow or payload.",
     "instance_finished": "The instance has already ended.",
+    "instance_held": "The instance is held and cannot give a result before somebody acts.",
     "instance_terminated": "The instance was terminated and has no result.",
     "invalid_state": "The operation does not apply to the instance's present state.",
     "event_exists": "An event of that id exists with another type or payload.",

@@ -1,0 +1,51 @@
+"""Names and their parsers. Tenants' names belong to the code store; everything else that callers name is parsed here."""
+
+from __future__ import annotations
+
+import re
+from typing import NewType
+
+from executor.core.errors import Refused
+
+TenantName = NewType("TenantName", str)
+InstanceId = NewType("InstanceId", str)
+EventId = NewType("EventId", str)
+EventType = NewType("EventType", str)
+
+INSTANCE_ID_CHARS_MAX = 100
+EVENT_NAME_CHARS_MAX = 100
+
+_INSTANCE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,99}")
+_EVENT_NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,100}")
+
+
+def parse_instance_id(text: object) -> InstanceId:
+    """Letters, digits and `_ . : @ + -`, at most 100, not beginning with a punctuation mark other than `_`."""
+    if isinstance(text, str) and _INSTANCE_ID.fullmatch(text):
+        return InstanceId(text)
+    raise Refused(
+        f"{_shown(text)} is not an instance id",
+        code="invalid_name",
+        hint="Use 1 to 100 letters, digits and _ . : @ + -, beginning with a letter, a digit or _.",
+    )
+
+
+def parse_event_type(text: object) -> EventType:
+    """1 to 100 characters, no control characters."""
+    if isinstance(text, str) and _EVENT_NAME.fullmatch(text):
+        return EventType(text)
+    raise Refused(
+        f"{_shown(text)} is not an event type", code="invalid_name", hint="Use 1 to 100 printable characters."
+    )
+
+
+def parse_event_id(text: object) -> EventId:
+    """1 to 100 characters, no control characters."""
+    if isinstance(text, str) and _EVENT_NAME.fullmatch(text):
+        return EventId(text)
+    raise Refused(f"{_shown(text)} is not an event id", code="invalid_name", hint="Use 1 to 100 printable characters.")
+
+
+def _shown(text: object) -> str:
+    shown = repr(text)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
