@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from executor.core import retry
+from executor.core.commands import Cancel, Command, Complete, Diverge, Fail, Sleep, StepDone, StepError, Wait
 from executor.core.entries import (
     AnyEntry,
     AttemptFailed,
@@ -27,17 +28,6 @@ from executor.core.entries import (
 from executor.core.errors import Conflict
 from executor.core.failure import ErrorFact
 from executor.core.instance import Instance, event_digest
-from executor.sandbox.protocol import (
-    Cancel,
-    Command,
-    Complete,
-    Diverge,
-    Fail,
-    Sleep,
-    StepDone,
-    StepError,
-    Wait,
-)
 
 ASKED_BYTES = 16
 PATH_CHARS_MAX = 1_024

@@ -1,4 +1,4 @@
-"""Names and their parsers. Tenants' names belong to the code store; everything else that callers name is parsed here."""
+"""Names and their parsers. Tenants' names belong to the code store; what else callers name is parsed here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Instance: the fold of a journal. What the executor knows of an instance is a function of its entries and nothing else.
+"""Instance: the fold of a journal. What the executor knows of an instance is a function of its entries, nothing else.
 
 Invariants:
 - `apply` is the only way to change an Instance, and takes entries in journal order;

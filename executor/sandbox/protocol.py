@@ -25,7 +25,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from executor.core.entries import StepRef
+from executor.core.commands import Command
 from executor.core.failure import ErrorFact
 
 _T = TypeVar("_T")
@@ -35,16 +35,6 @@ FRAME_BYTES_MAX = 12 * 1024 * 1024
 CHUNK_BYTES = 512 * 1024
 """Journals and facet images are sent in messages of about this size, so that neither side buffers much."""
 LENGTH_BYTES = 4
-
-
-class RetryPolicy(msgspec.Struct, frozen=True, array_like=True):
-    """`limit` retries after the first attempt; the delay before retry n is computed by `executor.core.retry`."""
-
-    limit: int = 5
-    delay_ms: int = 1_000
-    backoff: Literal["constant", "linear", "exponential"] = "exponential"
-    max_delay_ms: int = 3_600_000
-    jitter: float = 0.1
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True, tag_field="frame"):
@@ -107,76 +97,6 @@ class Ping(Frame, frozen=True, tag=7):
 
 
 ToSandbox = Activate | Entries | Attempt | Quiesce | Drop | FacetImage | Ping
-
-
-# --- commands: what a run asks for
-
-
-class StepDone(Frame, frozen=True, tag=40):
-    """An attempt succeeded. `delta` is what it wrote to the facet (None: nothing)."""
-
-    path: str
-    asked: bytes
-    where: str
-    attempt: int
-    started_at_ms: int
-    value: bytes
-    delta: bytes | None = None
-
-
-class StepError(Frame, frozen=True, tag=41):
-    """An attempt failed; its facet writes are rolled back. The executor decides between retry and failure."""
-
-    path: str
-    asked: bytes
-    where: str
-    attempt: int
-    started_at_ms: int
-    error: ErrorFact
-    retry: RetryPolicy
-
-
-class Sleep(Frame, frozen=True, tag=42):
-    """Exactly one of `duration_ms` (counted from when the executor journals it) and `until_ms` is set."""
-
-    path: str
-    asked: bytes
-    where: str
-    duration_ms: int | None
-    until_ms: int | None
-
-
-class Wait(Frame, frozen=True, tag=43):
-    path: str
-    asked: bytes
-    where: str
-    type: str
-    timeout_ms: int | None
-
-
-class Cancel(Frame, frozen=True, tag=44):
-    """The run gave up a sleep, wait or retry that it asked for earlier."""
-
-    path: str
-
-
-class Complete(Frame, frozen=True, tag=45):
-    value: bytes
-
-
-class Fail(Frame, frozen=True, tag=46):
-    error: ErrorFact
-
-
-class Diverge(Frame, frozen=True, tag=47):
-    """The journal records something that the run did not ask for (or asks differently)."""
-
-    message: str
-    recorded: StepRef | None
-    requested: StepRef | None
-
-
-Command = StepDone | StepError | Sleep | Wait | Cancel | Complete | Fail | Diverge
 
 
 # --- sandbox → executor
