@@ -1,31 +1,125 @@
-"""The rows: tenants, refs, deployments, channels, pins; compare-and-set in one transaction. (Skeleton; filling now.)"""
+"""The rows of one store: tenants, refs, deployments, channels, pins; every change is one transaction.
+
+What must stay true:
+- a push's refs, its deployment, its channel move and its pins are committed together or not at all;
+- every change of a ref, of a pin or of a channel's history grows the tenant's `refs_version` in the same
+  transaction, so that a packed-refs mirror older than the rows is found at open, whatever crashed;
+- objects are on disk before a row names them (the caller's duty: publish, then commit_push).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
+import apsw
+
+from . import channels, deployments, refs
+from .connections import Connections
+from .errors import LimitExceeded, TenantExists, TenantNotFound
 from .limits import Limits
-from .rows import Channel, Deployment, NewDeployment, Pin, PushCommitted, RefUpdate, TenantRow
+from .names import HEADS, parse_channel, parse_commit, parse_tenant
+from .rows import (
+    Channel,
+    ChannelMove,
+    Deployment,
+    NewDeployment,
+    Pin,
+    PushCommitted,
+    RefUpdate,
+    TenantRow,
+)
+
+PUSH_PIN_REASON: Final = "push"
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorContent:
+    """What packed-refs should show: refs and kept commits, as of `version`."""
+
+    version: int
+    refs: dict[bytes, bytes]
+    kept: frozenset[str]
 
 
 class Database:
-    """All rows of one store."""
+    """All rows of one store. Thread-safe; what returns has been committed and is on disk."""
 
     def __init__(self, path: Path, limits: Limits, now_ms: Callable[[], int]) -> None:
-        raise NotImplementedError
+        """Open or make the file. Raises Refused (foreign or newer file), Corrupt, Unavailable."""
+        self.connections = Connections(path)
+        self._limits = limits
+        self._now_ms = now_ms
 
     def close(self) -> None:
-        raise NotImplementedError
+        """Safe to call twice."""
+        self.connections.close()
+
+    def check(self) -> list[str]:
+        """SQLite's integrity check over the whole file: problems in words."""
+        return self.connections.check()
+
+    # -- tenants -------------------------------------------------------------------------------------------------
+
+    def create_tenant(self, name: str) -> TenantRow:
+        """Raises InvalidName, TenantExists."""
+        row = TenantRow(parse_tenant(name), self._now_ms())
+        with self.connections.write() as connection:
+            try:
+                connection.execute("INSERT INTO tenants (name, created_at_ms) VALUES (?, ?)", (name, row.created_at_ms))
+            except apsw.ConstraintError:
+                raise TenantExists(name) from None
+        return row
 
     def tenant(self, name: str) -> TenantRow:
         """Raises TenantNotFound."""
-        raise NotImplementedError
+        with self.connections.read() as connection:
+            row = connection.execute("SELECT name, created_at_ms FROM tenants WHERE name = ?", (name,)).fetchone()
+        if row is None:
+            raise TenantNotFound(name)
+        return TenantRow(*row)
+
+    def tenants(self) -> list[TenantRow]:
+        """All tenants by name."""
+        with self.connections.read() as connection:
+            rows = connection.execute("SELECT name, created_at_ms FROM tenants ORDER BY name")
+            return [TenantRow(*row) for row in rows]
+
+    def delete_tenant(self, name: str) -> list[str]:
+        """Remove the tenant with all its rows; return the keys of bundles that no other tenant uses.
+
+        Raises TenantNotFound.
+        """
+        with self.connections.write() as connection:
+            tenant_id = self.tenant_id(connection, name)
+            keys = connection.execute(
+                "SELECT DISTINCT key FROM bundles WHERE tenant_id = ?1 AND key NOT IN"
+                " (SELECT key FROM bundles WHERE tenant_id <> ?1)",
+                (tenant_id,),
+            ).fetchall()
+            connection.execute("DELETE FROM tenants WHERE id = ?", (tenant_id,))
+        return [str(row[0]) for row in keys]
+
+    def tenant_id(self, connection: apsw.Connection, name: str) -> int:
+        """The row number of a tenant, inside a transaction. Never reused. Raises TenantNotFound."""
+        row = connection.execute("SELECT id FROM tenants WHERE name = ?", (name,)).fetchone()
+        if row is None:
+            raise TenantNotFound(name)
+        return int(row[0])
+
+    # -- refs and pushes -----------------------------------------------------------------------------------------
 
     def refs(self, tenant: str) -> dict[bytes, bytes]:
-        """All refs, sorted by name: name → 40 hex digits."""
-        raise NotImplementedError
+        """All branches and tags, sorted by name: full name → 40 hex digits. Raises TenantNotFound."""
+        with self.connections.read() as connection:
+            return refs.all_refs(connection, self.tenant_id(connection, tenant))
+
+    def ref(self, tenant: str, name: bytes) -> str | None:
+        """Where one ref is: 40 hex digits, or None. Raises TenantNotFound."""
+        with self.connections.read() as connection:
+            return refs.find(connection, self.tenant_id(connection, tenant), name)
 
     def commit_push(
         self,
@@ -40,28 +134,200 @@ class Database:
         pins: Sequence[str] = (),
         kind: Literal["push", "deploy"] = "push",
     ) -> PushCommitted:
-        """Check every `old`, move the refs, add the deployment, move the channel, pin: ONE transaction, durable on return.
+        """Check every `old`, move the refs, add the deployment, move the channel, pin: one transaction.
 
-        `atomic`: all updates or none. Else each stands alone. The deployment (with its channel move) happens only if
-        the update of refs/heads/<deployment.branch>, where there is one among `updates`, succeeded. `channel` None:
-        deploy without moving a channel. Conflicting updates come back as outcomes with a reason, not as exceptions.
+        `atomic`: all updates or none. Else each stands alone. Deletions go first, so `a` may give way to `a/b`.
+        The deployment and its channel move happen unless the update of its branch, where `updates` has one, failed.
+        `channel` None: deploy without moving a channel. `pins`: commits to keep, if anything of the push was accepted.
+        What cannot be updated comes back as an outcome with a reason for the client's terminal, not as an exception.
+        Durable on return. The caller holds the tenant's lock and has published the objects.
+        Raises TenantNotFound, LimitExceeded (too many updates), InvalidName (channel or ids).
         """
-        raise NotImplementedError
+        if len(updates) > self._limits.ref_updates_max:
+            raise LimitExceeded(
+                "The number of ref updates in one push",
+                limit="ref_updates_max",
+                bound=self._limits.ref_updates_max,
+                found=len(updates),
+            )
+        if channel is not None:
+            parse_channel(channel)
+        for oid in (*pins, *(oid for update in updates for oid in (update.old, update.new) if oid is not None)):
+            parse_commit(oid)
+        who, message, now_ms = self.text(who), self.text(message), self._now_ms()
+        with self.connections.write() as connection:
+            tenant_id = self.tenant_id(connection, tenant)
+            outcomes = refs.update(connection, tenant_id, updates, atomic=atomic, count_max=self._limits.ref_count_max)
+            by_name = {outcome.name: outcome.ok for outcome in outcomes}
+            if deployment is None:
+                is_accepted = any(by_name.values()) or not updates
+            else:
+                is_accepted = by_name.get(HEADS + deployment.branch.encode(), all(by_name.values()))
+            row: Deployment | None = None
+            move: ChannelMove | None = None
+            if is_accepted and deployment is not None:
+                row = deployments.add(
+                    connection,
+                    (tenant_id, tenant),
+                    deployment,
+                    channel=channel,
+                    who=who,
+                    message=message,
+                    at_ms=now_ms,
+                )
+                if channel is not None:
+                    move = channels.add_move(
+                        connection,
+                        tenant_id,
+                        channel,
+                        to_commit=row.commit,
+                        deployment_id=row.id,
+                        kind=kind,
+                        who=who,
+                        why=message.partition("\n")[0],
+                        at_ms=now_ms,
+                    )
+            if is_accepted:
+                for commit in pins:
+                    self._add_pin(connection, tenant_id, commit, PUSH_PIN_REASON, now_ms)
+            bump_refs_version(connection, tenant_id)
+        return PushCommitted(tuple(outcomes), row, move)
+
+    # -- deployments and channels --------------------------------------------------------------------------------
+
+    def deployments(self, tenant: str, *, limit: int = 100, before_id: int | None = None) -> list[Deployment]:
+        """Newest first; `before_id`: only older ones, for the next page. Raises TenantNotFound."""
+        with self.connections.read() as connection:
+            return deployments.page(connection, self.tenant_id(connection, tenant), limit=limit, before_id=before_id)
 
     def deployment(self, tenant: str, commit: str) -> Deployment:
-        """The newest deployment of the commit (full hex). Raises VersionNotFound."""
-        raise NotImplementedError
+        """The newest deployment of a commit, given in full or by a unique prefix of at least 7 digits.
+
+        Raises VersionNotFound, Refused `version_ambiguous`, InvalidName, TenantNotFound.
+        """
+        with self.connections.read() as connection:
+            return deployments.find(connection, (self.tenant_id(connection, tenant), tenant), commit)
+
+    def channels(self, tenant: str) -> list[Channel]:
+        """All channels by name. Raises TenantNotFound."""
+        with self.connections.read() as connection:
+            return channels.channels(connection, self.tenant_id(connection, tenant))
 
     def channel(self, tenant: str, name: str) -> Channel | None:
-        raise NotImplementedError
+        """Where the channel is; None if nothing was ever deployed to it. Raises TenantNotFound."""
+        with self.connections.read() as connection:
+            found = channels.channels(connection, self.tenant_id(connection, tenant), name)
+        return found[0] if found else None
+
+    def channel_history(self, tenant: str, name: str, *, limit: int = 100) -> list[ChannelMove]:
+        """The moves of a channel, newest first; none for a channel that does not exist. Raises TenantNotFound."""
+        with self.connections.read() as connection:
+            return channels.history(connection, self.tenant_id(connection, tenant), name, limit)
+
+    # -- pins, bundles, what collection keeps --------------------------------------------------------------------
 
     def pins(self, tenant: str) -> list[Pin]:
-        raise NotImplementedError
+        """All pins by commit and reason. Raises TenantNotFound."""
+        with self.connections.read() as connection:
+            rows = connection.execute(
+                "SELECT commit_oid, reason, pinned_at_ms FROM pins WHERE tenant_id = ? ORDER BY 1, 2",
+                (self.tenant_id(connection, tenant),),
+            )
+            return [Pin(*row) for row in rows]
+
+    def has_pin(self, tenant: str, commit: str, reason: str) -> bool:
+        """Raises TenantNotFound."""
+        with self.connections.read() as connection:
+            row = connection.execute(
+                "SELECT 1 FROM pins WHERE tenant_id = ? AND commit_oid = ? AND reason = ?",
+                (self.tenant_id(connection, tenant), commit, reason),
+            ).fetchone()
+        return row is not None
+
+    def add_pin(self, tenant: str, commit: str, reason: str) -> None:
+        """Keep a commit for a reason; nothing happens if it is kept for it. The caller has seen the commit's object."""
+        with self.connections.write() as connection:
+            tenant_id = self.tenant_id(connection, tenant)
+            self._add_pin(connection, tenant_id, parse_commit(commit), reason, self._now_ms())
+
+    def remove_pin(self, tenant: str, commit: str, reason: str) -> bool:
+        """Whether there was such a pin; it is gone. Raises TenantNotFound."""
+        with self.connections.write() as connection:
+            tenant_id = self.tenant_id(connection, tenant)
+            connection.execute(
+                "DELETE FROM pins WHERE tenant_id = ? AND commit_oid = ? AND reason = ?", (tenant_id, commit, reason)
+            )
+            is_removed = connection.changes() > 0
+            if is_removed:
+                bump_refs_version(connection, tenant_id)
+        return is_removed
+
+    def _add_pin(self, connection: apsw.Connection, tenant_id: int, commit: str, reason: str, now_ms: int) -> None:
+        connection.execute("INSERT OR IGNORE INTO pins VALUES (?, ?, ?, ?)", (tenant_id, commit, reason, now_ms))
+        if connection.changes():
+            bump_refs_version(connection, tenant_id)
 
     def bundle_key(self, tenant: str, commit: str) -> str | None:
-        """The key last recorded for the commit's bundle; None if none was."""
-        raise NotImplementedError
+        """The key last recorded for the commit's bundle; None if none was. Raises TenantNotFound."""
+        with self.connections.read() as connection:
+            row = connection.execute(
+                "SELECT key FROM bundles WHERE tenant_id = ? AND commit_oid = ?",
+                (self.tenant_id(connection, tenant), commit),
+            ).fetchone()
+        return None if row is None else str(row[0])
 
     def record_bundle(self, tenant: str, commit: str, key: str) -> None:
-        """Remember that the commit uses this bundle, so that collection keeps its file. Call it before using the file."""
-        raise NotImplementedError
+        """Remember which bundle a commit uses, so that collection keeps its file: record, then look for the file."""
+        with self.connections.write() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO bundles VALUES (?, ?, ?)",
+                (self.tenant_id(connection, tenant), parse_commit(commit), key),
+            )
+
+    def forget_bundles(self, tenant: str, *, keep: Iterable[str]) -> None:
+        """Forget the bundles of all commits but `keep`; they can be built again from git. Raises TenantNotFound."""
+        kept = set(keep)
+        with self.connections.write() as connection:
+            tenant_id = self.tenant_id(connection, tenant)
+            rows = connection.execute("SELECT commit_oid FROM bundles WHERE tenant_id = ?", (tenant_id,)).fetchall()
+            gone = [(tenant_id, row[0]) for row in rows if row[0] not in kept]
+            connection.executemany("DELETE FROM bundles WHERE tenant_id = ? AND commit_oid = ?", gone)
+
+    def is_bundle_used(self, key: str) -> bool:
+        """Whether any tenant's commit uses the bundle."""
+        with self.connections.read() as connection:
+            return connection.execute("SELECT 1 FROM bundles WHERE key = ? LIMIT 1", (key,)).fetchone() is not None
+
+    # -- the mirror ----------------------------------------------------------------------------------------------
+
+    def mirror_content(self, tenant: str) -> MirrorContent:
+        """What packed-refs should show now. Raises TenantNotFound."""
+        with self.connections.read() as connection:
+            tenant_id = self.tenant_id(connection, tenant)
+            row = connection.execute("SELECT refs_version FROM tenants WHERE id = ?", (tenant_id,)).fetchall()[0]
+            pins = connection.execute("SELECT DISTINCT commit_oid FROM pins WHERE tenant_id = ?", (tenant_id,))
+            kept = {str(pin[0]) for pin in pins}
+            kept |= channels.kept(connection, tenant_id, self._limits.channel_history_kept)
+            version = row[0]
+            assert isinstance(version, int)
+            return MirrorContent(version, refs.all_refs(connection, tenant_id), frozenset(kept))
+
+    def mark_mirrored(self, tenant: str, version: int) -> None:
+        """Note that packed-refs shows `version`. Not durable by itself: losing it costs one rewrite at open."""
+        with self.connections.write(durable=False) as connection:
+            connection.execute("UPDATE tenants SET mirrored_version = ? WHERE name = ?", (version, tenant))
+
+    def unmirrored(self) -> list[str]:
+        """Tenants whose packed-refs may be older than their rows."""
+        with self.connections.read() as connection:
+            rows = connection.execute("SELECT name FROM tenants WHERE refs_version <> mirrored_version ORDER BY name")
+            return [str(row[0]) for row in rows]
+
+    def text(self, value: str) -> str:
+        """`value` as it is stored: valid Unicode of at most `message_bytes_max` bytes; the rest is cut off."""
+        return value.encode(errors="replace")[: self._limits.message_bytes_max].decode(errors="ignore")
+
+
+def bump_refs_version(connection: apsw.Connection, tenant_id: int) -> None:
+    """Say, inside a transaction, that packed-refs has to be written again."""
+    connection.execute("UPDATE tenants SET refs_version = refs_version + 1 WHERE id = ?", (tenant_id,))

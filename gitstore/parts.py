@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 from weakref import WeakValueDictionary
 
 from .database import Database
@@ -34,7 +34,7 @@ class TenantLock:
         self._lock = threading.RLock()
         self.collections = 0
 
-    def __enter__(self) -> TenantLock:
+    def __enter__(self) -> Self:
         self._lock.acquire()
         return self
 
