@@ -1,4 +1,4 @@
-"""FacetError and its families: which one it is decides what a caller does next (STYLE: Refused, Conflict, Unavailable, Corrupt)."""
+"""FacetError and its families: which one it is decides what a caller does next."""
 
 from __future__ import annotations
 
@@ -34,6 +34,12 @@ class Refused(FacetError):
     """Input, permission or limit: the caller can fix it; asking again unchanged gives the same answer."""
 
     default_code = "facet_refused"
+
+
+class ConstraintFailed(Refused):
+    """A UNIQUE, NOT NULL, CHECK or foreign key rule of the facet's own schema refused a row; nothing was done."""
+
+    default_code = "facet_constraint"
 
 
 class NotFound(Refused):

@@ -15,11 +15,13 @@ def _bound(default: int, reason: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one facet and of the store behind it. All are inclusive maxima; sizes in bytes, times in milliseconds."""
+    """Bounds of one facet and of the store behind it: inclusive maxima, sizes in bytes, times in milliseconds."""
 
     # --- one facet, enforced inside the sandbox (facet.py, image.py) and again on its deltas outside (delta.py)
     facet_bytes_max: int = _bound(8 * MIB, "the whole image is shipped at activation and lives in the sandbox's memory")
-    delta_bytes_max: int = _bound(768 * KIB, "one step's change travels in one frame of the control channel, 1 MiB")
+    delta_bytes_max: int = _bound(
+        9 * MIB, "one step may rewrite the whole facet; a record with it must fit one message"
+    )
     value_bytes_max: int = _bound(MIB, "one string or blob, of a row or in between; SQLite's own bound is 1 GB")
     sql_bytes_max: int = _bound(100_000, "no hand-written statement is longer; parsing happens before any timer")
     column_count_max: int = _bound(200, "some of SQLite's planning is quadratic in the columns of a table or result")
@@ -27,7 +29,9 @@ class Limits:
     result_row_count_max: int = _bound(100_000, "rows of one execute() are handed out as one list")
     result_bytes_max: int = _bound(32 * MIB, "values of one execute(), before they fill the sandbox's memory")
     statement_ms_max: int = _bound(5_000, "a step's statement that runs longer is a runaway; it also holds the sandbox")
-    sqlite_heap_bytes_max: int = _bound(64 * MIB, "all SQLite memory of one sandbox process: caches, sorts, temp tables")
+    sqlite_heap_bytes_max: int = _bound(
+        64 * MIB, "all SQLite memory of one sandbox process: caches, sorts, temp tables"
+    )
 
     # --- the store, enforced on the host
     journal_entry_bytes_max: int = _bound(MIB, "one journal entry; larger results belong into the facet or outside")
