@@ -9,6 +9,7 @@ Invariants:
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -93,11 +94,14 @@ class Instance:
             return "waiting"
         return "queued" if self.sequence <= 1 else "running"
 
-    def next_wake_ms(self) -> int | None:
-        """When the first sleep, deadline or retry is due; None: only an event can wake it."""
+    def next_wake_ms(self, *, besides: Collection[str] = ()) -> int | None:
+        """When the first sleep, deadline or retry is due; None: only an event can wake it.
+
+        `besides`: retries that are being made and so are no longer waited for.
+        """
         due = list(self.sleeps.values())
         due.extend(wait.deadline_ms for wait in self.waits.values() if wait.deadline_ms is not None)
-        due.extend(retry.retry_at_ms for retry in self.retries.values())
+        due.extend(retry.retry_at_ms for path, retry in self.retries.items() if path not in besides)
         return min(due, default=None)
 
     def apply(self, entry: AnyEntry) -> None:

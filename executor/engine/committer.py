@@ -1,0 +1,86 @@
+"""Committer: the group commit. Records of many instances go to disk in one batch and one fsync.
+
+While a batch is being written the next one gathers, so a lone record is not delayed and a crowd shares. `on_done` is
+called in the order of submission, after the batch is durable (None) or refused (the error; nothing of it was written).
+Any other failure of the store is fatal: it leaves `run`, and the executor stops. A failed fsync is never retried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import trio
+
+from executor.core.errors import PerdureError, Unavailable
+from executor.ports import Append, StateStore
+
+BATCH_RECORDS_MAX = 2_000
+BATCH_BYTES_MAX = 8 * 1024 * 1024
+
+OnDone = Callable[[PerdureError | None], None]
+
+
+class Committer:
+    """One per state store."""
+
+    def __init__(self, store: StateStore) -> None:
+        self._store = store
+        self._pending: list[tuple[Sequence[Append], OnDone]] = []
+        self._work = trio.Event()
+        self._writing = trio.Lock()
+        self.batch_count = 0
+        self.record_count = 0
+
+    def submit(self, records: Sequence[Append], on_done: OnDone) -> None:
+        """Queue `records` as one unit: they become durable together or not at all."""
+        self._pending.append((records, on_done))
+        self._work.set()
+
+    async def exclusive(self, work: Callable[[], None]) -> None:
+        """Run a write of another kind (a deletion) in a thread, between two batches."""
+        async with self._writing:
+            await trio.to_thread.run_sync(work)
+
+    async def drain(self) -> None:
+        """Wait until everything submitted so far is written."""
+        while self._pending or self._writing.locked():
+            await trio.lowlevel.checkpoint()
+            async with self._writing:
+                pass
+
+    async def run(self) -> None:
+        """Write batches until cancelled. A batch that has begun is finished first."""
+        while True:
+            await self._work.wait()
+            with trio.CancelScope(shield=True):
+                async with self._writing:
+                    await self._write_batch()
+
+    async def _write_batch(self) -> None:
+        units = self._take()
+        records = [record for unit, _ in units for record in unit]
+        if records:
+            error: PerdureError | None = None
+            try:
+                await trio.to_thread.run_sync(self._store.append, records)
+            except Unavailable as refused:
+                if refused.code != "storage_full":
+                    raise
+                error = refused
+            self.batch_count += 1
+            self.record_count += len(records)
+            for _, on_done in units:
+                on_done(error)
+
+    def _take(self) -> list[tuple[Sequence[Append], OnDone]]:
+        count = size = taken = 0
+        for records, _ in self._pending:
+            taken += 1
+            count += len(records)
+            size += sum(len(record.entry) + len(record.delta or b"") for record in records)
+            if count >= BATCH_RECORDS_MAX or size >= BATCH_BYTES_MAX:
+                break
+        units, self._pending = self._pending[:taken], self._pending[taken:]
+        if not self._pending:
+            self._work = trio.Event()
+        return units

@@ -1,0 +1,51 @@
+"""OutputBuffer: captured lines of tenant code on their way to the store, written in batches, relaxed durability."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import trio
+
+from executor.engine.resident import Key
+from executor.ports import OutputText, StateStore
+
+LINES_PENDING_MAX = 20_000
+"""Beyond this, lines are dropped and counted: output must never grow the executor's memory without bound."""
+FLUSH_DELAY_S = 0.02
+
+
+class OutputBuffer:
+    def __init__(self, store: StateStore, on_written: Callable[[Key], None]) -> None:
+        self._store = store
+        self._on_written = on_written
+        self._lines: list[OutputText] = []
+        self._filled = trio.Event()
+        self._writing = trio.Lock()
+        self.dropped: Counter[str] = Counter()
+
+    def add(self, line: OutputText) -> None:
+        """Queue a line."""
+        if len(self._lines) >= LINES_PENDING_MAX:
+            self.dropped[line.tenant] += 1
+            return
+        self._lines.append(line)
+        self._filled.set()
+
+    async def flush(self) -> None:
+        """Write what is queued now, so that a reader sees it."""
+        async with self._writing:
+            lines, self._lines = self._lines, []
+            if lines:
+                await trio.to_thread.run_sync(self._store.append_output, lines)
+                for key in {(line.tenant, line.instance) for line in lines}:
+                    self._on_written(key)
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        while True:
+            await self._filled.wait()
+            self._filled = trio.Event()
+            await trio.sleep(FLUSH_DELAY_S)
+            with trio.CancelScope(shield=True):
+                await self.flush()

@@ -1,0 +1,386 @@
+"""Runner: drives runs. It activates instances whose turn has come, talks to their sandboxes, and ends their runs.
+
+What a run asks for becomes entries by `core.decide`; what is durable is sent back. A frame from a sandbox can concern
+only runs that were given out on that sandbox's own channel.
+"""
+
+from __future__ import annotations
+
+import logging
+from itertools import count
+from typing import TYPE_CHECKING
+
+import trio
+
+from executor.core import decide
+from executor.core.commands import StepDone, StepError
+from executor.core.entries import AnyEntry, Failed, Held
+from executor.core.errors import Corrupt, NotFound, PerdureError, TenantError, Unavailable
+from executor.core.failure import ErrorFact
+from executor.engine.resident import Key, Resident, Run
+from executor.engine.sandboxes import WarmSandbox, WarmSandboxes
+from executor.ports import CodeSource, OutputText, SandboxDied, SandboxHost
+from executor.sandbox.protocol import (
+    CHUNK_BYTES,
+    Activate,
+    Attempt,
+    Drop,
+    Entries,
+    FacetImage,
+    FromSandbox,
+    NeedFacet,
+    Output,
+    Pong,
+    Quiesce,
+    Turn,
+)
+
+if TYPE_CHECKING:
+    from executor.engine.engine import Engine
+
+log = logging.getLogger(__name__)
+
+DEATHS_BEFORE_ALONE = 2
+DEATH_PAUSE_S = 0.05
+UNAVAILABLE_PAUSE_S = 1.0
+
+
+class Runner:
+    def __init__(self, engine: Engine, host: SandboxHost, code: CodeSource) -> None:
+        limits = engine.limits
+        self._engine = engine
+        self._sandboxes = WarmSandboxes(
+            host,
+            code,
+            count_max=limits.sandboxes_max,
+            idle_s=limits.sandbox_idle_s,
+            on_frames=self._on_frames,
+            on_death=self._on_death,
+        )
+        self._numbers = count(1)
+        self._activating = 0
+        self._running = 0
+        self._has_room = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._is_quiescing = False
+        self._quiet = trio.Event()
+
+    @property
+    def run_count(self) -> int:
+        """Runs in sandboxes now."""
+        return self._running
+
+    @property
+    def sandbox_count(self) -> int:
+        """Sandbox processes now."""
+        return len(self._sandboxes)
+
+    # --- life
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Activate what is queued, within the bound of active runs, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            await nursery.start(self._sandboxes.run)
+            task_status.started()
+            while True:
+                await self._engine.queue.wait()
+                while self._running + self._activating >= self._engine.limits.active_runs_max:
+                    self._has_room = trio.Event()
+                    await self._has_room.wait()
+                key = self._engine.queue.take()
+                if key is not None and not self._is_quiescing:
+                    self._activating += 1
+                    nursery.start_soon(self._activate_guarded, key)
+
+    async def quiesce(self) -> None:
+        """Let no new step start, and return when none executes."""
+        self._is_quiescing = True
+        for warm in self._sandboxes.all():
+            for run, _ in warm.runs.values():
+                self._quiesce_run(run)
+        while self._running:
+            self._quiet = trio.Event()
+            await self._quiet.wait()
+
+    def stop(self) -> None:
+        """End all sandboxes. What was not journaled is done again after the next start."""
+        self._is_quiescing = True
+        self._sandboxes.stop()
+
+    # --- activation
+
+    async def _activate_guarded(self, key: Key) -> None:
+        try:
+            await self._activate(key)
+        except NotFound:
+            pass  # Deleted while it was queued.
+        except Corrupt as corrupt:
+            await self._engine.hold_corrupt(key, corrupt)
+        finally:
+            self._activating -= 1
+            self._has_room.set()
+
+    async def _activate(self, key: Key) -> None:
+        engine = self._engine
+        async with engine.hold(key) as resident:
+            resident.is_queued = False
+            if not resident.needs_run or resident.run is not None:
+                return
+            due = decide.on_clock(resident.instance, engine.clock.now_ms())
+            if due.entries:
+                engine.commit(resident, due.entries)
+            try:
+                warm = await self._sandboxes.reserve(
+                    key, resident.instance.start.commit, alone=resident.deaths >= DEATHS_BEFORE_ALONE
+                )
+            except TenantError as error:
+                self._not_loadable(resident, error)
+                return
+            except Unavailable as error:
+                log.warning("no sandbox", extra={"tenant": key[0], "instance": key[1], "error": str(error)})
+                self._later(resident, UNAVAILABLE_PAUSE_S)
+                return
+            try:
+                if resident.needs_run and resident.run is None and not self._is_quiescing:
+                    if warm.is_dead:
+                        self._died(resident, "crashed")
+                    else:
+                        self._begin(resident, warm)
+            finally:
+                self._sandboxes.release(warm)
+
+    def _begin(self, resident: Resident, warm: WarmSandbox) -> None:
+        run = Run(next(self._numbers), warm, sent=0)
+        resident.run = run
+        warm.runs[run.number] = (run, resident)
+        self._running += 1
+        start = resident.instance.start
+        warm.post(Activate(run.number, resident.key[1], start.workflow, start.commit, resident.durable))
+        self._send(resident, run)
+        self._ask_due_retries(resident, run)
+        self._set_alarm(resident, run)
+
+    def _not_loadable(self, resident: Resident, error: TenantError) -> None:
+        """Code that cannot be imported fails an instance that has done nothing yet, and holds one that has."""
+        instance = resident.instance
+        now_ms = self._engine.clock.now_ms()
+        entry: AnyEntry
+        if instance.sequence == 1:
+            details = error.details
+            entry = Failed(
+                now_ms,
+                ErrorFact(
+                    str(details.get("type", "ImportError")),
+                    str(details.get("message", error.message)),
+                    str(details.get("traceback", "")),
+                    retryable=False,
+                    code="code_not_loadable",
+                ).bounded(),
+            )
+        else:
+            entry = Held(now_ms, "code_not_loadable", error.message, None, None)
+        self._engine.commit(resident, (entry,))
+
+    # --- what the durable state asks for
+
+    def settle(self, resident: Resident) -> None:
+        """Send on what is durable, or end the run if nothing more is to be done now."""
+        run = resident.run
+        if run is None:
+            return
+        instance = resident.instance
+        if instance.outcome is not None or instance.held is not None:
+            if resident.is_settled:
+                self.drop(resident)
+        elif instance.is_paused or self._is_quiescing:
+            if run.is_quiet and resident.is_settled:
+                self.drop(resident)
+            else:
+                self._quiesce_run(run)
+        elif resident.is_resting:
+            if resident.is_settled:
+                self.drop(resident)
+        else:
+            self._send(resident, run)
+
+    def drop(self, resident: Resident) -> None:
+        """End the run, if there is one: the sandbox forgets it."""
+        run = resident.run
+        if run is not None:
+            run.sandbox.post(Drop(run.number))
+            self._leave(resident, run)
+
+    def _leave(self, resident: Resident, run: Run) -> None:
+        resident.run = None
+        self._sandboxes.leave(run.sandbox, run)
+        self._running -= 1
+        self._has_room.set()
+        self._quiet.set()
+
+    def _send(self, resident: Resident, run: Run) -> None:
+        while run.sent < resident.durable:
+            chunk: list[bytes] = []
+            size = 0
+            for data in resident.stored[run.sent : resident.durable]:
+                chunk.append(data)
+                size += len(data)
+                if size >= CHUNK_BYTES:
+                    break
+            run.sandbox.post(Entries(run.number, run.sent + 1, chunk))
+            run.sent += len(chunk)
+
+    def _quiesce_run(self, run: Run) -> None:
+        if not run.is_quiesced:
+            run.is_quiesced = True
+            run.sandbox.post(Quiesce(run.number))
+
+    # --- time
+
+    def on_time(self, resident: Resident) -> None:
+        """A sleep, deadline or retry of a resident with a run may be due."""
+        run = resident.run
+        if run is None or not resident.needs_run:
+            return
+        due = decide.on_clock(resident.instance, self._engine.clock.now_ms())
+        if due.entries:
+            self._engine.commit(resident, due.entries)
+        self._ask_due_retries(resident, run)
+        self._set_alarm(resident, run)
+
+    def _ask_due_retries(self, resident: Resident, run: Run) -> None:
+        if run.is_quiesced:
+            return
+        for failed in decide.due_retries(resident.instance, self._engine.clock.now_ms()):
+            if failed.path not in run.attempting:
+                run.attempting.add(failed.path)
+                run.sandbox.post(Attempt(run.number, failed.path, failed.attempt + 1))
+
+    def _set_alarm(self, resident: Resident, run: Run) -> None:
+        wake_at_ms = resident.instance.next_wake_ms(besides=run.attempting)
+        if wake_at_ms is not None:
+            self._engine.timers.alarm_at(wake_at_ms, resident.key)
+
+    # --- what sandboxes say
+
+    def _on_frames(self, warm: WarmSandbox, frames: list[FromSandbox]) -> None:
+        for frame in frames:
+            match frame:
+                case Turn():
+                    self._on_turn(warm, frame)
+                case Output():
+                    self._on_output(warm, frame)
+                case NeedFacet():
+                    found = warm.runs.get(frame.run)
+                    if found is not None and self._nursery is not None:
+                        self._nursery.start_soon(self._send_facet, found[1], found[0])
+                case Pong():
+                    pass
+                case _:
+                    self._sandboxes.condemn(warm, f"an unexpected {type(frame).__name__} frame")
+            if warm.is_dead:
+                return
+
+    def _on_turn(self, warm: WarmSandbox, turn: Turn) -> None:
+        found = warm.runs.get(turn.run)
+        if found is None:
+            return  # It was dropped while the frame was under way.
+        run, resident = found
+        instance = resident.instance
+        if turn.seen > run.sent:
+            self._sandboxes.condemn(warm, "a turn names an entry that was not sent")
+            return
+        now_ms = self._engine.clock.now_ms()
+        resolved_before = instance.resolved_at
+        row_rests, resident.is_resting = resident.is_resting, False
+        try:
+            for index, command in enumerate(turn.commands):
+                if isinstance(command, StepDone | StepError):
+                    run.attempting.discard(command.path)
+                decided = decide.on_command(instance, command, seen=turn.seen, now_ms=now_ms)
+                if index == len(turn.commands) - 1:
+                    self._note_idle(resident, run, turn, resolved_before)
+                if decided.entries:
+                    self._engine.commit(resident, decided.entries, decided.delta)
+                    row_rests = resident.is_resting
+        except decide.Violation as violation:
+            self._sandboxes.condemn(warm, str(violation))
+            return
+        if not turn.commands:
+            self._note_idle(resident, run, turn, resolved_before)
+        if resident.is_resting and not row_rests:
+            # Nothing to journal, but the index must know that it rests, or a restart would activate it for nothing.
+            self._engine.commit(resident, ())
+        if not resident.is_resting:
+            self._set_alarm(resident, run)
+        self._engine.settle(resident)
+
+    def _note_idle(self, resident: Resident, run: Run, turn: Turn, resolved_at: int) -> None:
+        """Whether the run rests: it is idle, has seen all that could let it go on, and is not merely held back."""
+        run.is_quiet = turn.idle
+        is_up_to_date = turn.seen >= resolved_at and resident.instance.resolved_at == resolved_at
+        resident.is_resting = turn.idle and is_up_to_date and not run.attempting and not run.is_quiesced
+
+    def _on_output(self, warm: WarmSandbox, line: Output) -> None:
+        found = warm.runs.get(line.run)
+        if found is None:
+            return
+        tenant, instance = found[1].key
+        self._engine.output.add(
+            OutputText(
+                tenant,
+                instance,
+                line.position,
+                line.number,
+                line.at_ms,
+                line.stream,
+                line.level,
+                line.step,
+                line.attempt,
+                line.text,
+            )
+        )
+
+    async def _send_facet(self, resident: Resident, run: Run) -> None:
+        try:
+            image = await trio.to_thread.run_sync(self._engine.store.image, *resident.key)
+        except PerdureError as error:
+            if resident.run is run:
+                held = Held(self._engine.clock.now_ms(), "corrupt_store", error.message, None, None)
+                self._engine.commit(resident, (held,))
+            return
+        if resident.run is not run:
+            return
+        for offset in range(0, max(len(image), 1), CHUNK_BYTES):
+            run.sandbox.post(FacetImage(run.number, offset, len(image), image[offset : offset + CHUNK_BYTES]))
+
+    # --- deaths
+
+    def _on_death(self, warm: WarmSandbox, died: SandboxDied) -> None:
+        log.warning("sandbox died", extra={"tenant": warm.place[0], "commit": warm.place[1], "reason": died.reason})
+        for run, resident in list(warm.runs.values()):
+            self._leave(resident, run)
+            self._died(resident, died.reason)
+
+    def _died(self, resident: Resident, reason: str) -> None:
+        sequence = resident.instance.sequence
+        resident.deaths = resident.deaths + 1 if resident.died_at == sequence else 1
+        resident.died_at = sequence
+        if self._is_quiescing or not resident.needs_run:
+            self._engine.settle(resident)
+        elif resident.deaths >= self._engine.limits.deaths_max:
+            message = f"its sandbox died {resident.deaths} times at the same point, the last time: {reason}"
+            held = Held(self._engine.clock.now_ms(), "sandbox_killed", message, None, None)
+            self._engine.commit(resident, (held,))
+        else:
+            self._later(resident, DEATH_PAUSE_S * 2**resident.deaths)
+
+    def _later(self, resident: Resident, pause_s: float) -> None:
+        if self._nursery is not None and not self._is_quiescing:
+            resident.holds += 1
+            self._nursery.start_soon(self._settle_later, resident, pause_s)
+
+    async def _settle_later(self, resident: Resident, pause_s: float) -> None:
+        await trio.sleep(pause_s)
+        resident.holds -= 1
+        self._engine.settle(resident)

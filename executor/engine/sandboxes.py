@@ -1,0 +1,194 @@
+"""WarmSandboxes: sandbox processes in use and kept warm, one per (tenant, commit), bounded in number.
+
+A sandbox that carries no run is kept for `idle_s` and then ended; when all places are taken the one that is idle
+longest gives way. An instance under suspicion of killing its sandbox gets one of its own (`alone`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from executor.core.errors import Unavailable
+from executor.engine.resident import Key, Resident, Run
+from executor.ports import CodeSource, Sandbox, SandboxDied, SandboxHost, SandboxSpec
+from executor.sandbox.protocol import FromSandbox, ToSandbox
+
+Place = tuple[str, str, str]
+"""Tenant, commit, and the id of the only instance allowed in ("" for all)."""
+
+OnFrames = Callable[["WarmSandbox", list[FromSandbox]], None]
+OnDeath = Callable[["WarmSandbox", SandboxDied], None]
+
+
+@dataclass(slots=True, eq=False)
+class WarmSandbox:
+    """A sandbox and the runs in it. Frames are gathered in `outbox` and sent in one message by its own task."""
+
+    place: Place
+    sandbox: Sandbox
+    runs: dict[int, tuple[Run, Resident]] = field(default_factory=dict)
+    outbox: list[ToSandbox] = field(default_factory=list)
+    has_mail: trio.Event = field(default_factory=trio.Event)
+    idle_since: float = 0.0
+    reserved: int = 0
+    is_dead: bool = False
+
+    def post(self, frame: ToSandbox) -> None:
+        """Queue a frame. Nothing happens if the sandbox is dead: its death is reported once, to everybody."""
+        if not self.is_dead:
+            self.outbox.append(frame)
+            self.has_mail.set()
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.runs and not self.reserved
+
+
+class WarmSandboxes:
+    """`open` and `close` are called by the engine; frames and deaths are handed to its callbacks."""
+
+    def __init__(
+        self,
+        host: SandboxHost,
+        code: CodeSource,
+        *,
+        count_max: int,
+        idle_s: float,
+        on_frames: OnFrames,
+        on_death: OnDeath,
+    ) -> None:
+        self._host = host
+        self._code = code
+        self._count_max = count_max
+        self._idle_s = idle_s
+        self._on_frames = on_frames
+        self._on_death = on_death
+        self._warm: dict[Place, WarmSandbox] = {}
+        self._opening: dict[Place, trio.Event] = {}
+        self._freed = trio.Event()
+        self._nursery: trio.Nursery | None = None
+
+    def __len__(self) -> int:
+        return len(self._warm)
+
+    def all(self) -> list[WarmSandbox]:
+        """The living ones."""
+        return list(self._warm.values())
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own the tasks of all sandboxes and end the idle ones, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            while True:
+                await trio.sleep(self._idle_s / 2)
+                now = trio.current_time()
+                for warm in list(self._warm.values()):
+                    if warm.is_idle and now - warm.idle_since >= self._idle_s:
+                        self._end(warm, "killed")
+
+    async def reserve(self, key: Key, commit: str, *, alone: bool) -> WarmSandbox:
+        """A living sandbox for the instance, with one reservation that the caller gives back by `release`.
+
+        Raises what `SandboxHost.open` raises, and Unavailable (`sandbox_unavailable`).
+        """
+        place = (key[0], commit, key[1] if alone else "")
+        while True:
+            warm = self._warm.get(place)
+            if warm is not None:
+                warm.reserved += 1
+                return warm
+            opening = self._opening.get(place)
+            if opening is not None:
+                await opening.wait()
+                # If that opening failed, this caller tries itself and gets the error at first hand.
+                continue
+            self._opening[place] = trio.Event()
+            try:
+                warm = await self._open(place)
+                warm.reserved += 1
+                return warm
+            finally:
+                self._opening.pop(place).set()
+
+    def release(self, warm: WarmSandbox) -> None:
+        """Give a reservation back."""
+        warm.reserved -= 1
+        self._note_idle(warm)
+
+    def leave(self, warm: WarmSandbox, run: Run) -> None:
+        """The run is over or dropped."""
+        warm.runs.pop(run.number, None)
+        self._note_idle(warm)
+
+    def _note_idle(self, warm: WarmSandbox) -> None:
+        if warm.is_idle:
+            warm.idle_since = trio.current_time()
+            self._freed.set()
+            if warm.place[2] and not warm.is_dead:
+                self._end(warm, "killed")
+
+    async def _open(self, place: Place) -> WarmSandbox:
+        tenant, commit, _ = place
+        while len(self._warm) + len(self._opening) > self._count_max and not self._evict_one():
+            self._freed = trio.Event()
+            await self._freed.wait()
+        bundle = await trio.to_thread.run_sync(self._code.bundle, tenant, commit)
+        sandbox = await self._host.open(SandboxSpec(tenant, commit, bundle))
+        warm = WarmSandbox(place, sandbox, idle_since=trio.current_time())
+        self._warm[place] = warm
+        if self._nursery is None:
+            raise Unavailable("the executor is stopping", code="shutting_down")
+        self._nursery.start_soon(self._read, warm)
+        self._nursery.start_soon(self._write, warm)
+        return warm
+
+    def _evict_one(self) -> bool:
+        idle = [warm for warm in self._warm.values() if warm.is_idle]
+        if not idle:
+            return False
+        self._end(min(idle, key=lambda warm: warm.idle_since), "killed")
+        return True
+
+    def _end(self, warm: WarmSandbox, reason: str) -> None:
+        warm.is_dead = True
+        warm.has_mail.set()
+        if self._warm.get(warm.place) is warm:
+            del self._warm[warm.place]
+        self._freed.set()
+        warm.sandbox.kill(reason)
+
+    def condemn(self, warm: WarmSandbox, detail: str) -> None:
+        """The sandbox broke the protocol: end it, and report its death to all its runs."""
+        if not warm.is_dead:
+            self._end(warm, "protocol")
+            self._on_death(warm, SandboxDied("protocol", detail))
+
+    async def _read(self, warm: WarmSandbox) -> None:
+        try:
+            while not warm.is_dead:
+                self._on_frames(warm, await warm.sandbox.receive())
+        except SandboxDied as died:
+            if not warm.is_dead:
+                self._end(warm, died.reason)
+                self._on_death(warm, died)
+
+    async def _write(self, warm: WarmSandbox) -> None:
+        try:
+            while not warm.is_dead:
+                await warm.has_mail.wait()
+                frames, warm.outbox, warm.has_mail = warm.outbox, [], trio.Event()
+                if frames:
+                    await warm.sandbox.send(frames)
+        except SandboxDied as died:
+            if not warm.is_dead:
+                self._end(warm, died.reason)
+                self._on_death(warm, died)
+
+    def stop(self) -> None:
+        """End all sandboxes; nothing is reported."""
+        for warm in list(self._warm.values()):
+            self._end(warm, "killed")

@@ -1,0 +1,206 @@
+"""Ports: what the engine and the service need of the world. Adapters implement them; only `main` names adapters.
+
+Synchronous methods touch files: they are called in worker threads. Each has a contract suite in `tests/contracts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal, Protocol
+
+from executor.sandbox.protocol import FromSandbox, ToSandbox
+from executor.views import (
+    ChannelMoveView,
+    ChannelView,
+    DeploymentView,
+    GarbageView,
+    LogLine,
+    TenantView,
+    TokenView,
+)
+
+
+class Clock(Protocol):
+    """Wall-clock time. Real in production, virtual in tests."""
+
+    def now_ms(self) -> int: ...
+    async def sleep_until_ms(self, at_ms: int) -> None: ...
+
+
+# --- state
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the index knows of an instance, as of a record. `wake_at_ms` None: no timer wakes it."""
+
+    state: str
+    wake_at_ms: int | None
+    workflow: str
+    commit: str
+    created_at_ms: int
+    updated_at_ms: int
+    summary: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """One record to append. `sequence` 0 changes the row only, and has neither entry nor delta."""
+
+    tenant: str
+    instance: str
+    sequence: int
+    entry: bytes
+    delta: bytes | None
+    row: Row
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRow:
+    """A row as stored, with its key and the sequence of its last entry."""
+
+    tenant: str
+    instance: str
+    sequence: int
+    row: Row
+
+
+@dataclass(frozen=True, slots=True)
+class OutputText:
+    """A captured line on its way to the store; (position, number, step, attempt) identifies it."""
+
+    tenant: str
+    instance: str
+    position: int
+    number: int
+    at_ms: int
+    stream: Literal["stdout", "stderr", "log"]
+    level: str
+    step: str
+    attempt: int
+    text: str
+
+
+class StateStore(Protocol):
+    """Journals, facets and the index. `append` is called by one thread at a time, reads by several."""
+
+    @property
+    def epoch(self) -> int: ...
+
+    def append(self, records: Sequence[Append]) -> None:
+        """All or nothing, durable on return, one fsync. Raises Unavailable (`storage_full`: nothing was written, try
+        again later), Conflict (fenced: another executor owns the data), Corrupt (write failed: stop the process)."""
+
+    def row(self, tenant: str, instance: str) -> StoredRow | None: ...
+    def journal(self, tenant: str, instance: str, *, after: int = 0, limit: int | None = None) -> list[bytes]: ...
+    def image(self, tenant: str, instance: str) -> bytes:
+        """The facet as of the last durable record, an ordinary SQLite file; b"": it has none."""
+
+    def due(self, now_ms: int, *, limit: int) -> list[StoredRow]: ...
+    def next_wake_ms(self) -> int | None: ...
+    def in_states(self, states: Collection[str], *, limit: int, after: tuple[str, str] | None) -> list[StoredRow]: ...
+    def page(
+        self,
+        tenant: str,
+        *,
+        state: str | None,
+        workflow: str | None,
+        commit: str | None,
+        limit: int,
+        after: str | None,
+    ) -> tuple[list[StoredRow], str | None]: ...
+    def commits(self, tenant: str) -> set[str]: ...
+    def delete(self, tenant: str, instance: str) -> None: ...
+    def delete_tenant(self, tenant: str) -> None: ...
+    def append_output(self, lines: Sequence[OutputText]) -> None: ...
+    def output(self, tenant: str, instance: str, *, after: int, limit: int) -> list[LogLine]: ...
+    def backup(self, target: Path) -> None: ...
+    def check(self) -> list[str]: ...
+    def close(self) -> None: ...
+
+
+# --- code
+
+
+class CodeSource(Protocol):
+    """Tenants, their tokens, repositories and versions. Errors are PerdureError."""
+
+    def create_tenant(self, name: str) -> TenantView: ...
+    def tenant(self, name: str) -> TenantView: ...
+    def tenants(self) -> list[TenantView]: ...
+    def delete_tenant(self, name: str) -> None: ...
+    def create_token(
+        self, tenant: str, *, access: Literal["read", "write"], expires_at_ms: int | None, label: str
+    ) -> TokenView: ...
+    def verify_token(self, secret: str) -> TokenView | None: ...
+    def tokens(self, tenant: str) -> list[TokenView]: ...
+    def revoke_token(self, tenant: str, token_id: str) -> None: ...
+    def deploy(
+        self, tenant: str, files: Mapping[str, bytes], *, message: str, who: str, branch: str
+    ) -> DeploymentView: ...
+    def versions(self, tenant: str, *, limit: int, before: int | None) -> list[DeploymentView]: ...
+    def version(self, tenant: str, commit: str) -> DeploymentView: ...
+    def files(self, tenant: str, commit: str) -> dict[str, int]: ...
+    def file(self, tenant: str, commit: str, path: str) -> bytes: ...
+    def channels(self, tenant: str) -> list[ChannelView]: ...
+    def channel_commit(self, tenant: str, channel: str) -> str: ...
+    def channel_history(self, tenant: str, channel: str, *, limit: int) -> list[ChannelMoveView]: ...
+    def rollback(self, tenant: str, *, to: str, channel: str, who: str, why: str) -> ChannelMoveView: ...
+    def pin_channel(self, tenant: str, commit: str, *, channel: str, who: str, why: str) -> ChannelView: ...
+    def unpin_channel(self, tenant: str, *, channel: str, who: str, why: str) -> ChannelView: ...
+    def keep_for_instances(self, tenant: str, commit: str) -> None:
+        """Keep `commit` through garbage collection from now on. Durable on return; idempotent."""
+
+    def bundle(self, tenant: str, commit: str) -> Path: ...
+    def collect_garbage(self, tenant: str, *, keep: Collection[str]) -> GarbageView: ...
+    def git_advertise(self, tenant: str, service: str, *, protocol: str | None) -> bytes: ...
+    def git_exchange(
+        self, tenant: str, service: str, body: BinaryIO, *, who: str, protocol: str | None
+    ) -> Iterator[bytes]: ...
+    def close(self) -> None: ...
+
+
+# --- sandboxes
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSpec:
+    """What one sandbox process is for: the boundary is the tenant, the code is that of one commit."""
+
+    tenant: str
+    commit: str
+    bundle: Path
+
+
+class SandboxDied(Exception):
+    """The sandbox process ended. `reason`: crashed, killed, memory, time or protocol."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+class Sandbox(Protocol):
+    """One sandbox process."""
+
+    async def send(self, frames: Sequence[ToSandbox]) -> None:
+        """Raises SandboxDied."""
+
+    async def receive(self) -> list[FromSandbox]:
+        """The next frames, at least one. Raises SandboxDied."""
+
+    def kill(self, reason: str) -> None: ...
+
+
+class SandboxHost(Protocol):
+    """Starts sandboxes. `isolation_level`: 0 (none) to 3, see `executor.sandbox.probe`."""
+
+    @property
+    def isolation_level(self) -> int: ...
+
+    async def open(self, spec: SandboxSpec) -> Sandbox:
+        """A sandbox with the version's code imported. Raises TenantError (`code_not_loadable`: the code raised while
+        it was imported), Unavailable (`sandbox_unavailable`)."""
