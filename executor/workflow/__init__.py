@@ -1,0 +1,36 @@
+"""What tenant code imports. Standard library only, so that it also imports in a tenant's editor and tests.
+
+from executor.workflow import Workflow, Retry, NonRetryableError, StepTimeout, EventTimeout
+"""
+
+from executor.workflow.base import Event, Facet, Row, Workflow
+from executor.workflow.durations import Duration
+from executor.workflow.errors import (
+    EventTimeout,
+    FacetBusy,
+    NonRetryableError,
+    NotHere,
+    StepFailed,
+    StepTimeout,
+)
+from executor.workflow.options import Retry
+from executor.workflow.runtime import ReceivedEvent
+from executor.workflow.step import CurrentAttempt, Step
+
+__all__ = [
+    "CurrentAttempt",
+    "Duration",
+    "Event",
+    "EventTimeout",
+    "Facet",
+    "FacetBusy",
+    "NonRetryableError",
+    "NotHere",
+    "ReceivedEvent",
+    "Retry",
+    "Row",
+    "Step",
+    "StepFailed",
+    "StepTimeout",
+    "Workflow",
+]
