@@ -10,6 +10,7 @@ from dulwich.objects import Blob, Commit, ObjectID, ShaFile, Tree
 
 from . import history, pktline
 from .errors import InvalidName, Refused, VersionNotFound
+from .libgit import open_repository
 from .names import DEFAULT_BRANCH, DEFAULT_CHANNEL, branch_ref
 from .parts import Parts
 from .push import Push, PushOptions, PushRequest
@@ -53,7 +54,7 @@ def commit_files(
     entries: _Entries = {}
     old_tree: str | None = None
     if tip is not None:
-        repository = pygit2.Repository(str(parts.repository_path(tenant)), pygit2.enums.RepositoryOpenFlag.BARE)
+        repository = open_repository(parts.repository_path(tenant))
         old_commit = history.found(repository, tip)
         assert isinstance(old_commit, pygit2.Commit)
         old_tree = str(old_commit.tree_id)

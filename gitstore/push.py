@@ -19,9 +19,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal, Self
 
-from . import ingest, mirror, prepare, report
+import pygit2
+
+from . import history, ingest, mirror, prepare, report
 from .errors import Conflict, GitStoreError, Refused
 from .ingest import NewTip
+from .libgit import open_repository
 from .names import DEFAULT_BRANCH, DEFAULT_CHANNEL, HEADS, branch_ref, parse_channel, ref_problem
 from .parts import Parts
 from .rows import Deployment, NewDeployment, PushCommitted, RefOutcome, RefUpdate
@@ -183,27 +186,25 @@ class Push:
         return self._result(committed, accepted, warnings)
 
     def _judge(self, refs: Mapping[bytes, bytes]) -> None:
-        """Give each update that may not happen its reason; the last word is the database's."""
-        limits = self._parts.limits
+        """Give each update that may not happen its reason, so that nothing is done for it.
+
+        The database has the last word, in its transaction; under the tenant's lock the two agree but for the rules
+        that only one of them knows: the default branch stays, and the number of refs is bounded.
+        """
         counts = Counter(update.name for update in self._request.updates)
-        after = set(refs)
         for update in self._request.updates:
-            if update.name not in self._reasons:
-                reason = _ref_refusal(update, refs.get(update.name), twice=counts[update.name] > 1)
-                if reason is not None:
-                    self._reasons[update.name] = reason
-                elif update.new is None:
-                    after.discard(update.name)
-        for update in self._accepted(partial=True):
-            if update.new is None or update.name in after:
-                continue
-            clash = _clash(update.name, after)
-            if clash is not None:
-                self._reasons[update.name] = f"the name clashes with {report.ref_label(clash)}"
-            elif len(after) >= limits.ref_count_max:
-                self._reasons[update.name] = f"over the limit of {limits.ref_count_max} refs (ref_count_max)"
-            else:
-                after.add(update.name)
+            reason = _ref_refusal(update, refs.get(update.name), twice=counts[update.name] > 1)
+            if reason is not None:
+                self._reasons.setdefault(update.name, reason)
+        accepted = self._accepted(partial=True)
+        after = set(refs) - {update.name for update in accepted if update.new is None}
+        for update in accepted:
+            if update.new is not None and update.name not in after:
+                clash = _clash(update.name, after)
+                if clash is None:
+                    after.add(update.name)
+                else:
+                    self._reasons[update.name] = f"the name clashes with {report.ref_label(clash)}"
 
     def _accepted(self, *, partial: bool = False) -> list[RefUpdate]:
         """Updates without a reason against them; none if the push is atomic and one has one (unless `partial`)."""
@@ -255,10 +256,19 @@ class Push:
             deployment=new,
             channel=self._channel(new),
             who=request.who,
-            message=options.message or "",
+            message=options.message if options.message is not None else self._subject(new),
             pins=pins,
             kind=request.kind,
         )
+
+    def _subject(self, new: NewDeployment | None) -> str:
+        """The first line of the deployed commit's message: what a deployment is called if nobody said."""
+        if new is None:
+            return ""
+        repository = open_repository(self._parts.repository_path(self._request.tenant))
+        commit = history.found(repository, new.commit)
+        assert isinstance(commit, pygit2.Commit)
+        return commit.message.partition("\n")[0]
 
     def _channel(self, new: NewDeployment | None) -> str | None:
         """The channel that moves: what was asked for, else `live` for the default branch, else none."""
@@ -324,7 +334,7 @@ class Push:
         return PushResult(outcomes, tuple(report.refused(error)), error=error, objects_error=error if objects else None)
 
 
-STALE = "stale: "
+STALE = "stale"
 
 
 def _ref_refusal(update: RefUpdate, found: bytes | None, *, twice: bool) -> str | None:
@@ -344,10 +354,10 @@ def _ref_refusal(update: RefUpdate, found: bytes | None, *, twice: bool) -> str 
     if old == found:
         return None
     if found is None:
-        return f"{STALE}{what} was deleted; fetch first"
+        return f"{STALE}: {what} was deleted; fetch first"
     if old is None:
-        return f"{STALE}{what} exists already at {found[:8].decode()}; fetch first"
-    return f"{STALE}{what} moved to {found[:8].decode()}; fetch first"
+        return f"{STALE}: {what} exists already at {found[:8].decode()}; fetch first"
+    return f"{STALE}: {what} moved to {found[:8].decode()}; fetch first"
 
 
 def _clash(name: bytes, names: set[bytes]) -> bytes | None:

@@ -18,6 +18,7 @@ import pygit2
 
 from . import receive, upload
 from .errors import Refused
+from .libgit import open_repository
 from .names import DEFAULT_BRANCH
 from .parts import Parts
 from .pktline import PacketReader
@@ -65,7 +66,7 @@ def _view(parts: Parts, tenant: str) -> tuple[Advertised, pygit2.Repository | No
     path = parts.repository_path(tenant)
     if not advertised.refs or not path.exists():
         return advertised, None
-    return advertised, pygit2.Repository(str(path), pygit2.enums.RepositoryOpenFlag.BARE)
+    return advertised, open_repository(path)
 
 
 def _version(protocol: str | None) -> int:
