@@ -27,6 +27,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import landlockpy
+
 from executor.sandbox.limits import SandboxLimits
 
 CONTROL_FD = 3
@@ -177,20 +179,32 @@ def _lower(kind: int, value: int) -> None:
     resource.setrlimit(kind, (soft, value))
 
 
-def _landlock(read_paths: tuple[str, ...]) -> None:
-    import landlockpy  # noqa: PLC0415 - only where there is Landlock; the zygote has it imported already
+def warm(policy: Policy) -> None:
+    """In the zygote, before the first fork: everything that need not be done anew in each child.
 
-    abi = landlockpy.abi_version()
-    if abi < 1:
+    The Landlock binding looks for the C library at its first call, which takes milliseconds.
+    """
+    if policy.landlock:
+        with _ruleset(policy.read_paths):
+            pass
+
+
+def _ruleset(read_paths: tuple[str, ...]) -> landlockpy.Ruleset:
+    if landlockpy.abi_version() < 1:
         raise ConfinementFailed("Landlock", "this kernel does not offer it (Linux 5.13, enabled at boot)")
     scopes = landlockpy.Scope.ABSTRACT_UNIX_SOCKET | landlockpy.Scope.SIGNAL
-    with landlockpy.Ruleset(scoped=scopes, best_effort=True) as ruleset:
-        folder = landlockpy.AccessFS.READ_FILE | landlockpy.AccessFS.READ_DIR
-        for path in read_paths:
-            try:
-                ruleset.allow_path(path, folder if Path(path).is_dir() else landlockpy.AccessFS.READ_FILE)
-            except FileNotFoundError:
-                continue
+    ruleset = landlockpy.Ruleset(scoped=scopes, best_effort=True)
+    folder = landlockpy.AccessFS.READ_FILE | landlockpy.AccessFS.READ_DIR
+    for path in read_paths:
+        try:
+            ruleset.allow_path(path, folder if Path(path).is_dir() else landlockpy.AccessFS.READ_FILE)
+        except FileNotFoundError:
+            continue
+    return ruleset
+
+
+def _landlock(read_paths: tuple[str, ...]) -> None:
+    with _ruleset(read_paths) as ruleset:
         ruleset.restrict()
 
 

@@ -2,9 +2,9 @@
 
 A run is at work from the moment something is sent to it until the sandbox says, having seen all of it, that it is idle
 (or until the run is dropped and the sandbox has answered once more). While any run is at work, silence is suspicious:
-after `ping_after_s` of it a Ping goes out, and no Pong before `turn_timeout_s` of it have passed is a death sentence. Other frames do not count
-as the answer: a thread can send them while the loop hangs. Time in which the host itself does not read is not held
-against the sandbox.
+after `ping_after_s` of it a Ping goes out, and no Pong before `turn_timeout_s` of it have passed is a death sentence.
+Other frames do not count as the answer: a thread can send them while the loop hangs. Time in which the host itself does
+not read is not held against the sandbox.
 """
 
 from __future__ import annotations

@@ -42,7 +42,8 @@ WARM = (  # noqa: SIM905 - a list of words
     "asyncio base64 bisect collections.abc concurrent.futures contextvars copy csv dataclasses datetime decimal enum "
     "fractions functools hashlib heapq hmac html importlib.util inspect io itertools json linecache logging marshal "
     "math mmap operator pathlib pickle queue random re secrets statistics string struct textwrap threading traceback "
-    "types typing urllib.parse uuid weakref zlib zoneinfo landlockpy msgspec apsw executor.workflow executor.sandbox.protocol"
+    "types typing urllib.parse uuid weakref zlib zoneinfo landlockpy msgspec apsw executor.workflow "
+    "executor.sandbox.protocol"
 ).split()
 """Imported before the first fork. Anything else is imported by the child that wants it, from the runtime tree."""
 
@@ -55,6 +56,7 @@ class Zygote:
         self._policy = confine.Policy(
             landlock=bool(config["landlock"]), seccomp=program, read_paths=tuple(config["read_paths"])
         )
+        confine.warm(self._policy)
         self._entry = _entry(config["entry"])
         self._children: dict[int, tuple[int, int]] = {}  # pidfd: (id given by the host, pid)
         self._null = os.dup(0)  # the host gives /dev/null, which the cell's own tree does not have
