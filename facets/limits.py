@@ -35,6 +35,14 @@ class Limits:
 
     # --- the store, enforced on the host
     journal_entry_bytes_max: int = _bound(MIB, "one journal entry; larger results belong into the facet or outside")
+    summary_bytes_max: int = _bound(64 * KIB, "the executor's blob in an instance's row, read with every listing")
+    log_bytes_max: int = _bound(16 * MIB, "folded records kept in the log; trimming them costs a few fsyncs each time")
+    tail_bytes_max: int = _bound(
+        64 * MIB, "records in memory before appends wait for the fold; a slow disk, not memory"
+    )
+    fold_interval_ms: int = _bound(
+        1_000, "a second of records folded at once: several of one instance become one write"
+    )
     output_bytes_max: int = _bound(MIB, "printed output kept per instance; a last line says that it was cut")
 
     @classmethod

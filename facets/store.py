@@ -1,0 +1,547 @@
+"""StateStore: the instances of all tenants, durable in one directory.
+
+    owner.lock   held by the one process that has the store open
+    log.db       the commit log: the truth of what is not in state.db yet (log.py)
+    state.db     journals, facets and rows, folded from the log (fold.py); together with the log it is everything
+    output.db    captured output lines (output.py)
+
+An append writes the log and the tail in memory (tail.py); reads merge the tail with state.db (index.py); the fold moves
+records from the one to the other. A sleeping instance is a row and a few small blobs: no file, no memory.
+"""
+
+from __future__ import annotations
+
+import builtins
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from facets import backup as backups
+from facets import delta as deltas
+from facets import index, schema
+from facets.chunks import decode_entries, row_id, row_ids, sequence_of, unpack
+from facets.database import connect, reading, transaction
+from facets.errors import Corrupt, FacetError, NotFound, Refused, SequenceConflict, StoreFailed
+from facets.fold import Fold, FoldThread, stored_deltas
+from facets.index import Readers
+from facets.limits import Limits
+from facets.lock import OwnerLock
+from facets.log import CommitLog
+from facets.output import OutputStore
+from facets.records import (
+    SEQUENCE_MAX,
+    DeleteInstance,
+    DeleteTenant,
+    InstanceRow,
+    JournalRecord,
+    LogItem,
+    OutputLine,
+    Record,
+    decode_batch,
+    encode_batch,
+)
+from facets.tail import STORED_IMAGE_BYTES_MAX, Batch, Tail, batch_size
+
+# While a log is read at the start, fold whenever this much has gathered, so that a long log needs no memory.
+RECOVERY_BYTES = 16 * 1024 * 1024
+
+
+class StateStore:
+    """Journals, facets and the index of instances. Thread-safe; `append` and the deletions wait for each other."""
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        limits: Limits | None = None,
+        fold: Literal["background", "manual"] = "background",
+        vfs: str | None = None,
+    ) -> Self:
+        """Open or create the store in directory `path`, fence whoever had it before, and read what the log holds.
+
+        `fold="manual"`: records stay in memory until `fold()` is called. `vfs`: name of a registered SQLite VFS.
+        Raises DataInUse, SchemaTooNew, Corrupt, StorageFull, StoreFailed, Unavailable.
+        """
+        return cls(Path(path), limits=limits if limits is not None else Limits(), fold=fold, vfs=vfs)
+
+    def __init__(self, path: Path, *, limits: Limits, fold: Literal["background", "manual"], vfs: str | None) -> None:
+        self.path = path
+        self.limits = limits
+        self._failure: FacetError | None = None
+        self._closed = False
+        self._append_lock = threading.Lock()
+        self._tail = Tail()
+        _make_directory(path)
+        self._lock = OwnerLock(path / "owner.lock")
+        try:
+            self._log = CommitLog(path / "log.db", vfs=vfs)
+            self._state_path = path / "state.db"
+            with reading(self._state_path):
+                self._writer = connect(self._state_path, vfs=vfs, create=True, cache_kib=16 * 1024)
+            schema.migrate(self._writer, self._state_path, schema.STATE)
+            self._writer.pragma("secure_delete", True)
+            self._output = OutputStore(path / "output.db", bytes_max=limits.output_bytes_max, vfs=vfs)
+            self._readers = Readers(self._state_path, vfs=vfs)
+            head = self._log.claim()
+            self.epoch = head.epoch
+            self._head = head.position
+            with transaction(self._writer, self._state_path):
+                self._writer.execute("UPDATE progress SET epoch = ?", (self.epoch,))
+            self._next_key: int = self._writer.execute("SELECT next_key FROM progress").get
+            self._fold = Fold(
+                self._writer,
+                self._state_path,
+                epoch=self.epoch,
+                log=self._log,
+                tail=self._tail,
+                output=self._output,
+                limits=limits,
+            )
+            self._recover()
+            self._thread = (
+                FoldThread(self._fold, self._tail, limits, on_failure=self._fail) if fold == "background" else None
+            )
+        except BaseException:
+            self._release()
+            raise
+
+    def _recover(self) -> None:
+        """Read what the log holds behind the state database."""
+        if self._fold.folded > self._head:
+            raise Corrupt(
+                f"state.db is ahead of log.db (position {self._fold.folded} against {self._head}): "
+                "they are not of the same moment.",
+                code="log_behind_state",
+                hint="Restore both from the same backup.",
+            )
+        for position, content in self._log.read_from(self._fold.folded + 1):
+            items = decode_batch(content)
+            try:
+                self._take(position, items)
+            except SequenceConflict as error:
+                raise Corrupt(f"Position {position} of the log does not fit: {error}", code="log_gap") from error
+            if self._tail.size > RECOVERY_BYTES:
+                self._fold.fold()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- writing
+
+    def append(self, records: Sequence[Record]) -> int:
+        """Make a batch of records durable, of one or many instances, all or none; one fsync. Returns its log position.
+
+        On return the batch survives the death of the process and of the machine, and every read shows it.
+        Raises, nothing written: SequenceConflict (a record is not the next of its instance), Refused (too large, or no
+        facet delta; `details` name the instance), Fenced, StorageFull. StoreFailed: unknown whether it was written;
+        this store refuses every further append until it is opened again.
+        """
+        for record in records:
+            self._check(record)
+        return self._append(records)
+
+    def delete(self, tenant: str, instance: str) -> bool:
+        """Everything of one instance is gone; durable on return. False: there was none.
+
+        Its bytes leave the files with the next fold and trim. The same id may start again, at sequence 1.
+        """
+        if self.row(tenant, instance) is None:
+            return False
+        self._append([DeleteInstance(tenant, instance)])
+        return True
+
+    def delete_tenant(self, tenant: str) -> bool:
+        """As `delete`, for all of a tenant's instances. False: it had none."""
+        rows, _ = self.list(tenant, limit=1)
+        if not rows:
+            return False
+        self._append([DeleteTenant(tenant)])
+        return True
+
+    def _append(self, items: Sequence[LogItem]) -> int:
+        if self._thread is not None:
+            self._thread.wait_for_room()
+        with self._append_lock:
+            self._refuse_if_unusable()
+            if not items:
+                return self._head
+            batch = encode_batch(items)
+            keys, before, next_key = self._plan(items)
+            self._head = self._log.append(self._head, self.epoch, batch)
+            self._keep(self._head, items, keys, before, next_key)
+        if self._thread is not None and self._tail.size > self.limits.tail_bytes_max // 4:
+            self._thread.hurry()
+        return self._head
+
+    def _take(self, position: int, items: Sequence[LogItem]) -> None:
+        keys, before, next_key = self._plan(items)
+        self._keep(position, items, keys, before, next_key)
+
+    def _keep(
+        self,
+        position: int,
+        items: Sequence[LogItem],
+        keys: list[int],
+        before: dict[tuple[str, str], tuple[int, int]],
+        next_key: int,
+    ) -> None:
+        self._next_key = next_key
+        self._tail.append(Batch(position, tuple(items), keys, next_key, batch_size(items)), size_before=before)
+
+    def _plan(self, items: Sequence[LogItem]) -> tuple[builtins.list[int], dict[tuple[str, str], tuple[int, int]], int]:
+        """Keys of the items, (sequence, facet bytes) of their instances before the batch, and the next free key.
+
+        The same items at the same place of the log always get the same keys. Raises SequenceConflict.
+        """
+        names = {(item.tenant, item.instance): None for item in items if isinstance(item, Record)}
+        rows = self._rows_now(names)
+        before = {name: (row.sequence, row.facet_bytes) for name, row in rows.items()}
+        known = {name: (row.generation, row.sequence) for name, row in rows.items()}
+        next_key = self._next_key
+        keys: list[int] = []
+        for item in items:
+            if not isinstance(item, Record):
+                keys.append(0)
+                continue
+            name = (item.tenant, item.instance)
+            key, sequence = known.get(name, (0, 0))
+            if item.sequence != sequence + 1 and not (item.sequence == 0 and key):
+                raise SequenceConflict(
+                    f"Record {item.sequence} of instance {item.instance} (tenant {item.tenant}) is not the next one: "
+                    f"its journal has {sequence} entries.",
+                    hint="Read its journal again; another run may have continued it.",
+                    details={
+                        "tenant": item.tenant,
+                        "instance": item.instance,
+                        "expected": sequence + 1,
+                        "found": item.sequence,
+                    },
+                )
+            if not key:
+                key, next_key = next_key, next_key + 1
+            known[name] = (key, item.sequence or sequence)
+            keys.append(key)
+        return keys, before, next_key
+
+    def _rows_now(self, names: Iterable[tuple[str, str]]) -> dict[tuple[str, str], InstanceRow]:
+        """Present rows. What the tail tells needs no look into the database."""
+        view = self._tail.view()
+        rows: dict[tuple[str, str], InstanceRow] = {}
+        elsewhere: list[tuple[str, str]] = []
+        for name in names:
+            entry = view.instance(*name)
+            if entry is not None and entry.last is not None:
+                rows[name] = entry.last[1]
+            else:
+                elsewhere.append(name)
+        if elsewhere:
+            with self._readers.snapshot() as snapshot:
+                for name in elsewhere:
+                    row = index.find(snapshot, view, *name)
+                    if row is not None:
+                        rows[name] = row
+        return rows
+
+    def _check(self, record: Record) -> None:
+        """Limits and form of what came from outside. Raises Refused, with the instance in its details."""
+        limits = self.limits
+        details: dict[str, object] = {"tenant": record.tenant, "instance": record.instance}
+        names = (record.tenant, record.instance, record.row.state, record.row.workflow, record.row.commit)
+        problem = None
+        if not record.tenant or not record.instance or any("\0" in name for name in names):
+            problem = ("record_invalid", "its names must not be empty or hold NUL characters")
+        elif not 0 <= record.sequence <= SEQUENCE_MAX:
+            problem = ("record_invalid", f"its sequence must be 0 … {SEQUENCE_MAX}, not {record.sequence}")
+        elif record.sequence == 0 and (record.entry or record.delta):
+            problem = ("record_invalid", "a record of sequence 0 changes the row only: no entry, no delta")
+        elif len(record.entry) > limits.journal_entry_bytes_max:
+            problem = (
+                "journal_entry_too_large",
+                f"its entry has {len(record.entry)} bytes, the limit is {limits.journal_entry_bytes_max}",
+            )
+        elif len(record.row.summary) > limits.summary_bytes_max:
+            problem = (
+                "summary_too_large",
+                f"its summary has {len(record.row.summary)} bytes, the limit is {limits.summary_bytes_max}",
+            )
+        elif record.delta and len(record.delta) > limits.delta_bytes_max:
+            problem = (
+                "delta_too_large",
+                f"its facet delta has {len(record.delta)} bytes, the limit is {limits.delta_bytes_max}",
+            )
+        elif record.delta:
+            try:
+                deltas.read_header(record.delta, bytes_max=limits.facet_bytes_max)
+            except FacetError as error:
+                raise Refused(str(error), code=error.code, details={**error.details, **details}) from error
+        if problem is not None:
+            code, text = problem
+            raise Refused(
+                f"A record of instance {record.instance!r} (tenant {record.tenant!r}) is refused: {text}.",
+                code=code,
+                details=details,
+            )
+
+    # --- reading
+
+    def row(self, tenant: str, instance: str) -> InstanceRow | None:
+        """What the index knows of an instance; None: there is none."""
+        view = self._tail.view()
+        with self._readers.snapshot() as snapshot:
+            return index.find(snapshot, view, tenant, instance)
+
+    def journal(
+        self, tenant: str, instance: str, *, after: int = 0, limit: int | None = None
+    ) -> builtins.list[JournalRecord]:
+        """Journal entries behind sequence `after`, in order, `limit` at most; empty if there is no such instance.
+
+        Raises Corrupt if what is stored has a gap.
+        """
+        view = self._tail.view()
+        with self._readers.snapshot() as snapshot:
+            row = index.find(snapshot, view, tenant, instance)
+            if row is None:
+                return []
+            last = row.sequence if limit is None else min(row.sequence, after + limit)
+            entry = view.instance(tenant, instance)
+            ahead = [] if entry is None else [r for r in entry.records_behind(snapshot.folded) if r.sequence]
+            found: list[JournalRecord] = []
+            low, high = row_ids(row.generation)
+            start = snapshot.connection.execute(
+                "SELECT max(id) FROM chunk WHERE id BETWEEN ? AND ?", (low, row_id(row.generation, after + 1))
+            ).get
+            for identifier, content in snapshot.connection.execute(
+                "SELECT id, content FROM chunk WHERE id BETWEEN ? AND ? ORDER BY id", (start or low, high)
+            ):
+                if sequence_of(identifier) > last:
+                    break
+                found += decode_entries(sequence_of(identifier), content)
+        found += [JournalRecord(record.sequence, record.entry, bool(record.delta)) for record in ahead]
+        found = [record for record in found if after < record.sequence <= last]
+        if [record.sequence for record in found] != list(range(after + 1, last + 1)):
+            raise Corrupt(
+                f"The journal of instance {instance} (tenant {tenant}) has a gap behind entry {after}.",
+                code="journal_corrupt",
+                hint="The instance is stopped; its bytes are kept. Restore a backup.",
+                details={"tenant": tenant, "instance": instance},
+            )
+        return found
+
+    def image(self, tenant: str, instance: str, *, at: int | None = None) -> bytes:
+        """The facet's image as of record `at` (None: now); b"" if there was no facet, or no such instance.
+
+        Raises NotFound (`record_not_found`: the journal does not reach `at`), Corrupt (a delta does not fit).
+        """
+        view = self._tail.view()
+        with self._readers.snapshot() as snapshot:
+            row = index.find(snapshot, view, tenant, instance)
+            last = 0 if row is None else row.sequence
+            upto = last if at is None else at
+            if not 0 <= upto <= last:
+                raise NotFound(
+                    f"Instance {instance} has no record {upto}; its journal has {last}.",
+                    code="record_not_found",
+                    details={"tenant": tenant, "instance": instance, "found": last},
+                )
+            if row is None:
+                return b""
+            entry = view.instance(tenant, instance)
+            ahead = [] if entry is None else entry.records_behind(snapshot.folded)
+            base, behind = b"", 0
+            found = snapshot.connection.execute(
+                "SELECT sequence, content FROM base WHERE key = ? AND sequence <= ?", (row.generation, upto)
+            ).fetchone()
+            if found is not None:
+                behind, base = found[0], unpack(found[1])
+            changes = stored_deltas(snapshot.connection, row.generation, behind, upto)
+        changes += [record.delta for record in ahead if record.delta and record.sequence <= upto]
+        return deltas.apply_all(base, changes, bytes_max=STORED_IMAGE_BYTES_MAX)
+
+    def due(self, now_ms: int, *, limit: int) -> builtins.list[InstanceRow]:
+        """Instances whose wake time is `now_ms` or earlier, earliest first."""
+        view, wakes = self._tail.due(now_ms)
+        with self._readers.snapshot() as snapshot:
+            return index.due(snapshot, view, wakes, now_ms, limit)
+
+    def next_wake_ms(self) -> int | None:
+        """The earliest wake time of all instances, in the past or to come; None: no timer is set."""
+        view, wake = self._tail.next_wake()
+        with self._readers.snapshot() as snapshot:
+            return index.next_wake_ms(snapshot, view, wake)
+
+    def in_states(self, states: Iterable[str], *, limit: int, after: int = 0) -> builtins.list[InstanceRow]:
+        """Instances of all tenants in these states, oldest first; `after`: generation of the last one seen."""
+        view = self._tail.view()
+        with self._readers.snapshot() as snapshot:
+            return index.in_states(snapshot, view, sorted(set(states)), after=after, limit=limit)
+
+    def list(
+        self,
+        tenant: str,
+        *,
+        state: str | None = None,
+        workflow: str | None = None,
+        commit: str | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> tuple[builtins.list[InstanceRow], str | None]:
+        """A page of a tenant's instances, newest first, and the cursor of the next page (None: this was the last).
+
+        Instances that begin while pages are read do not shift them. Raises Refused (`cursor_invalid`).
+        """
+        if after is not None and not (after.isascii() and after.isdigit() and len(after) < 19):
+            raise Refused(f"{after!r} is not a cursor of this listing.", code="cursor_invalid")
+        view = self._tail.view()
+        with self._readers.snapshot() as snapshot:
+            rows = index.list_rows(
+                snapshot,
+                view,
+                tenant,
+                state=state,
+                workflow=workflow,
+                commit=commit,
+                before=None if after is None else int(after),
+                limit=limit + 1,
+            )
+        has_more = len(rows) > limit
+        rows = rows[:limit]
+        return rows, str(rows[-1].generation) if has_more and rows else None
+
+    def count(self, tenant: str) -> dict[str, int]:
+        """Number of a tenant's instances by state; states without any are left out."""
+        view = self._tail.view()
+        with self._readers.snapshot() as snapshot:
+            return index.count(snapshot, view, tenant)
+
+    def commits(self, tenant: str) -> set[str]:
+        """The commits of all of a tenant's stored instances, finished ones too."""
+        view = self._tail.view()
+        with self._readers.snapshot() as snapshot:
+            return index.commits(snapshot, view, tenant)
+
+    # --- output
+
+    def append_output(self, lines: Sequence[OutputLine]) -> None:
+        """Keep captured lines, in this order. Survives the death of the process, not of the machine.
+
+        Lines with the same (tenant, instance, position, number, step, attempt) as one that is there are ignored, and so
+        are lines of instances that do not exist. Past `limits.output_bytes_max` an instance's output ends with a line
+        that says so. Raises StorageFull (no line was kept), StoreFailed.
+        """
+        self._refuse_if_unusable()
+        self._output.append(lines, key_of=self._key_of)
+
+    def output(
+        self, tenant: str, instance: str, *, after: int = 0, limit: int = 1000
+    ) -> builtins.list[tuple[int, OutputLine]]:
+        """Captured lines behind the cursor `after`, in the order in which they came, each with its cursor."""
+        key = self._key_of(tenant, instance)
+        return [] if key is None else self._output.read(tenant, instance, key, after=after, limit=limit)
+
+    def _key_of(self, tenant: str, instance: str) -> int | None:
+        row = self.row(tenant, instance)
+        return None if row is None else row.generation
+
+    # --- care
+
+    def fold(self) -> None:
+        """Everything appended so far into state.db, safely on disk, and the log shortened behind it."""
+        self._refuse_if_unusable()
+        try:
+            self._fold.fold()
+            self._fold.trim()
+        except StoreFailed as error:
+            self._fail(error)
+            raise
+
+    def backup(self, target: Path | str) -> None:
+        """A consistent copy of everything appended before the call, as a directory that can be opened in place of this.
+
+        Appends go on meanwhile. `target` must not exist; it appears whole or not at all, and is on disk on return.
+        Raises Refused (`target_exists`), Unavailable.
+        """
+        self._refuse_if_unusable()
+        with self._fold.hold():
+            self._fold.fold()
+            backups.copy_store(
+                Path(target),
+                {
+                    "state.db": self._copy_state,
+                    "log.db": self._log.copy_to,
+                    "output.db": self._output.copy_to,
+                },
+            )
+
+    def _copy_state(self, target: Path) -> None:
+        with reading(self._state_path):
+            self._writer.execute("VACUUM INTO ?", (str(target),))
+
+    def check(self) -> builtins.list[str]:
+        """Read everything and say what is wrong, one line a finding; empty: all is well. Changes nothing."""
+        view = self._tail.view()
+        problems = self._log.problems() + self._output.problems()
+        with self._readers.snapshot() as snapshot:
+            problems += backups.state_problems(snapshot, view, self._state_path)
+        return problems
+
+    def export_facet(self, tenant: str, instance: str, target: Path | str) -> None:
+        """Write the facet as an ordinary SQLite file; it appears whole or not at all. Raises NotFound (no instance)."""
+        if self.row(tenant, instance) is None:
+            raise NotFound(f"Tenant {tenant} has no instance {instance}.", code="instance_not_found")
+        backups.write_file(Path(target), self.image(tenant, instance))
+
+    def close(self) -> None:
+        """Fold what is left, unless the store has failed, and let go of the directory. Idempotent.
+
+        Without it nothing is lost: the log is read at the next start.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._thread is not None:
+                self._thread.stop()
+            if self._failure is None:
+                with self._append_lock:
+                    self._fold.fold()
+                    self._fold.trim()
+        except FacetError as error:
+            # What could not be folded is in the log, and is read from there at the next start.
+            self._fail(error)
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        """Let go of everything that was opened, in reverse; the lock last."""
+        for name in ("_readers", "_output", "_writer", "_log"):
+            part = getattr(self, name, None)
+            if part is not None:
+                part.close()
+        self._lock.release()
+
+    def _fail(self, error: FacetError) -> None:
+        self._failure = self._failure or error
+
+    def _refuse_if_unusable(self) -> None:
+        if self._failure is not None:
+            raise type(self._failure)(
+                self._failure.message, code=self._failure.code, hint=self._failure.hint, details=self._failure.details
+            ) from self._failure
+        if self._closed:
+            raise Refused("The store is closed.", code="store_closed")
+
+
+def _make_directory(path: Path) -> None:
+    """Create the directory, and make its name durable: a log that is on disk in a directory that is not is lost."""
+    missing = [parent for parent in (path, *path.parents) if not parent.exists()]
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for created in missing:
+        backups.sync_directory(created.parent)
