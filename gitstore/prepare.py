@@ -1,10 +1,19 @@
-"""A commit to a deployment's facts: analysis and bundle, in one limited child. (Signatures first.)
+"""A commit to what a deployment needs: its analysis and its bundle, made in one limited child."""
 
-prepare.analysis_and_bundle(parts, tenant, commit, *, quarantine: Quarantine | None = None) -> Prepared
-    Raises Refused with `.details["diagnostics"] = [(path, line, column, message), …]` when the sources do not compile or a
-    workflow is unusable; Refused for limits.
-@dataclass(frozen=True, slots=True) class Prepared: analysis: Analysis; bundle: BundleRef; tree: str
-analysis.Analysis(workflows: tuple[WorkflowFound(name, path, line, module), ...], warnings: tuple[str, ...], errors: tuple[Diagnostic, ...])
-bundle.BundleRef(key: str, path: Path);  bundle.ensure(parts, tenant, commit) -> BundleRef
-worker.WorkerPool(size).run(job name, request, answer type, limits) -> answer;  close()
-"""
+from __future__ import annotations
+
+from .bundle import Prepared, build, ensure
+from .ingest import Quarantine
+from .parts import Parts
+
+__all__ = ["Prepared", "analysis_and_bundle", "ensure"]
+
+
+def analysis_and_bundle(parts: Parts, tenant: str, commit: str, *, quarantine: Quarantine | None = None) -> Prepared:
+    """Analyse the checked commit and make its bundle, in place and durable on return.
+
+    `quarantine`: where the commit's objects are while they are not published yet.
+    Raises Refused (`code_invalid`, with `diagnostics`; `object_refused`), LimitExceeded, Unavailable.
+    """
+    objects = quarantine.objects_path if quarantine is not None else parts.repository_path(tenant) / "objects"
+    return build(parts, objects, commit)

@@ -1,0 +1,24 @@
+"""How hostile names and sizes are written in messages: one line, no control characters, bounded length."""
+
+from __future__ import annotations
+
+_SHOWN_CHARACTERS_MAX = 200
+
+
+def shown(name: bytes | str) -> str:
+    r"""`name` for a person's terminal: control characters and invalid UTF-8 as `\x..`, the middle of long ones cut."""
+    text = name.decode(errors="backslashreplace") if isinstance(name, bytes) else name
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    if len(text) > _SHOWN_CHARACTERS_MAX:
+        half = _SHOWN_CHARACTERS_MAX // 2
+        text = f"{text[:half]}…{text[-half:]}"
+    return text
+
+
+def size_text(size: int) -> str:
+    """`size` bytes for a person: `900 bytes`, `1.5 KiB`, `32 MiB`."""
+    if size < 1024:
+        return f"{size} bytes"
+    power = min((size.bit_length() - 1) // 10, 4)
+    return f"{size / 1024**power:.1f}".removesuffix(".0") + " " + ("KiB", "MiB", "GiB", "TiB")[power - 1]
