@@ -212,9 +212,10 @@ def workers(parts: Parts) -> WorkerPool:
     return parts.shared(WorkerPool, lambda: WorkerPool(WORKER_COUNT))
 
 
-def sweep(repository: Path) -> int:
+def sweep(parts: Parts) -> int:
     """Remove quarantines whose process has ended; returns how many. Running pushes, of any process, are not touched."""
-    return sum(_try_lock_and_remove(folder) for folder in (repository / "objects").glob(f"{INCOMING_PREFIX}*"))
+    folders = (parts.root / "repositories").glob(f"*.git/objects/{INCOMING_PREFIX}*")
+    return sum(_try_lock_and_remove(folder) for folder in folders)
 
 
 def _try_lock_and_remove(folder: Path) -> bool:
