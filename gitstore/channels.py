@@ -20,7 +20,10 @@ import apsw
 
 from .rows import Channel, ChannelMove, MoveKind
 
-_COLUMNS: Final = "id, channel, from_commit, to_commit, kind, who, why, at_ms, deployment_id, below_id"
+_SELECT: Final = (
+    "SELECT id, channel, from_commit, to_commit, kind, who, why, at_ms, deployment_id, below_id"
+    " FROM channel_moves WHERE "
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +43,15 @@ def _node(row: tuple[apsw.SQLiteValue, ...]) -> Node:
 
 def node(connection: apsw.Connection, move_id: int) -> Node:
     """The move with this id, which must exist."""
-    row = connection.execute(f"SELECT {_COLUMNS} FROM channel_moves WHERE id = ?", (move_id,)).fetchone()  # noqa: S608  # a constant
+    row = connection.execute(_SELECT + "id = ?", (move_id,)).fetchone()
     assert row is not None, f"channel move {move_id} is missing"
     return _node(row)
+
+
+def find_move(connection: apsw.Connection, tenant_id: int, move_id: int) -> Node | None:
+    """The tenant's move with this id; None if the tenant has none."""
+    row = connection.execute(_SELECT + "tenant_id = ? AND id = ?", (tenant_id, move_id)).fetchone()
+    return None if row is None else _node(row)
 
 
 def top(connection: apsw.Connection, tenant_id: int, channel: str) -> Node | None:
@@ -80,11 +89,10 @@ def add_move(
     who: str,
     why: str,
     at_ms: int,
-    undone: Node | None = None,
 ) -> ChannelMove | None:
     """Move the channel and write the history row; None, and nothing written, when it is there already.
 
-    `undone`: with kind "undo", the channel's present top.
+    With kind "undo", `to_commit` is where the channel was before its latest move.
     """
     current = top(connection, tenant_id, channel)
     if current is not None and current.move.to_commit == to_commit:
@@ -94,8 +102,8 @@ def add_move(
         target = find_below(connection, current, to_commit)
         if target is not None:
             below_id = target.below_id
-    elif undone is not None:
-        before = before_move(connection, tenant_id, undone)
+    elif current is not None and kind == "undo":
+        before = before_move(connection, tenant_id, current)
         below_id = None if before is None else before.below_id
     from_commit = None if current is None else current.move.to_commit
     facts = (channel, from_commit, to_commit, kind, who, why, at_ms, deployment_id, below_id)
@@ -112,8 +120,7 @@ def add_move(
 def before_move(connection: apsw.Connection, tenant_id: int, later: Node) -> Node | None:
     """The history row just before `later`, in time; None if it was the channel's first."""
     row = connection.execute(
-        f"SELECT {_COLUMNS} FROM channel_moves WHERE tenant_id = ? AND channel = ? AND id < ?"  # noqa: S608  # a constant
-        " ORDER BY id DESC LIMIT 1",
+        _SELECT + "tenant_id = ? AND channel = ? AND id < ? ORDER BY id DESC LIMIT 1",
         (tenant_id, later.move.channel, later.move.id),
     ).fetchone()
     return None if row is None else _node(row)
@@ -122,8 +129,7 @@ def before_move(connection: apsw.Connection, tenant_id: int, later: Node) -> Nod
 def history(connection: apsw.Connection, tenant_id: int, channel: str, limit: int) -> list[ChannelMove]:
     """The newest `limit` moves, newest first."""
     rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM channel_moves WHERE tenant_id = ? AND channel = ? ORDER BY id DESC LIMIT ?",  # noqa: S608  # a constant
-        (tenant_id, channel, limit),
+        _SELECT + "tenant_id = ? AND channel = ? ORDER BY id DESC LIMIT ?", (tenant_id, channel, limit)
     )
     return [_node(row).move for row in rows]
 

@@ -9,7 +9,7 @@ What must stay true:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -87,20 +87,16 @@ class Database:
             rows = connection.execute("SELECT name, created_at_ms FROM tenants ORDER BY name")
             return [TenantRow(*row) for row in rows]
 
-    def delete_tenant(self, name: str) -> list[str]:
-        """Remove the tenant with all its rows; return the keys of bundles that no other tenant uses.
+    def delete_tenant(self, name: str, *, remove_bundle: Callable[[str], None]) -> None:
+        """Remove the tenant with all its rows, and by `remove_bundle` the bundles that no other tenant uses.
 
         Raises TenantNotFound.
         """
         with self.connections.write() as connection:
             tenant_id = self.tenant_id(connection, name)
-            keys = connection.execute(
-                "SELECT DISTINCT key FROM bundles WHERE tenant_id = ?1 AND key NOT IN"
-                " (SELECT key FROM bundles WHERE tenant_id <> ?1)",
-                (tenant_id,),
-            ).fetchall()
+            rows = connection.execute("SELECT DISTINCT key FROM bundles WHERE tenant_id = ?", (tenant_id,)).fetchall()
             connection.execute("DELETE FROM tenants WHERE id = ?", (tenant_id,))
-        return [str(row[0]) for row in keys]
+            _remove_unused(connection, {str(row[0]) for row in rows}, remove_bundle)
 
     def tenant_id(self, connection: apsw.Connection, name: str) -> int:
         """The row number of a tenant, inside a transaction. Never reused. Raises TenantNotFound."""
@@ -258,14 +254,15 @@ class Database:
                 "DELETE FROM pins WHERE tenant_id = ? AND commit_oid = ? AND reason = ?", (tenant_id, commit, reason)
             )
             is_removed = connection.changes() > 0
-            if is_removed:
+            if is_removed and not _is_pinned(connection, tenant_id, commit):
                 bump_refs_version(connection, tenant_id)
         return is_removed
 
     def _add_pin(self, connection: apsw.Connection, tenant_id: int, commit: str, reason: str, now_ms: int) -> None:
-        connection.execute("INSERT OR IGNORE INTO pins VALUES (?, ?, ?, ?)", (tenant_id, commit, reason, now_ms))
-        if connection.changes():
+        # The mirror has one ref per commit, not per reason.
+        if not _is_pinned(connection, tenant_id, commit):
             bump_refs_version(connection, tenant_id)
+        connection.execute("INSERT OR IGNORE INTO pins VALUES (?, ?, ?, ?)", (tenant_id, commit, reason, now_ms))
 
     def bundle_key(self, tenant: str, commit: str) -> str | None:
         """The key last recorded for the commit's bundle; None if none was. Raises TenantNotFound."""
@@ -284,19 +281,27 @@ class Database:
                 (self.tenant_id(connection, tenant), parse_commit(commit), key),
             )
 
-    def forget_bundles(self, tenant: str, *, keep: Iterable[str]) -> None:
-        """Forget the bundles of all commits but `keep`; they can be built again from git. Raises TenantNotFound."""
-        kept = set(keep)
+    def forget_bundles(self, tenant: str, *, keep: Collection[str], remove_bundle: Callable[[str], None]) -> None:
+        """Forget the bundles of all commits but `keep`, and remove those that nobody uses then.
+
+        They can be built again from git. Raises TenantNotFound.
+        """
         with self.connections.write() as connection:
             tenant_id = self.tenant_id(connection, tenant)
-            rows = connection.execute("SELECT commit_oid FROM bundles WHERE tenant_id = ?", (tenant_id,)).fetchall()
-            gone = [(tenant_id, row[0]) for row in rows if row[0] not in kept]
-            connection.executemany("DELETE FROM bundles WHERE tenant_id = ? AND commit_oid = ?", gone)
+            rows = connection.execute(
+                "SELECT commit_oid, key FROM bundles WHERE tenant_id = ?", (tenant_id,)
+            ).fetchall()
+            gone = [(str(commit), str(key)) for commit, key in rows if commit not in keep]
+            connection.executemany(
+                "DELETE FROM bundles WHERE tenant_id = ? AND commit_oid = ?",
+                [(tenant_id, commit) for commit, _ in gone],
+            )
+            _remove_unused(connection, {key for _, key in gone}, remove_bundle)
 
-    def is_bundle_used(self, key: str) -> bool:
-        """Whether any tenant's commit uses the bundle."""
-        with self.connections.read() as connection:
-            return connection.execute("SELECT 1 FROM bundles WHERE key = ? LIMIT 1", (key,)).fetchone() is not None
+    def remove_unused_bundles(self, keys: Collection[str], remove_bundle: Callable[[str], None]) -> None:
+        """Remove those of `keys` that no commit uses."""
+        with self.connections.write() as connection:
+            _remove_unused(connection, set(keys), remove_bundle)
 
     # -- the mirror ----------------------------------------------------------------------------------------------
 
@@ -317,6 +322,15 @@ class Database:
         with self.connections.write(durable=False) as connection:
             connection.execute("UPDATE tenants SET mirrored_version = ? WHERE name = ?", (version, tenant))
 
+    def is_mirrored(self, tenant: str) -> bool:
+        """Whether packed-refs shows the rows as they are. Raises TenantNotFound."""
+        with self.connections.read() as connection:
+            tenant_id = self.tenant_id(connection, tenant)
+            row = connection.execute(
+                "SELECT refs_version = mirrored_version FROM tenants WHERE id = ?", (tenant_id,)
+            ).fetchall()[0]
+        return bool(row[0])
+
     def unmirrored(self) -> list[str]:
         """Tenants whose packed-refs may be older than their rows."""
         with self.connections.read() as connection:
@@ -331,3 +345,18 @@ class Database:
 def bump_refs_version(connection: apsw.Connection, tenant_id: int) -> None:
     """Say, inside a transaction, that packed-refs has to be written again."""
     connection.execute("UPDATE tenants SET refs_version = refs_version + 1 WHERE id = ?", (tenant_id,))
+
+
+def _is_pinned(connection: apsw.Connection, tenant_id: int, commit: str) -> bool:
+    query = "SELECT 1 FROM pins WHERE tenant_id = ? AND commit_oid = ? LIMIT 1"
+    return connection.execute(query, (tenant_id, commit)).fetchone() is not None
+
+
+def _remove_unused(connection: apsw.Connection, keys: Collection[str], remove_bundle: Callable[[str], None]) -> None:
+    """Remove files inside the writing transaction: whoever records a key and then looks for its file is either
+    seen here, or finds that the file is gone and builds it again. A crash before the commit leaves rows without
+    a file, which are built again too.
+    """
+    for key in keys:
+        if connection.execute("SELECT 1 FROM bundles WHERE key = ? LIMIT 1", (key,)).fetchone() is None:
+            remove_bundle(key)

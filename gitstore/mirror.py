@@ -9,11 +9,14 @@ No object is read to write it: the header claims no peeled tags, so git peels th
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from .database import MirrorContent
 from .names import pin_ref, write_durably
 from .parts import Parts
+
+log = logging.getLogger(__name__)
 
 _HEADER = b"# pack-refs with: sorted \n"
 
@@ -33,6 +36,19 @@ def rewrite(parts: Parts, tenant: str) -> None:
             for path in loose_refs(repository):
                 path.unlink(missing_ok=True)
         parts.database.mark_mirrored(tenant, content.version)
+
+
+def refresh(parts: Parts, tenant: str) -> None:
+    """`rewrite` if the mirror is behind. A failing disk is logged, not raised: the rows are committed, and the mirror
+    serves stray tools only; the next change writes it, or the next open. Raises TenantNotFound.
+    """
+    with parts.lock(tenant):
+        if parts.database.is_mirrored(tenant):
+            return
+        try:
+            rewrite(parts, tenant)
+        except OSError:
+            log.exception("mirror not written", extra={"tenant": tenant})
 
 
 def heal(parts: Parts) -> list[str]:

@@ -159,6 +159,11 @@ def bundle_path(root: Path, key: str) -> Path:
     return bundles_root(root) / f"{key}.bundle"
 
 
+def is_bundle(file_name: str) -> bool:
+    """Whether this is a finished bundle's file name."""
+    return file_name.endswith(".bundle") and _KEY.fullmatch(file_name.removesuffix(".bundle")) is not None
+
+
 def trash_root(root: Path) -> Path:
     """Where deleted repositories wait for their removal."""
     return root / "trash"
