@@ -1,0 +1,1 @@
+"""HTTP: the API, git and operations over one service."""

@@ -1,0 +1,208 @@
+"""Routes under /api/v1, made from the table of operations; and the two live streams of an instance."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import trio
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from executor import wire
+from executor.config import Config
+from executor.core.errors import Refused, Unavailable
+from executor.http import bodies, openapi, streams
+from executor.operations import API_PREFIX, OPERATIONS, Arguments, Operation, ResultView
+from executor.views import FINAL_STATES
+
+if TYPE_CHECKING:
+    from executor.service import Caller, Service
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+BATCH_BYTES_MAX = 32 * 1024 * 1024
+KEEP_ALIVE_S = 15.0
+"""Shorter than the usual 30 to 60 s after which proxies give up a silent connection."""
+JOURNAL_POLL_S = 0.25
+JSON_OVERHEAD = 2
+"""A payload of so many bytes may take twice that as JSON (escapes, base64), plus its envelope."""
+
+
+def routes(service: Service, config: Config, closing: trio.Event) -> list[Route]:
+    """Every route below /api/v1."""
+    limits = {
+        "payload": JSON_OVERHEAD * config.payload_bytes_max + 64 * 1024,
+        "deploy": config.deploy_bytes_max,
+        "batch": BATCH_BYTES_MAX,
+    }
+    found = [
+        Route(
+            API_PREFIX + operation.path,
+            _endpoint(service, operation, limits[operation.body], closing),
+            methods=[operation.method],
+        )
+        for operation in OPERATIONS.values()
+    ]
+    instance = API_PREFIX + OPERATIONS["status"].path
+    document = openapi.document()
+    return [
+        *found,
+        Route(instance + "/logs/stream", _stream(service, closing, _log_events), methods=["GET"]),
+        Route(instance + "/stream", _stream(service, closing, _journal_events), methods=["GET"]),
+        Route(API_PREFIX + "/openapi.json", _constant(document), methods=["GET"]),
+    ]
+
+
+def bearer(request: Request) -> str | None:
+    """The token of `Authorization: Bearer …`, or None."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
+
+
+def _endpoint(service: Service, operation: Operation, body_bytes_max: int, closing: trio.Event) -> Endpoint:
+    call = getattr(service, operation.name)
+
+    async def endpoint(request: Request) -> Response:
+        # Who asks comes first: a stranger learns nothing about what a good request would be.
+        before: list[Any] = [] if operation.access == "none" else [await service.authenticate(bearer(request))]
+        before += [request.path_params[name] for name in operation.parameters]
+        arguments = await _arguments(request, operation, body_bytes_max)
+        keywords = operation.keywords(arguments)
+        if any(keywords.get(name) for name in ("timeout_s", "wait_s")):
+            value = await _unless_closing(closing, lambda: call(*before, **keywords))
+        else:
+            value = await call(*before, **keywords)
+        return _answer(operation, value)
+
+    return endpoint
+
+
+async def _arguments(request: Request, operation: Operation, body_bytes_max: int) -> Arguments:
+    """The checked arguments. Raises Refused: `bad_request` names the place, `bad_payload`, `payload_too_large`."""
+    try:
+        if operation.method == "POST":
+            body = await bodies.read_body(request, limit=body_bytes_max)
+            return wire.payload_inward(msgspec.json.decode(body or b"{}", type=operation.arguments))
+        query = request.query_params.multi_items()
+        names = [name for name, _ in query]
+        for name in names:
+            if names.count(name) > 1:
+                raise Refused(f"The query has {name[:40]!r} twice.")
+        return msgspec.convert(dict(query), operation.arguments, strict=False)
+    except msgspec.ValidationError as error:
+        raise Refused(
+            f"The arguments of {operation.name} are wrong: {error}.", hint=f"See {API_PREFIX}/openapi.json."
+        ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(f"The request's body is not JSON: {error}.", hint="Send one JSON object in UTF-8.") from None
+
+
+def _answer(operation: Operation, value: Any) -> Response:
+    if operation.result is None:
+        return Response(status_code=204)
+    headers = {"Cache-Control": "no-store"}
+    if operation.result is bytes:
+        # A tenant's file is never shown as a page of this origin, whatever it contains.
+        headers |= {"X-Content-Type-Options": "nosniff", "Content-Disposition": "attachment"}
+        return Response(value, operation.status, headers, operation.media_type)
+    if operation.result is ResultView:
+        value = ResultView(output=value)
+    return Response(wire.encode(value), operation.status, headers, "application/json")
+
+
+def _constant(document: dict[str, Any]) -> Endpoint:
+    async def endpoint(_request: Request) -> Response:
+        return JSONResponse(document)
+
+    return endpoint
+
+
+async def _unless_closing(closing: trio.Event, call: Callable[[], Awaitable[Any]]) -> Any:
+    """What `call` returns or raises; Unavailable (`shutting_down`) if the server closes while it waits."""
+    outcome: list[Any] = []
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+
+        async def stop() -> None:
+            await closing.wait()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(stop)
+        try:
+            outcome.append(await call())
+        except Exception as error:  # raised again below, outside the nursery, which would wrap it in a group
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    if not outcome:
+        raise Unavailable(
+            "The server is stopping.", code="shutting_down", hint="Ask again when it is back.", retry_after_s=1
+        )
+    return outcome[0]
+
+
+# --- live streams
+
+Events = Callable[["Service", "Caller", str, str, int], AsyncGenerator[bytes, None]]
+
+
+def _stream(service: Service, closing: trio.Event, events: Events) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        caller = await service.authenticate(bearer(request))
+        tenant, instance = request.path_params["tenant"], request.path_params["id"]
+        items = events(service, caller, tenant, instance, streams.last_event_id(request))
+        return streams.Streamed(streams.told(items), media_type="text/event-stream", closing=closing)
+
+    return endpoint
+
+
+async def _log_events(
+    service: Service, caller: Caller, tenant: str, instance: str, after: int
+) -> AsyncGenerator[bytes, None]:
+    """`log` events whose ids are cursors, then `end` once the instance has ended and all is told."""
+    await service.status(caller, tenant, instance)
+    yield streams.KEEP_ALIVE
+    while True:
+        lines = await service.logs(caller, tenant, instance, after=after, limit=1000, wait_s=KEEP_ALIVE_S)
+        for line in lines:
+            after = line.cursor
+            yield streams.event(wire.encode(line), name="log", id=line.cursor)
+        if lines:
+            continue
+        status = await service.status(caller, tenant, instance)
+        if status.state not in FINAL_STATES:
+            yield streams.KEEP_ALIVE
+        elif not await service.logs(caller, tenant, instance, after=after, limit=1):
+            yield streams.event(wire.encode(status), name="end")
+            return
+
+
+async def _journal_events(
+    service: Service, caller: Caller, tenant: str, instance: str, after: int
+) -> AsyncGenerator[bytes, None]:
+    """`entry` events whose ids are sequence numbers, then `end` once the instance has ended and all is told."""
+    await service.status(caller, tenant, instance)
+    yield streams.KEEP_ALIVE
+    quiet_s = 0.0
+    while True:
+        items = await service.journal(caller, tenant, instance, after=after, limit=1000)
+        for item in items:
+            after = item.sequence
+            yield streams.event(wire.encode(item), name="entry", id=item.sequence)
+        if items:
+            quiet_s = 0.0
+            continue
+        status = await service.status(caller, tenant, instance)
+        if status.state in FINAL_STATES and status.sequence <= after:
+            yield streams.event(wire.encode(status), name="end")
+            return
+        # The journal has no way to wait yet; a look at one row each quarter of a second costs microseconds.
+        await trio.sleep(JOURNAL_POLL_S)
+        quiet_s += JOURNAL_POLL_S
+        if quiet_s >= KEEP_ALIVE_S:
+            quiet_s = 0.0
+            yield streams.KEEP_ALIVE

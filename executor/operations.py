@@ -1,0 +1,451 @@
+"""The table of operations: one row for each use case, read by everything that carries it.
+
+`http/api.py` makes its routes from these rows, `http/openapi.py` its document, and `platform/` calls them, embedded or
+remote. So a surface cannot offer an operation that another one lacks, or take other arguments than it.
+
+`Operation.name` is the method of `executor.service.Service`: it is called with the caller, the values of the path's
+parameters in their order, and the remaining arguments by name.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from executor.views import (
+    ChannelMoveView,
+    ChannelView,
+    DeploymentView,
+    EventReceipt,
+    GarbageView,
+    Health,
+    InstancePage,
+    JournalItem,
+    LogLine,
+    StartOutcome,
+    StartRequest,
+    Status,
+    TenantView,
+    TokenView,
+)
+
+API_PREFIX = "/api/v1"
+RESULT_WAIT_S_MAX = 60.0
+"""Longest wait of one HTTP request; the Python API and the command line ask again until their own time is up."""
+TOKEN_LIFE_S_MAX = 100 * 366 * 86_400.0
+
+Limit = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+Position = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+Wait = Annotated[float, msgspec.Meta(ge=0, le=RESULT_WAIT_S_MAX)]
+
+
+class Arguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an operation takes besides its path; in the query of a GET, else in a JSON body."""
+
+
+class CreateTenant(Arguments, frozen=True):
+    name: str
+
+
+class CreateToken(Arguments, frozen=True):
+    access: Literal["read", "write"] = "write"
+    expires_in_s: Annotated[float, msgspec.Meta(gt=0, le=TOKEN_LIFE_S_MAX)] | None = None
+    label: str = ""
+
+
+class Base64File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file that is not UTF-8 text."""
+
+    base64: bytes
+
+
+class Deploy(Arguments, frozen=True):
+    """`files`: path to text, or to `{"base64": "…"}`. They replace the whole tree of `branch`."""
+
+    files: dict[str, str | Base64File]
+    message: str = ""
+    branch: str = "main"
+
+
+class ListVersions(Arguments, frozen=True):
+    """`before`: deployment id of the last row seen."""
+
+    limit: Limit = 50
+    before: Position | None = None
+
+
+class ListMoves(Arguments, frozen=True):
+    limit: Limit = 50
+
+
+class Rollback(Arguments, frozen=True):
+    """`to`: "previous", a full commit, or a prefix of 7 digits or more."""
+
+    to: str = "previous"
+    channel: str = "live"
+    why: str = ""
+
+
+class Pin(Arguments, frozen=True):
+    commit: str = "live"
+    channel: str = "live"
+    why: str = ""
+
+
+class Unpin(Arguments, frozen=True):
+    channel: str = "live"
+    why: str = ""
+
+
+class Start(Arguments, frozen=True):
+    """The same id with the same workflow and payload is the same instance, however often it is started."""
+
+    workflow: str
+    payload: Any = None
+    id: str | None = None
+    channel: str = "live"
+    commit: str | None = None
+
+
+class StartMany(Arguments, frozen=True):
+    requests: Annotated[list[StartRequest], msgspec.Meta(max_length=1000)]
+
+
+class ListInstances(Arguments, frozen=True):
+    """Newest first. `after`: `next` of the page before."""
+
+    state: str | None = None
+    workflow: str | None = None
+    commit: str | None = None
+    limit: Limit = 100
+    after: str | None = None
+
+
+class Result(Arguments, frozen=True):
+    timeout_s: Wait = 0.0
+
+
+class SendEvent(Arguments, frozen=True):
+    """`event_id`: sending it again changes nothing."""
+
+    type: str
+    payload: Any = None
+    event_id: str | None = None
+
+
+class ReadJournal(Arguments, frozen=True):
+    after: Position = 0
+    limit: Limit = 1000
+
+
+class ReadLogs(Arguments, frozen=True):
+    """`wait_s`: wait for a line newer than `after`."""
+
+    after: Position = 0
+    limit: Limit = 1000
+    wait_s: Wait = 0.0
+
+
+class Backup(Arguments, frozen=True):
+    """`target`: a directory on the server's machine that does not exist yet."""
+
+    target: str
+
+
+class ResultView(msgspec.Struct, frozen=True):
+    """The answer to `result`: what `run()` returned, as a JSON value."""
+
+    output: Any
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """`result` None: nothing (204). `result` bytes: the body itself, of `media_type`.
+
+    `access`: the least that the caller's token must allow; the service checks it, this is for the documents.
+    """
+
+    name: str
+    method: Literal["GET", "POST", "DELETE"]
+    path: str
+    arguments: type[Arguments] = Arguments
+    result: Any = None
+    status: int = 200
+    access: Literal["none", "read", "write", "admin"] = "read"
+    body: Literal["payload", "deploy", "batch"] = "payload"
+    media_type: str = "application/octet-stream"
+    summary: str
+
+    @property
+    def parameters(self) -> list[str]:
+        """Names of the path's parameters, in order."""
+        return [part[1:-1].partition(":")[0] for part in self.path.split("/") if part.startswith("{")]
+
+    def keywords(self, arguments: Arguments) -> dict[str, Any]:
+        """The service method's keyword arguments. Files become bytes, and a result is waited for as long as asked."""
+        found = {name: getattr(arguments, name) for name in arguments.__struct_fields__}
+        if isinstance(arguments, Deploy):
+            found["files"] = {
+                path: content.encode() if isinstance(content, str) else content.base64
+                for path, content in arguments.files.items()
+            }
+        return found
+
+
+_TENANT = "/tenants/{tenant}"
+_INSTANCES = _TENANT + "/instances"
+_INSTANCE = _INSTANCES + "/{id}"
+
+_ROWS = [
+    Operation(name="health", method="GET", path="/health", result=Health, access="none", summary="How the server is"),
+    # Tenants and tokens.
+    Operation(
+        name="create_tenant",
+        method="POST",
+        path="/tenants",
+        arguments=CreateTenant,
+        result=TenantView,
+        status=201,
+        access="admin",
+        summary="Create a tenant",
+    ),
+    Operation(
+        name="tenants", method="GET", path="/tenants", result=list[TenantView], access="admin", summary="List tenants"
+    ),
+    Operation(name="tenant", method="GET", path=_TENANT, result=TenantView, summary="Show a tenant"),
+    Operation(
+        name="delete_tenant",
+        method="DELETE",
+        path=_TENANT,
+        status=204,
+        access="admin",
+        summary="Delete a tenant with its code, tokens and instances",
+    ),
+    Operation(
+        name="create_token",
+        method="POST",
+        path=_TENANT + "/tokens",
+        arguments=CreateToken,
+        result=TokenView,
+        status=201,
+        access="admin",
+        summary="Create a token; its secret is shown only now",
+    ),
+    Operation(
+        name="tokens",
+        method="GET",
+        path=_TENANT + "/tokens",
+        result=list[TokenView],
+        access="admin",
+        summary="List a tenant's tokens",
+    ),
+    Operation(
+        name="revoke_token",
+        method="DELETE",
+        path=_TENANT + "/tokens/{token_id}",
+        status=204,
+        access="admin",
+        summary="Revoke a token",
+    ),
+    # Code.
+    Operation(
+        name="deploy",
+        method="POST",
+        path=_TENANT + "/deployments",
+        arguments=Deploy,
+        result=DeploymentView,
+        status=201,
+        access="write",
+        body="deploy",
+        summary="Commit files and deploy them, as a push does",
+    ),
+    Operation(
+        name="versions",
+        method="GET",
+        path=_TENANT + "/versions",
+        arguments=ListVersions,
+        result=list[DeploymentView],
+        summary="List deployments, newest first",
+    ),
+    Operation(
+        name="version",
+        method="GET",
+        path=_TENANT + "/versions/{commit}",
+        result=DeploymentView,
+        summary="Show a deployment",
+    ),
+    Operation(
+        name="files",
+        method="GET",
+        path=_TENANT + "/versions/{commit}/files",
+        result=dict[str, int],
+        summary="Paths and sizes in bytes of a version's files",
+    ),
+    Operation(
+        name="file",
+        method="GET",
+        path=_TENANT + "/versions/{commit}/files/{path:path}",
+        result=bytes,
+        summary="One file at a version",
+    ),
+    Operation(
+        name="channels", method="GET", path=_TENANT + "/channels", result=list[ChannelView], summary="List channels"
+    ),
+    Operation(
+        name="channel_history",
+        method="GET",
+        path=_TENANT + "/channels/{channel}/history",
+        arguments=ListMoves,
+        result=list[ChannelMoveView],
+        summary="Every move of a channel, newest first",
+    ),
+    Operation(
+        name="rollback",
+        method="POST",
+        path=_TENANT + "/rollback",
+        arguments=Rollback,
+        result=ChannelMoveView,
+        access="write",
+        summary="Move a channel back; history and branches stay as they are",
+    ),
+    Operation(
+        name="pin",
+        method="POST",
+        path=_TENANT + "/pin",
+        arguments=Pin,
+        result=ChannelView,
+        access="write",
+        summary="Keep a channel on a commit, whatever is pushed",
+    ),
+    Operation(
+        name="unpin",
+        method="POST",
+        path=_TENANT + "/unpin",
+        arguments=Unpin,
+        result=ChannelView,
+        access="write",
+        summary="Let pushes move the channel again",
+    ),
+    Operation(
+        name="collect_garbage",
+        method="POST",
+        path=_TENANT + "/collect-garbage",
+        result=GarbageView,
+        access="write",
+        summary="Drop commits that no branch, channel history, pin or instance needs",
+    ),
+    # Instances.
+    Operation(
+        name="start",
+        method="POST",
+        path=_INSTANCES,
+        arguments=Start,
+        result=Status,
+        access="write",
+        summary="Start an instance; durable when answered",
+    ),
+    Operation(
+        name="start_many",
+        method="POST",
+        path=_INSTANCES + "/batch",
+        arguments=StartMany,
+        result=list[StartOutcome],
+        access="write",
+        body="batch",
+        summary="Start up to 1000 instances; each has its own outcome",
+    ),
+    Operation(
+        name="instances",
+        method="GET",
+        path=_INSTANCES,
+        arguments=ListInstances,
+        result=InstancePage,
+        summary="List instances, newest first",
+    ),
+    Operation(name="status", method="GET", path=_INSTANCE, result=Status, summary="Show an instance"),
+    Operation(
+        name="result",
+        method="GET",
+        path=_INSTANCE + "/result",
+        arguments=Result,
+        result=ResultView,
+        summary="The instance's output, waiting for it up to timeout_s",
+    ),
+    Operation(
+        name="send_event",
+        method="POST",
+        path=_INSTANCE + "/events",
+        arguments=SendEvent,
+        result=EventReceipt,
+        access="write",
+        summary="Send an event; durable when answered",
+    ),
+    Operation(
+        name="pause",
+        method="POST",
+        path=_INSTANCE + "/pause",
+        result=Status,
+        access="write",
+        summary="Start no further step until resumed",
+    ),
+    Operation(name="resume", method="POST", path=_INSTANCE + "/resume", result=Status, access="write", summary="Go on"),
+    Operation(
+        name="terminate",
+        method="POST",
+        path=_INSTANCE + "/terminate",
+        result=Status,
+        access="write",
+        summary="End the instance now, for good",
+    ),
+    Operation(
+        name="delete",
+        method="DELETE",
+        path=_INSTANCE,
+        status=204,
+        access="write",
+        summary="Forget an instance: journal, facet and logs",
+    ),
+    Operation(
+        name="journal",
+        method="GET",
+        path=_INSTANCE + "/journal",
+        arguments=ReadJournal,
+        result=list[JournalItem],
+        summary="Journal entries after a sequence number",
+    ),
+    Operation(
+        name="logs",
+        method="GET",
+        path=_INSTANCE + "/logs",
+        arguments=ReadLogs,
+        result=list[LogLine],
+        summary="What the instance printed and logged, after a cursor",
+    ),
+    Operation(
+        name="facet",
+        method="GET",
+        path=_INSTANCE + "/facet",
+        result=bytes,
+        media_type="application/vnd.sqlite3",
+        summary="The instance's facet as an SQLite file; empty if it has none",
+    ),
+    # The platform.
+    Operation(
+        name="backup",
+        method="POST",
+        path="/backup",
+        arguments=Backup,
+        status=204,
+        access="admin",
+        summary="Copy everything, consistently, to a directory on the server's machine",
+    ),
+    Operation(
+        name="check",
+        method="POST",
+        path="/check",
+        result=list[str],
+        access="admin",
+        summary="Verify everything stored; each problem is a line",
+    ),
+]
+OPERATIONS: dict[str, Operation] = {row.name: row for row in _ROWS}

@@ -1,0 +1,465 @@
+"""AsyncPlatform, AsyncTenant, AsyncRun: the Python API, for asyncio and trio. `api.py` is its generated sync twin
+(`tools/unasync.py`); the two have the same methods.
+
+One implementation for embedded and remote use: each method names an operation of `executor.operations`, and a
+transport carries it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar, overload
+
+import msgspec
+
+from executor.config import load
+from executor.core.errors import PerdureError, Refused, from_json
+from executor.operations import OPERATIONS, Arguments, Operation
+from executor.platform import payloads
+from executor.platform.async_remote import AsyncRemote
+from executor.platform.embedded import AsyncEmbedded
+from executor.platform.host import Host
+from executor.platform.lines import AsyncLines
+from executor.views import (
+    ChannelMoveView,
+    ChannelView,
+    DeploymentView,
+    EventReceipt,
+    GarbageView,
+    Health,
+    InstancePage,
+    InstanceView,
+    JournalItem,
+    LogLine,
+    StartOutcome,
+    StartRequest,
+    Status,
+    TenantView,
+    TokenView,
+)
+from executor.workflow import Workflow
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+PAGE = 1000
+
+
+class AsyncTransport(Protocol):
+    """Carries operations to a service. Errors are PerdureErrors, whatever is between."""
+
+    async def open(self) -> None: ...
+    async def close(self) -> None: ...
+    async def call(self, operation: Operation, path: tuple[str, ...], arguments: Arguments) -> Any: ...
+    async def result(self, tenant: str, instance: str, timeout_s: float | None) -> Any: ...
+    def url(self, path: str) -> str: ...
+
+
+class AsyncPlatform:
+    """The platform, embedded in this process or remote. Use it as a context manager, or call close() at the end."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+        self._is_open = False
+
+    @classmethod
+    def local(cls, dir: str | os.PathLike[str], *, unconfined: bool = False, **settings: Any) -> Self:
+        """The executor on its own thread of this process, over the data directory `dir` (made if missing).
+
+        `settings` are fields of `executor.config.Config`; environment and DIR/config.toml count as for the server.
+        `unconfined`: run tenant code without confinement; only where every tenant is trusted like yourself.
+        Opening raises Refused: `data_in_use` (another executor has it open), `not_confined`, `schema_too_new`.
+        """
+        flags: dict[str, Any] = {"data_dir": Path(dir), **settings}
+        if unconfined:
+            flags["unconfined"] = True
+        return cls(AsyncEmbedded(Host(load(flags))))
+
+    @classmethod
+    def connect(cls, url: str, *, token: str | None = None) -> Self:
+        """A server, with the platform's or a tenant's token. Nothing is sent before the first call."""
+        return cls(AsyncRemote(url, token=token))
+
+    async def __aenter__(self) -> Self:
+        await self._open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Release everything. Instances go on when the platform is opened again."""
+        await self._transport.close()
+
+    async def create_tenant(self, name: str) -> AsyncTenant:
+        """Raises Conflict (`tenant_exists`), Refused (`invalid_name`)."""
+        return AsyncTenant(self, await self._call("create_tenant", name=name))
+
+    async def tenant(self, name: str) -> AsyncTenant:
+        """Raises NotFound (`tenant_not_found`)."""
+        return AsyncTenant(self, await self._call("tenant", name))
+
+    async def tenants(self) -> list[AsyncTenant]:
+        return [AsyncTenant(self, view) for view in await self._call("tenants")]
+
+    async def delete_tenant(self, name: str) -> None:
+        """Delete a tenant with its code, tokens and instances, for good."""
+        await self._call("delete_tenant", name)
+
+    async def health(self) -> Health:
+        found: Health = await self._call("health")
+        return found
+
+    async def backup(self, target: str | os.PathLike[str]) -> None:
+        """Copy everything, consistently, to a directory (on the server's machine) that does not exist yet."""
+        await self._call("backup", target=os.fspath(target))
+
+    async def verify(self) -> list[str]:
+        """Check everything stored against its digests and invariants; each problem is a line."""
+        found: list[str] = await self._call("check")
+        return found
+
+    async def _open(self) -> None:
+        if not self._is_open:
+            await self._transport.open()
+            self._is_open = True
+
+    async def _call(self, name: str, /, *path: str, **arguments: Any) -> Any:
+        """Do the operation `name`. Its arguments are checked here, so that both transports refuse the same way."""
+        operation = OPERATIONS[name]
+        await self._open()
+        for part in path:
+            if not isinstance(part, str):
+                raise Refused(f"{part!r} is not a name.", code="invalid_name", hint="Names are text.")
+        try:
+            checked = msgspec.convert(arguments, operation.arguments)
+        except msgspec.ValidationError as error:
+            raise Refused(f"The arguments of {name} are wrong: {error}.") from None
+        return await self._transport.call(operation, path, checked)
+
+
+class AsyncTenant:
+    """One tenant: its code, its tokens and its instances."""
+
+    def __init__(self, platform: AsyncPlatform, view: TenantView) -> None:
+        self._platform = platform
+        self._view = view
+        self.name = view.name
+        self.created_at_ms = view.created_at_ms
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+    @property
+    def git_url(self) -> str:
+        """Where `git push` and `git clone` find the repository: any user name, a token of `create_token` as password.
+
+        An embedded platform begins to serve it, on a loopback port, when it is first asked.
+        """
+        return self._platform._transport.url(self._view.git_path)
+
+    # --- tokens
+
+    async def create_token(
+        self, *, access: Literal["read", "write"] = "write", expires_in_s: float | None = None, label: str = ""
+    ) -> TokenView:
+        """A new token; `.secret` is shown only here. It opens this tenant's repository and API."""
+        found: TokenView = await self._call("create_token", access=access, expires_in_s=expires_in_s, label=label)
+        return found
+
+    async def tokens(self) -> list[TokenView]:
+        found: list[TokenView] = await self._call("tokens")
+        return found
+
+    async def revoke_token(self, id: str) -> None:
+        """Raises NotFound (`token_not_found`)."""
+        await self._call("revoke_token", id)
+
+    # --- code
+
+    async def deploy(
+        self, files: Mapping[str, str | bytes], *, message: str = "", branch: str = "main"
+    ) -> DeploymentView:
+        """Commit `files` as the whole tree of `branch` and deploy the commit, as a push does. Durable on return.
+
+        Raises Refused: `deploy_refused` (`details["diagnostics"]` names file, line and reason), `push_refused`.
+        """
+        contents = payloads.file_contents(files)
+        found: DeploymentView = await self._call("deploy", files=contents, message=message, branch=branch)
+        return found
+
+    async def versions(self, *, limit: int = 50, before: int | None = None) -> list[DeploymentView]:
+        """Deployments, newest first; `before` is the id of the last one seen."""
+        found: list[DeploymentView] = await self._call("versions", limit=limit, before=before)
+        return found
+
+    async def version(self, commit: str) -> DeploymentView:
+        """Raises NotFound (`version_not_found`). `commit` may be a unique prefix of 7 digits or more."""
+        found: DeploymentView = await self._call("version", commit)
+        return found
+
+    async def files(self, commit: str) -> dict[str, int]:
+        """Paths and sizes in bytes at a version."""
+        found: dict[str, int] = await self._call("files", commit)
+        return found
+
+    async def file(self, commit: str, path: str) -> bytes:
+        """Raises NotFound (`file_not_found`)."""
+        found: bytes = await self._call("file", commit, path)
+        return found
+
+    async def channels(self) -> list[ChannelView]:
+        found: list[ChannelView] = await self._call("channels")
+        return found
+
+    async def channel_history(self, channel: str = "live", *, limit: int = 50) -> list[ChannelMoveView]:
+        """Every move, newest first."""
+        found: list[ChannelMoveView] = await self._call("channel_history", channel, limit=limit)
+        return found
+
+    async def rollback(self, *, to: str = "previous", channel: str = "live", why: str = "") -> ChannelMoveView:
+        """Move a channel back. Branches, history and running instances stay as they are. Durable on return."""
+        found: ChannelMoveView = await self._call("rollback", to=to, channel=channel, why=why)
+        return found
+
+    async def pin(self, commit: str = "live", *, channel: str = "live", why: str = "") -> ChannelView:
+        """Keep the channel on that commit: pushes still deploy, but do not move it, until `unpin`."""
+        found: ChannelView = await self._call("pin", commit=commit, channel=channel, why=why)
+        return found
+
+    async def unpin(self, *, channel: str = "live", why: str = "") -> ChannelView:
+        found: ChannelView = await self._call("unpin", channel=channel, why=why)
+        return found
+
+    async def collect_garbage(self) -> GarbageView:
+        """Drop what no branch, tag, channel history, pin or instance needs."""
+        found: GarbageView = await self._call("collect_garbage")
+        return found
+
+    async def delete(self) -> None:
+        """As `platform.delete_tenant`."""
+        await self._platform.delete_tenant(self.name)
+
+    # --- instances
+
+    @overload
+    async def start(
+        self,
+        workflow: type[Workflow[P, R]],
+        payload: P,
+        *,
+        id: str | None = None,
+        channel: str = "live",
+        commit: str | None = None,
+    ) -> AsyncRun[R]: ...
+    @overload
+    async def start(
+        self,
+        workflow: type[Workflow[None, R]],
+        *,
+        id: str | None = None,
+        channel: str = "live",
+        commit: str | None = None,
+    ) -> AsyncRun[R]: ...
+    @overload
+    async def start(
+        self,
+        workflow: str,
+        payload: Any = None,
+        *,
+        id: str | None = None,
+        channel: str = "live",
+        commit: str | None = None,
+    ) -> AsyncRun[Any]: ...
+    async def start(
+        self,
+        workflow: str | type[Workflow[Any, Any]],
+        payload: Any = None,
+        *,
+        id: str | None = None,
+        channel: str = "live",
+        commit: str | None = None,
+    ) -> AsyncRun[Any]:
+        """Start an instance on the commit that `channel` is on now, or on `commit`. Durable on return.
+
+        The same id with the same workflow and payload is the same instance, however often it is started; with others
+        it is a Conflict (`instance_exists`). Dataclasses and pydantic models are taken as payload; where a class is
+        given, `result()` has its declared type.
+        Raises Refused: `not_deployed`, `unknown_workflow`, `bad_payload`, `payload_too_large`, `invalid_name`.
+        """
+        status: Status = await self._call(
+            "start",
+            workflow=payloads.workflow_name(workflow),
+            payload=payloads.value_of(payload),
+            id=id,
+            channel=channel,
+            commit=commit,
+        )
+        return AsyncRun(self, status.id, payloads.result_type(workflow))
+
+    @overload
+    async def start_many(
+        self, requests: Iterable[StartRequest | Mapping[str, Any]], *, return_exceptions: Literal[False] = False
+    ) -> list[AsyncRun[Any]]: ...
+    @overload
+    async def start_many(
+        self, requests: Iterable[StartRequest | Mapping[str, Any]], *, return_exceptions: bool
+    ) -> list[AsyncRun[Any] | PerdureError]: ...
+    async def start_many(
+        self, requests: Iterable[StartRequest | Mapping[str, Any]], *, return_exceptions: bool = False
+    ) -> Any:
+        """Start many instances with few disk writes. Each request is a StartRequest, or a dict of its fields
+        (workflow, payload, id, channel, commit). Those that succeed are durable on return.
+
+        With return_exceptions, a refused request gives its error in its place; else the first error is raised after
+        all were tried, with `details["index"]`.
+        """
+        wanted = [_request(item) for item in requests]
+        outcomes: list[StartOutcome] = []
+        for first in range(0, len(wanted), PAGE):
+            outcomes += await self._call("start_many", requests=wanted[first : first + PAGE])
+        found: list[AsyncRun[Any] | PerdureError] = []
+        for index, outcome in enumerate(outcomes):
+            if outcome.status is not None:
+                found.append(AsyncRun(self, outcome.status.id))
+                continue
+            error = from_json(outcome.error or {})
+            error.details["index"] = index
+            found.append(error)
+        refused = [item for item in found if isinstance(item, PerdureError)]
+        if refused and not return_exceptions:
+            raise refused[0]
+        return found
+
+    async def instance(self, id: str) -> AsyncRun[Any]:
+        """Raises NotFound (`instance_not_found`)."""
+        status: Status = await self._call("status", id)
+        return AsyncRun(self, status.id)
+
+    async def instances(
+        self,
+        *,
+        state: str | None = None,
+        workflow: str | type[Workflow[Any, Any]] | None = None,
+        commit: str | None = None,
+        limit: int | None = 100,
+    ) -> list[InstanceView]:
+        """The newest `limit` instances that fit (None: all of them)."""
+        name = None if workflow is None else payloads.workflow_name(workflow)
+        if limit is not None and limit < 1:
+            raise Refused(f"limit is {limit}.", hint="Give 1 or more, or None for all.")
+        found: list[InstanceView] = []
+        after: str | None = None
+        while limit is None or len(found) < limit:
+            size = PAGE if limit is None else min(PAGE, limit - len(found))
+            page: InstancePage = await self._call(
+                "instances", state=state, workflow=name, commit=commit, limit=size, after=after
+            )
+            found += page.items
+            after = page.next
+            if after is None:
+                break
+        return found
+
+    async def _call(self, operation: str, /, *path: str, **arguments: Any) -> Any:
+        return await self._platform._call(operation, self.name, *path, **arguments)
+
+
+class AsyncRun(Generic[R]):
+    """Handle of one instance. It holds names only: every method asks the platform."""
+
+    def __init__(self, tenant: AsyncTenant, id: str, kind: Any = Any) -> None:
+        self._tenant = tenant
+        self._kind = kind
+        self.id = id
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._tenant.name!r}, {self.id!r})"
+
+    async def status(self) -> Status:
+        """State, pinned commit, what it waits for, attempts, error, output."""
+        found: Status = await self._call("status")
+        return found
+
+    async def send_event(self, type: str, payload: Any = None, *, id: str | None = None) -> EventReceipt:
+        """Send an event: durable on return. Early ones wait for `wait_for_event`; the same id counts once.
+
+        Raises Conflict: `instance_finished`, `event_exists` (that id, another type or payload).
+        """
+        found: EventReceipt = await self._call("send_event", type=type, payload=payloads.value_of(payload), event_id=id)
+        return found
+
+    async def result(self, *, timeout: float | None = None) -> R:  # noqa: ASYNC109 - it bounds the wait elsewhere
+        """What `run()` returned, waiting for it up to `timeout` seconds (None: as long as it takes).
+
+        Raises TenantError (the workflow failed), Conflict (`instance_terminated`), Unavailable (`timeout`: it goes on).
+        """
+        await self._tenant._platform._open()
+        value = await self._tenant._platform._transport.result(self._tenant.name, self.id, timeout)
+        found: R = payloads.typed(value, self._kind, of=self.id)
+        return found
+
+    async def pause(self) -> Status:
+        """Start no further step until `resume`; steps under way finish. Durable on return."""
+        found: Status = await self._call("pause")
+        return found
+
+    async def resume(self) -> Status:
+        found: Status = await self._call("resume")
+        return found
+
+    async def terminate(self, *, undo: bool = False) -> Status:
+        """End the instance now, for good. `undo` is refused in this release."""
+        if undo:
+            raise Refused("Undoing steps is not part of this release.", hint="Call terminate() without undo.")
+        found: Status = await self._call("terminate")
+        return found
+
+    async def delete(self) -> None:
+        """Forget the instance: journal, facet and logs. A later instance may take its id."""
+        await self._call("delete")
+
+    async def journal(self, *, after: int = 0, limit: int = 1000) -> list[JournalItem]:
+        """Entries after sequence number `after`, oldest first."""
+        found: list[JournalItem] = await self._call("journal", after=after, limit=limit)
+        return found
+
+    def logs(self, *, follow: bool = False, after: int = 0) -> AsyncLines:
+        """What the instance printed and logged, oldest first, after the cursor `after`.
+
+        With follow, iterating goes on with lines as they come, until the instance has ended.
+        """
+        return AsyncLines(self._read_logs, self._is_final, follow=follow, after=after)
+
+    async def facet(self) -> bytes:
+        """The instance's facet as an ordinary SQLite file; empty if it has none."""
+        found: bytes = await self._call("facet")
+        return found
+
+    async def _read_logs(self, *, after: int, limit: int, wait_s: float) -> list[LogLine]:
+        found: list[LogLine] = await self._call("logs", after=after, limit=limit, wait_s=wait_s)
+        return found
+
+    async def _is_final(self) -> bool:
+        return (await self.status()).is_final
+
+    async def _call(self, operation: str, /, **arguments: Any) -> Any:
+        return await self._tenant._call(operation, self.id, **arguments)
+
+
+def _request(item: StartRequest | Mapping[str, Any]) -> StartRequest:
+    fields = msgspec.structs.asdict(item) if isinstance(item, StartRequest) else dict(item)
+    unknown = fields.keys() - set(StartRequest.__struct_fields__)
+    if unknown or "workflow" not in fields:
+        raise Refused(
+            f"{sorted(map(str, fields))} are not the fields of a start.",
+            hint="A start has workflow, and perhaps payload, id, channel, commit.",
+        )
+    fields["workflow"] = payloads.workflow_name(fields["workflow"])
+    fields["payload"] = payloads.value_of(fields.get("payload"))
+    return StartRequest(**fields)

@@ -1,0 +1,106 @@
+"""Transports to a Host in this process: one for plain threads, one for asyncio and trio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import sniffio
+import trio
+
+from executor.operations import Arguments, Operation
+from executor.platform.host import Host
+
+if TYPE_CHECKING:
+    from executor.service import Caller, Service
+
+T = TypeVar("T")
+
+
+def _call(host: Host, operation: Operation, path: tuple[str, ...], arguments: Arguments) -> Future[Any]:
+    def call(service: Service, caller: Caller) -> Awaitable[Any]:
+        before = [] if operation.access == "none" else [caller]
+        answer: Awaitable[Any] = getattr(service, operation.name)(*before, *path, **operation.keywords(arguments))
+        return answer
+
+    return host.submit(call)
+
+
+def _result(host: Host, tenant: str, instance: str, timeout_s: float | None) -> Future[Any]:
+    return host.submit(lambda service, caller: service.result(caller, tenant, instance, timeout_s=timeout_s))
+
+
+class Embedded:
+    """Blocks the calling thread until the trio thread has answered."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def open(self) -> None:
+        self._host.start().result()
+
+    def close(self) -> None:
+        self._host.stop().result()
+
+    def call(self, operation: Operation, path: tuple[str, ...], arguments: Arguments) -> Any:
+        return _block(_call(self._host, operation, path, arguments))
+
+    def result(self, tenant: str, instance: str, timeout_s: float | None) -> Any:
+        return _block(_result(self._host, tenant, instance, timeout_s))
+
+    def url(self, path: str) -> str:
+        return self._host.address() + path
+
+
+class AsyncEmbedded:
+    """Suspends the calling task, under asyncio or trio."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    async def open(self) -> None:
+        await _wait(self._host.start())
+
+    async def close(self) -> None:
+        await _wait(self._host.stop())
+
+    async def call(self, operation: Operation, path: tuple[str, ...], arguments: Arguments) -> Any:
+        return await _wait(_call(self._host, operation, path, arguments))
+
+    async def result(self, tenant: str, instance: str, timeout_s: float | None) -> Any:
+        return await _wait(_result(self._host, tenant, instance, timeout_s))
+
+    def url(self, path: str) -> str:
+        return self._host.address() + path
+
+
+def _block(future: Future[T]) -> T:
+    try:
+        return future.result()
+    except BaseException:
+        # An interrupt of the waiting thread gives up the call too; for a finished future this does nothing.
+        future.cancel()
+        raise
+
+
+async def _wait(future: Future[T]) -> T:
+    """The future's outcome without blocking the caller's event loop. Cancelling the wait cancels the future."""
+    if sniffio.current_async_library() == "asyncio":
+        return await asyncio.wrap_future(future)
+    done = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def tell(_future: Future[T]) -> None:
+        with suppress(trio.RunFinishedError):
+            token.run_sync_soon(done.set)
+
+    future.add_done_callback(tell)
+    try:
+        await done.wait()
+    except trio.Cancelled:
+        future.cancel()
+        raise
+    return future.result()

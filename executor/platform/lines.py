@@ -1,0 +1,102 @@
+"""Lines: what `run.logs()` gives, sync and async: a list of lines, or with follow=True lines as they come."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
+from typing import Any, Protocol, overload
+
+from executor.views import LogLine
+
+FOLLOW_WAIT_S = 20.0
+PAGE = 1000
+
+
+class Read(Protocol):
+    """One page of lines after a cursor, waiting up to `wait_s` for the first."""
+
+    def __call__(self, *, after: int, limit: int, wait_s: float) -> list[LogLine]: ...
+
+
+class AsyncRead(Protocol):
+    def __call__(self, *, after: int, limit: int, wait_s: float) -> Awaitable[list[LogLine]]: ...
+
+
+class Lines(Sequence[LogLine]):
+    """Iterating reads page by page; `len()` and indexes read all that there is now.
+
+    With follow=True iterating waits for further lines until the instance has ended.
+    """
+
+    def __init__(self, read: Read, is_final: Callable[[], bool], *, follow: bool, after: int) -> None:
+        self._read = read
+        self._is_final = is_final
+        self._follow = follow
+        self._after = after
+        self._all: list[LogLine] | None = None
+
+    def __iter__(self) -> Iterator[LogLine]:
+        after, ending = self._after, False
+        while True:
+            wait_s = FOLLOW_WAIT_S if self._follow and not ending else 0.0
+            lines = self._read(after=after, limit=PAGE, wait_s=wait_s)
+            yield from lines
+            if lines:
+                after = lines[-1].cursor
+            elif not self._follow or ending:
+                return
+            else:
+                # Lines may have come between the empty answer and the end: one more look after the end is seen.
+                ending = self._is_final()
+
+    @overload
+    def __getitem__(self, index: int) -> LogLine: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[LogLine]: ...
+    def __getitem__(self, index: int | slice) -> LogLine | list[LogLine]:
+        return self._read_all()[index]
+
+    def __len__(self) -> int:
+        return len(self._read_all())
+
+    def __eq__(self, other: object) -> bool:
+        return self._read_all() == other if isinstance(other, list) else self is other
+
+    __hash__ = None  # type: ignore[assignment]  # it compares like the list that it stands for
+
+    def __repr__(self) -> str:
+        return "Lines(follow=True)" if self._follow else repr(self._read_all())
+
+    def _read_all(self) -> list[LogLine]:
+        if self._all is None:
+            self._all = list(self)
+        return self._all
+
+
+class AsyncLines:
+    """`await run.logs()` gives the list; `async for line in run.logs(follow=True)` each line as it comes."""
+
+    def __init__(self, read: AsyncRead, is_final: Callable[[], Awaitable[bool]], *, follow: bool, after: int) -> None:
+        self._read = read
+        self._is_final = is_final
+        self._follow = follow
+        self._after = after
+
+    async def __aiter__(self) -> AsyncIterator[LogLine]:
+        after, ending = self._after, False
+        while True:
+            wait_s = FOLLOW_WAIT_S if self._follow and not ending else 0.0
+            lines = await self._read(after=after, limit=PAGE, wait_s=wait_s)
+            for line in lines:
+                yield line
+            if lines:
+                after = lines[-1].cursor
+            elif not self._follow or ending:
+                return
+            else:
+                ending = await self._is_final()
+
+    def __await__(self) -> Generator[Any, Any, list[LogLine]]:
+        return self._read_all().__await__()
+
+    async def _read_all(self) -> list[LogLine]:
+        return [line async for line in self]

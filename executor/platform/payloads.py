@@ -1,0 +1,97 @@
+"""Payloads and results at the Python API: dataclasses and models in, declared types out, workflow classes by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from typing import Any, get_args, get_origin
+
+import msgspec
+
+from executor.core import values
+from executor.core.errors import Refused
+from executor.operations import Base64File
+from executor.workflow import Workflow
+
+_UNBOUNDED = 2**31
+"""Size is the service's business: it knows its limit."""
+
+
+def plain(value: Any) -> Any:
+    """`value` with dataclasses, pydantic models and msgspec Structs as dicts, and enum members as their values,
+    at any depth of dicts and lists."""
+    if isinstance(value, enum.Enum):
+        return plain(value.value)
+    if value is None or isinstance(value, str | int | float | bytes):
+        return value
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        return [plain(item) for item in value]
+    if isinstance(value, msgspec.Struct):
+        return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    dump = getattr(value, "model_dump", None)
+    # By duck typing: pydantic is the caller's, not a dependency of ours.
+    return plain(dump()) if callable(dump) and not isinstance(value, type) else value
+
+
+def value_of(value: Any, *, what: str = "payload") -> Any:
+    """`value` as every transport carries it, so that embedded and remote calls refuse and see the same.
+
+    Raises Refused (`bad_payload`) that names the place inside it.
+    """
+    if value is None:
+        return None
+    try:
+        return values.decode(values.encode(plain(value), what=what, bytes_max=_UNBOUNDED))
+    except Refused as error:
+        raise Refused(error.message, code="bad_payload", hint=error.hint, **error.details) from None
+
+
+def workflow_name(workflow: str | type[Any]) -> str:
+    """The public name: a class's own."""
+    if isinstance(workflow, str):
+        return workflow
+    if isinstance(workflow, type) and issubclass(workflow, Workflow):
+        return workflow.__name__
+    raise Refused(f"{workflow!r} is no workflow.", hint="Give the class (it derives from Workflow), or its name.")
+
+
+def result_type(workflow: str | type[Any]) -> Any:
+    """R of `class X(Workflow[P, R])`; Any where it is not declared."""
+    if isinstance(workflow, str):
+        return Any
+    for base in workflow.__mro__:
+        for origin in getattr(base, "__orig_bases__", ()):
+            if get_origin(origin) is Workflow:
+                declared = get_args(origin)[1:]
+                return declared[0] if declared and not hasattr(declared[0], "__constraints__") else Any
+    return Any
+
+
+def typed(value: Any, kind: Any, *, of: str) -> Any:
+    """`value` as the declared type. Raises Refused (`value_refused`) if it does not fit."""
+    if kind is Any:
+        return value
+    validate = getattr(kind, "model_validate", None)
+    try:
+        return validate(value) if callable(validate) else msgspec.convert(value, kind)
+    except (msgspec.ValidationError, ValueError, TypeError) as error:
+        raise Refused(
+            f"The result of {of} does not fit the declared type {getattr(kind, '__name__', kind)}: {error}.",
+            code="value_refused",
+            hint=f"tenant.instance({of!r}) gives a handle without a declared type.",
+        ) from None
+
+
+def file_contents(files: Mapping[str, str | bytes]) -> dict[str, Any]:
+    """Files as the operation takes them."""
+    found: dict[str, Any] = {}
+    for path, content in files.items():
+        if not isinstance(path, str) or not isinstance(content, str | bytes):
+            raise Refused(f"The file {path!r} is not text or bytes.", hint="Give {path: str or bytes}.")
+        found[path] = Base64File(content) if isinstance(content, bytes) else content
+    return found
