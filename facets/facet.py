@@ -62,7 +62,8 @@ class Facet:
         self._connection: apsw.Connection | None = None
         self._fence: Fence | None = None
         self._state: Literal["idle", "ready", "begun", "spoilt"] = "idle"
-        self._savepoint_depth = 0
+        self._step_number = 0
+        self._savepoints: list[object] = []
         self._names: tuple[str, ...] | None = None
         self._lock = threading.RLock()
 
@@ -84,6 +85,8 @@ class Facet:
                     hint="Steps take turns: the facet belongs to one step from its first write to its end.",
                 )
             self._state = "ready"
+            self._step_number += 1
+            self._savepoints.clear()
 
     def commit_step(self) -> bytes:
         """End the step and keep its writes: the delta for its record, b"" if it changed nothing.
@@ -102,7 +105,6 @@ class Facet:
                 self._platform("commit")
                 delta = self._image.take_delta(delta_bytes_max=self._limits.delta_bytes_max)
                 self._state = "idle"
-                self._savepoint_depth = 0
             except BaseException:
                 self.rollback_step()
                 raise
@@ -123,7 +125,6 @@ class Facet:
             if self._connection is None:
                 self._image.revert()
             self._state = "idle"
-            self._savepoint_depth = 0
 
     def execute(self, sql: str, parameters: Parameters = ()) -> list[Row]:
         """Run `sql` and return its rows, if it gives any. `?` take a sequence, `:name` take a mapping.
@@ -149,27 +150,40 @@ class Facet:
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
-        """Undo what is written inside the block if it raises, without giving up the rest of the step. May be nested."""
+        """Undo what is written inside the block if it raises, without giving up the rest of the step. May be nested.
+
+        Blocks of several threads that overlap without nesting cannot be undone singly: then the step is spoilt.
+        """
         with self._lock:
             if self._is_read_only:
                 raise Refused("This facet is open for reading only.", code="facet_read_only", hint=_READ_ONLY_HINT)
             self._ready()
-            self._savepoint_depth += 1
-            name = f"platform_{self._savepoint_depth}"
+            step = self._step_number
+            name = f"platform_{len(self._savepoints)}"
             self._platform(f"savepoint {name}")
+            self._savepoints.append(mark := object())
         try:
             yield
         except BaseException:
             with self._lock:
-                self._savepoint_depth -= 1
                 self._notice_lost_transaction()
-                if self._state == "begun":
-                    self._platform(f"rollback to {name};release {name}")
+                if self._state == "begun" and step == self._step_number:
+                    if self._drop_savepoint(mark):
+                        self._platform(f"rollback to {name};release {name}")
+                    else:
+                        self._state = "spoilt"
             raise
         with self._lock:
-            self._savepoint_depth -= 1
             self._ready()
-            self._platform(f"release {name}")
+            if step == self._step_number and self._drop_savepoint(mark):
+                self._platform(f"release {name}")
+
+    def _drop_savepoint(self, mark: object) -> bool:
+        """Forget a savepoint and those inside it; False if one around it has ended already, and this one with it."""
+        if mark not in self._savepoints:
+            return False
+        del self._savepoints[self._savepoints.index(mark) :]
+        return True
 
     @property
     def last_insert_rowid(self) -> int:

@@ -150,12 +150,8 @@ class Fence:
             )
         elif action in (apsw.SQLITE_ATTACH, apsw.SQLITE_DETACH):
             raise _forbidden("ATTACH, DETACH or VACUUM", "A facet is one database, without access to files.")
-        elif (
-            action in _TEMPORARY
-            or first == "sqlite_temp_master"
-            or (action == apsw.SQLITE_CREATE_VTABLE and schema == "temp")
-        ):
-            # `CREATE TABLE temp.x` is announced as an ordinary CREATE TABLE, but also as a row of this table.
+        elif action in _TEMPORARY or schema == "temp":
+            # `CREATE TABLE temp.x` is announced as an ordinary CREATE TABLE, but also as an insert into temp's schema.
             raise _forbidden("a temporary table, index, view or trigger", "It would be gone after a sleep; use WITH.")
         return apsw.SQLITE_OK
 
