@@ -46,6 +46,10 @@ class Isolation(enum.Enum):
     NONE = "none"
 
 
+LEVELS = {Isolation.CELL: 2, Isolation.LANDLOCK: 1, Isolation.NONE: 0}
+"""Level of each, as `doctor` counts: 3 would be a cell within control groups, which this version does not make."""
+
+
 class IsolationUnavailable(Refused):
     """Tenant code cannot be confined here, and is therefore not run. `missing`, `why` and `mend` are for people."""
 

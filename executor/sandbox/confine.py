@@ -109,7 +109,7 @@ def apply(
     """
     _layer("session", lambda: _session(parent))
     if sys.platform == "linux" or policy.confined:
-        _layer("limit", lambda: _limits(limits, base_bytes))
+        _layer("limit", lambda: _limits(limits, base_bytes, files=not policy.confined))
     if policy.landlock:
         _layer("Landlock", lambda: _landlock(policy.read_paths))
     before_seccomp()
@@ -150,14 +150,14 @@ def _session(parent: int) -> None:
         raise ConfinementFailed("session", "the zygote ended meanwhile")
 
 
-def _limits(limits: SandboxLimits, base_bytes: int) -> None:
+def _limits(limits: SandboxLimits, base_bytes: int, *, files: bool) -> None:
     # A quarter above the limit on memory that the host samples and kills for: the sandbox can pass its limit and be
     # told so ("memory"), but cannot run away between two samples.
     address_space = base_bytes + limits.memory_bytes + limits.memory_bytes // 4
     address_space += limits.step_threads * limits.thread_stack_bytes
     for kind, value in (
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
+        *([] if files else [(resource.RLIMIT_FSIZE, 0)]),
         (resource.RLIMIT_NOFILE, limits.open_files_max),
         (resource.RLIMIT_MEMLOCK, 0),
         (resource.RLIMIT_CPU, limits.cpu_s + 2),

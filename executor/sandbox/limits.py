@@ -52,12 +52,12 @@ class SandboxLimits:
     """Bytes received and not yet taken by the engine before the host stops reading: one largest message and room."""
 
     turn_timeout_s: float = 10.0
-    """Seconds of silence, while a run is at work, after which the sandbox is given up (it had a Ping to answer). Ten:
-    long enough for a garbage collection or a heavy C call on a loaded machine, short enough that instances held up by
-    a runaway neighbour of the same tenant move on."""
+    """Seconds without an answer, while a run is at work, after which the sandbox is given up. Ten: long enough for a
+    garbage collection or a heavy C call on a loaded machine, short enough that instances held up by a runaway neighbour
+    of the same tenant move on."""
 
     ping_after_s: float = 1.0
-    """Seconds of silence, while a run is at work, before a Ping is sent. One a second costs nothing measurable."""
+    """Seconds between an answer and the next question, while a run is at work. A question costs 0.1 ms."""
 
     boot_timeout_s: float = 30.0
     """Seconds from open() to Ready: fork, layers and the import of the tenant's code (which may be large)."""

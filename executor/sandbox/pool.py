@@ -24,7 +24,7 @@ import trio
 
 from executor.core.errors import Unavailable
 from executor.sandbox import protocol
-from executor.sandbox.cell import Cell, CellOptions, Isolation, prepare_tree, process_id
+from executor.sandbox.cell import LEVELS, Cell, CellOptions, Isolation, prepare_tree, process_id
 from executor.sandbox.limits import SandboxLimits
 from executor.sandbox.spec import DeathReason, SandboxDied, SandboxFailed, SandboxSpec
 from executor.sandbox.watch import Watch
@@ -35,7 +35,7 @@ _TICK_S = 0.1
 _MEMORY_EVERY_TICKS = 5
 _OPENING_MAX = 16
 """Requests under way at the zygote: few enough that neither side of its socket ever fills."""
-_EXIT_NOTICE_S = 2.0
+_EXIT_NOTICE_S = 1.0
 _READ_BYTES = 256 * 1024
 _LAST_WORDS_BYTES = 16 * 1024
 
@@ -65,7 +65,8 @@ class Sandbox:
         self._killed: tuple[DeathReason, str] | None = None
         self._death: SandboxDied | None = None
         self._ready = False
-        self._watch = Watch(limits.ping_after_s, limits.turn_timeout_s, heard_s=trio.current_time())
+        self._ended = False  # its end of the channel is closed
+        self._watch = Watch(limits.ping_after_s, limits.turn_timeout_s, answered_s=trio.current_time())
 
     # --- for the engine
 
@@ -194,6 +195,7 @@ class Sandbox:
             self._notify()
 
     async def _await_end(self) -> None:
+        self._ended = True
         with trio.move_on_after(_EXIT_NOTICE_S):
             # The control socket has ended: so must the process.
             await trio.lowlevel.wait_readable(self._pidfd)
@@ -223,7 +225,7 @@ class Sandbox:
 
     def _tick(self, now_s: float, *, sample_memory: bool) -> Callable[[], Any] | None:
         """Look after it once. Returns an async function to start, if a Ping is to be sent."""
-        if self._death is not None or self._killed is not None:
+        if self._ended or self._killed is not None:
             return None
         if sample_memory:
             used = private_bytes(self.pid)
@@ -244,7 +246,7 @@ class Sandbox:
 
     @property
     def _busy(self) -> bool:
-        return self._death is None and (self._watch.busy or not self._ready)
+        return not self._ended and (self._watch.busy or not self._ready)
 
     def _dead(self) -> SandboxDied:
         assert self._death is not None
@@ -306,6 +308,11 @@ class SandboxHost:
     def isolation(self) -> Isolation:
         """How tenant code is held here."""
         return self.options.isolation
+
+    @property
+    def isolation_level(self) -> int:
+        """0 (none) to 3; see `executor.sandbox.probe`."""
+        return LEVELS[self.options.isolation]
 
     @property
     def count(self) -> int:
