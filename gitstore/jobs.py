@@ -29,4 +29,7 @@ def warm() -> None:
         pygit2.enums.ConfigLevel.SYSTEM,
     ):
         pygit2.settings.search_path[level] = ""
+    # By default a pack is mapped a gigabyte at a time: with the limit on address space, no large one could be read.
+    pygit2.settings.mwindow_size = 32 * 1024 * 1024
+    pygit2.settings.mwindow_mapped_limit = 256 * 1024 * 1024
     ast.parse("x = 1")

@@ -255,7 +255,9 @@ class PackScanner:
                 output = state.stream.decompress(window, min(left + 1, WINDOW_BYTES))
             except zlib.error:
                 raise self._malformed("its compressed bytes cannot be read") from None
-            position += len(window) - len(state.stream.unused_data) - len(state.stream.unconsumed_tail)
+            # At the end of a stream zlib may name the same rest in both places.
+            rest = state.stream.unused_data if state.stream.eof else state.stream.unconsumed_tail
+            position += len(window) - len(rest)
             state.done += len(output)
             if state.done > state.size:
                 raise self._malformed(f"it inflates to more than the {state.size} bytes its header says")
