@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
 from executor.sandbox.protocol import FromSandbox, ToSandbox
+from executor.sandbox.spec import DeathReason, SandboxSpec
 from executor.views import (
     ChannelMoveView,
     ChannelView,
@@ -59,10 +60,11 @@ class Append:
 
 @dataclass(frozen=True, slots=True)
 class StoredRow:
-    """A row as stored, with its key and the sequence of its last entry."""
+    """A row as stored, with its key, the sequence of its last entry, and a number that grows with each new instance."""
 
     tenant: str
     instance: str
+    generation: int
     sequence: int
     row: Row
 
@@ -100,7 +102,9 @@ class StateStore(Protocol):
 
     def due(self, now_ms: int, *, limit: int) -> list[StoredRow]: ...
     def next_wake_ms(self) -> int | None: ...
-    def in_states(self, states: Collection[str], *, limit: int, after: tuple[str, str] | None) -> list[StoredRow]: ...
+    def in_states(self, states: Collection[str], *, limit: int, after: int) -> list[StoredRow]:
+        """Oldest first; `after`: `generation` of the last row of the page before."""
+
     def page(
         self,
         tenant: str,
@@ -159,28 +163,11 @@ class CodeSource(Protocol):
     def git_exchange(
         self, tenant: str, service: str, body: BinaryIO, *, who: str, protocol: str | None
     ) -> Iterator[bytes]: ...
+    def backup(self, target: Path) -> None: ...
     def close(self) -> None: ...
 
 
 # --- sandboxes
-
-
-@dataclass(frozen=True, slots=True)
-class SandboxSpec:
-    """What one sandbox process is for: the boundary is the tenant, the code is that of one commit."""
-
-    tenant: str
-    commit: str
-    bundle: Path
-
-
-class SandboxDied(Exception):
-    """The sandbox process ended. `reason`: crashed, killed, memory, time or protocol."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = reason
-        self.detail = detail
 
 
 class Sandbox(Protocol):
@@ -192,15 +179,12 @@ class Sandbox(Protocol):
     async def receive(self) -> list[FromSandbox]:
         """The next frames, at least one. Raises SandboxDied."""
 
-    def kill(self, reason: str) -> None: ...
+    def kill(self, reason: DeathReason = "killed", detail: str = "") -> None: ...
 
 
 class SandboxHost(Protocol):
-    """Starts sandboxes. `isolation_level`: 0 (none) to 3, see `executor.sandbox.probe`."""
-
-    @property
-    def isolation_level(self) -> int: ...
+    """Starts sandboxes."""
 
     async def open(self, spec: SandboxSpec) -> Sandbox:
-        """A sandbox with the version's code imported. Raises TenantError (`code_not_loadable`: the code raised while
-        it was imported), Unavailable (`sandbox_unavailable`)."""
+        """A sandbox with the version's code imported. Raises SandboxFailed (the code raised while it was imported),
+        SandboxDied (it ended before it was ready), Unavailable (`sandbox_unavailable`)."""

@@ -97,7 +97,7 @@ class Engine:
                 nursery.cancel_scope.cancel()
 
     async def _recover(self) -> None:
-        after: tuple[str, str] | None = None
+        after = 0
         while True:
             page_after = after
             rows = await trio.to_thread.run_sync(
@@ -107,7 +107,7 @@ class Engine:
                 self.queue.put((row.tenant, row.instance))
             if len(rows) < RECOVERY_PAGE:
                 return
-            after = (rows[-1].tenant, rows[-1].instance)
+            after = rows[-1].generation
 
     async def _stop(self) -> None:
         self.is_stopping = True

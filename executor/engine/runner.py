@@ -15,11 +15,11 @@ import trio
 from executor.core import decide
 from executor.core.commands import StepDone, StepError
 from executor.core.entries import AnyEntry, Failed, Held
-from executor.core.errors import Corrupt, NotFound, PerdureError, TenantError, Unavailable
+from executor.core.errors import Corrupt, NotFound, PerdureError, Unavailable
 from executor.core.failure import ErrorFact
 from executor.engine.resident import Key, Resident, Run
 from executor.engine.sandboxes import WarmSandbox, WarmSandboxes
-from executor.ports import CodeSource, OutputText, SandboxDied, SandboxHost
+from executor.ports import CodeSource, OutputText, SandboxHost
 from executor.sandbox.protocol import (
     CHUNK_BYTES,
     Activate,
@@ -34,6 +34,7 @@ from executor.sandbox.protocol import (
     Quiesce,
     Turn,
 )
+from executor.sandbox.spec import SandboxDied, SandboxFailed
 
 if TYPE_CHECKING:
     from executor.engine.engine import Engine
@@ -134,8 +135,11 @@ class Runner:
                 warm = await self._sandboxes.reserve(
                     key, resident.instance.start.commit, alone=resident.deaths >= DEATHS_BEFORE_ALONE
                 )
-            except TenantError as error:
-                self._not_loadable(resident, error)
+            except SandboxFailed as failed:
+                self._not_loadable(resident, failed.error)
+                return
+            except SandboxDied as died:
+                self._died(resident, died.reason)
                 return
             except Unavailable as error:
                 log.warning("no sandbox", extra={"tenant": key[0], "instance": key[1], "error": str(error)})
@@ -161,25 +165,16 @@ class Runner:
         self._ask_due_retries(resident, run)
         self._set_alarm(resident, run)
 
-    def _not_loadable(self, resident: Resident, error: TenantError) -> None:
+    def _not_loadable(self, resident: Resident, error: ErrorFact) -> None:
         """Code that cannot be imported fails an instance that has done nothing yet, and holds one that has."""
-        instance = resident.instance
         now_ms = self._engine.clock.now_ms()
         entry: AnyEntry
-        if instance.sequence == 1:
-            details = error.details
-            entry = Failed(
-                now_ms,
-                ErrorFact(
-                    str(details.get("type", "ImportError")),
-                    str(details.get("message", error.message)),
-                    str(details.get("traceback", "")),
-                    retryable=False,
-                    code="code_not_loadable",
-                ).bounded(),
-            )
+        if resident.instance.sequence == 1:
+            fact = ErrorFact(error.type, error.message, error.traceback, False, "code_not_loadable")
+            entry = Failed(now_ms, fact.bounded())
         else:
-            entry = Held(now_ms, "code_not_loadable", error.message, None, None)
+            message = f"the code of its commit cannot be imported: {error.type}: {error.message}"
+            entry = Held(now_ms, "code_not_loadable", message, None, None)
         self._engine.commit(resident, (entry,))
 
     # --- what the durable state asks for

@@ -13,8 +13,9 @@ import trio
 
 from executor.core.errors import Unavailable
 from executor.engine.resident import Key, Resident, Run
-from executor.ports import CodeSource, Sandbox, SandboxDied, SandboxHost, SandboxSpec
+from executor.ports import CodeSource, Sandbox, SandboxHost
 from executor.sandbox.protocol import FromSandbox, ToSandbox
+from executor.sandbox.spec import DeathReason, SandboxDied, SandboxSpec
 
 Place = tuple[str, str, str]
 """Tenant, commit, and the id of the only instance allowed in ("" for all)."""
@@ -153,18 +154,18 @@ class WarmSandboxes:
         self._end(min(idle, key=lambda warm: warm.idle_since), "killed")
         return True
 
-    def _end(self, warm: WarmSandbox, reason: str) -> None:
+    def _end(self, warm: WarmSandbox, reason: DeathReason, detail: str = "") -> None:
         warm.is_dead = True
         warm.has_mail.set()
         if self._warm.get(warm.place) is warm:
             del self._warm[warm.place]
         self._freed.set()
-        warm.sandbox.kill(reason)
+        warm.sandbox.kill(reason, detail)
 
     def condemn(self, warm: WarmSandbox, detail: str) -> None:
         """The sandbox broke the protocol: end it, and report its death to all its runs."""
         if not warm.is_dead:
-            self._end(warm, "protocol")
+            self._end(warm, "protocol", detail)
             self._on_death(warm, SandboxDied("protocol", detail))
 
     async def _read(self, warm: WarmSandbox) -> None:

@@ -1,0 +1,310 @@
+"""The CodeSource port over `gitstore`. Errors of gitstore become PerdureErrors here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO, Literal, ParamSpec, TypeVar
+
+import gitstore
+from executor.core.errors import CODES, Conflict, Corrupt, NotFound, PerdureError, Refused, Unavailable
+from executor.views import (
+    ChannelMoveView,
+    ChannelView,
+    DeploymentView,
+    GarbageView,
+    TenantView,
+    TokenView,
+    WorkflowView,
+)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+INSTANCES_REASON = "instances"
+"""Why a commit is pinned in the code store: instances of it exist."""
+
+_CODES = {
+    "repository_not_found": "tenant_not_found",
+    "deployment_not_found": "version_not_found",
+    "channel_unknown": "channel_not_found",
+}
+_DEFAULT_CODES: list[tuple[type[gitstore.GitStoreError], type[PerdureError], str]] = [
+    (gitstore.NotFound, NotFound, "version_not_found"),
+    (gitstore.Refused, Refused, "push_refused"),
+    (gitstore.Conflict, Conflict, "ref_conflict"),
+    (gitstore.Unavailable, Unavailable, "busy"),
+    (gitstore.Corrupt, Corrupt, "corrupt_store"),
+]
+
+
+def public_error(error: gitstore.GitStoreError) -> PerdureError:
+    """The same error in the platform's families and codes; diagnostics go into the details."""
+    details = {str(key): value for key, value in error.details.items()}
+    code = _CODES.get(error.code, error.code)
+    if isinstance(error, gitstore.Refused) and error.diagnostics:
+        details["diagnostics"] = [
+            {"path": found.path, "line": found.line, "column": found.column, "message": found.message}
+            for found in error.diagnostics
+        ]
+        code = "deploy_refused"
+    for theirs, ours, default in _DEFAULT_CODES:
+        if isinstance(error, theirs):
+            return ours(error.message, code=code if code in CODES else default, hint=error.hint, **details)
+    return Corrupt(error.message, code="corrupt_store", hint=error.hint, **details)
+
+
+def translated(method: Callable[P, R]) -> Callable[P, R]:
+    """Let no GitStoreError out of `method`."""
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(*args, **kwargs)
+        except gitstore.GitStoreError as error:
+            raise public_error(error) from error
+
+    return call
+
+
+class GitCodeSource:
+    """See `executor.ports.CodeSource`."""
+
+    def __init__(self, store: gitstore.GitStore) -> None:
+        self._store = store
+
+    @classmethod
+    @translated
+    def open(cls, path: Path, *, pack_bytes_max: int) -> GitCodeSource:
+        """Raises Refused (`data_in_use`, `schema_too_new`), Corrupt."""
+        return cls(gitstore.GitStore.open(path, limits=gitstore.Limits(pack_bytes_max=pack_bytes_max)))
+
+    # --- tenants and tokens
+
+    @translated
+    def create_tenant(self, name: str) -> TenantView:
+        return _tenant(self._store.create_tenant(name))
+
+    @translated
+    def tenant(self, name: str) -> TenantView:
+        return _tenant(self._store.tenant(name))
+
+    @translated
+    def tenants(self) -> list[TenantView]:
+        return [_tenant(row) for row in self._store.tenants()]
+
+    @translated
+    def delete_tenant(self, name: str) -> None:
+        self._store.delete_tenant(name)
+
+    @translated
+    def create_token(
+        self, tenant: str, *, access: Literal["read", "write"], expires_at_ms: int | None, label: str
+    ) -> TokenView:
+        token = self._store.create_token(tenant, access=access, expires_at_ms=expires_at_ms, label=label)
+        return TokenView(
+            id=str(token.id),
+            tenant=token.tenant,
+            access=token.access,
+            label=token.label,
+            created_at_ms=token.created_at_ms,
+            expires_at_ms=token.expires_at_ms,
+            secret=token.secret,
+        )
+
+    @translated
+    def verify_token(self, secret: str) -> TokenView | None:
+        row = self._store.verify_token(secret)
+        return None if row is None else _token(row)
+
+    @translated
+    def tokens(self, tenant: str) -> list[TokenView]:
+        return [_token(row) for row in self._store.tokens(tenant)]
+
+    @translated
+    def revoke_token(self, tenant: str, token_id: str) -> None:
+        if not (token_id.isascii() and token_id.isdigit() and len(token_id) < 19):
+            raise NotFound(f'tenant "{tenant}" has no token "{token_id[:40]}"', code="token_not_found")
+        self._store.revoke_token(tenant, int(token_id))
+
+    # --- versions
+
+    @translated
+    def deploy(self, tenant: str, files: Mapping[str, bytes], *, message: str, who: str, branch: str) -> DeploymentView:
+        return self._deployment(
+            self._store.commit_files(tenant, files, message=message, who=who, branch=branch, replace=True)
+        )
+
+    @translated
+    def versions(self, tenant: str, *, limit: int, before: int | None) -> list[DeploymentView]:
+        live = self._live(tenant)
+        found = self._store.deployments(tenant, limit=limit, before_id=before)
+        return [_deployment(deployment, live) for deployment in found]
+
+    @translated
+    def version(self, tenant: str, commit: str) -> DeploymentView:
+        return self._deployment(self._store.deployment(tenant, self._resolve(tenant, commit)))
+
+    def _resolve(self, tenant: str, commit: str) -> str:
+        """A channel's name stands for the commit that it is on."""
+        channel = self._store.channel(tenant, commit) if commit.isidentifier() else None
+        return commit if channel is None else channel.commit
+
+    def _live(self, tenant: str) -> dict[str, list[str]]:
+        live: dict[str, list[str]] = {}
+        for channel in self._store.channels(tenant):
+            live.setdefault(channel.commit, []).append(channel.name)
+        return live
+
+    def _deployment(self, deployment: gitstore.Deployment) -> DeploymentView:
+        return _deployment(deployment, self._live(deployment.tenant))
+
+    @translated
+    def files(self, tenant: str, commit: str) -> dict[str, int]:
+        full = self._store.deployment(tenant, self._resolve(tenant, commit)).commit
+        return {entry.path: entry.size for entry in self._store.repository(tenant).files(full)}
+
+    @translated
+    def file(self, tenant: str, commit: str, path: str) -> bytes:
+        full = self._store.deployment(tenant, self._resolve(tenant, commit)).commit
+        return self._store.repository(tenant).read_file(full, path)
+
+    @translated
+    def channels(self, tenant: str) -> list[ChannelView]:
+        return [_channel(channel) for channel in self._store.channels(tenant)]
+
+    @translated
+    def channel_commit(self, tenant: str, channel: str) -> str:
+        found = self._store.channel(tenant, channel)
+        if found is not None:
+            return found.commit
+        if self._store.channels(tenant):
+            raise NotFound(f'tenant "{tenant}" has no channel "{channel}"', code="channel_not_found")
+        raise Refused(
+            f'tenant "{tenant}" has no deployment yet',
+            code="not_deployed",
+            hint="Push code to the default branch, or deploy files.",
+        )
+
+    @translated
+    def channel_history(self, tenant: str, channel: str, *, limit: int) -> list[ChannelMoveView]:
+        return [_move(move) for move in self._store.channel_history(tenant, channel, limit=limit)]
+
+    @translated
+    def rollback(self, tenant: str, *, to: str, channel: str, who: str, why: str) -> ChannelMoveView:
+        return _move(self._store.rollback(tenant, to=to, channel=channel, who=who, why=why))
+
+    @translated
+    def pin_channel(self, tenant: str, commit: str, *, channel: str, who: str, why: str) -> ChannelView:
+        full = self._store.deployment(tenant, self._resolve(tenant, commit)).commit
+        return _channel(self._store.pin_channel(tenant, full, channel=channel, who=who, why=why))
+
+    @translated
+    def unpin_channel(self, tenant: str, *, channel: str, who: str, why: str) -> ChannelView:
+        return _channel(self._store.unpin_channel(tenant, channel=channel, who=who, why=why))
+
+    @translated
+    def keep_for_instances(self, tenant: str, commit: str) -> None:
+        self._store.pin(tenant, commit, reason=INSTANCES_REASON)
+
+    @translated
+    def bundle(self, tenant: str, commit: str) -> Path:
+        return self._store.bundle(tenant, commit).path
+
+    @translated
+    def collect_garbage(self, tenant: str, *, keep: Collection[str]) -> GarbageView:
+        for pin in self._store.pins(tenant):
+            if pin.reason == INSTANCES_REASON and pin.commit not in keep:
+                self._store.unpin(tenant, pin.commit, reason=INSTANCES_REASON)
+        report = self._store.collect_garbage(tenant, keep=keep)
+        return GarbageView(
+            bytes_before=report.bytes_before, bytes_after=report.bytes_after, kept_for_instances=len(set(keep))
+        )
+
+    # --- git conversations
+
+    @translated
+    def git_advertise(self, tenant: str, service: str, *, protocol: str | None) -> bytes:
+        return self._store.advertise(tenant, _service(service), protocol=protocol)
+
+    def git_exchange(
+        self, tenant: str, service: str, body: BinaryIO, *, who: str, protocol: str | None
+    ) -> Iterator[bytes]:
+        try:
+            if _service(service) == "git-receive-pack":
+                yield from self._store.receive_pack(tenant, body, who=who)
+            else:
+                yield from self._store.upload_pack(tenant, body, protocol=protocol)
+        except gitstore.GitStoreError as error:
+            raise public_error(error) from error
+
+    def backup(self, target: Path) -> None:
+        """A consistent copy of rows and packs."""
+        self._store.backup(target)
+
+    @translated
+    def close(self) -> None:
+        self._store.close()
+
+
+def _service(service: str) -> Literal["git-receive-pack", "git-upload-pack"]:
+    if service == "git-receive-pack":
+        return "git-receive-pack"
+    if service == "git-upload-pack":
+        return "git-upload-pack"
+    raise NotFound(f"there is no git service {service[:40]!r}", code="route_not_found")
+
+
+def _tenant(row: gitstore.TenantRow) -> TenantView:
+    return TenantView(name=row.name, created_at_ms=row.created_at_ms, git_path=f"/git/{row.name}.git")
+
+
+def _token(row: gitstore.TokenRow) -> TokenView:
+    return TokenView(
+        id=str(row.id),
+        tenant=row.tenant,
+        access=row.access,
+        label=row.label,
+        created_at_ms=row.created_at_ms,
+        expires_at_ms=row.expires_at_ms,
+    )
+
+
+def _deployment(deployment: gitstore.Deployment, live: Mapping[str, list[str]]) -> DeploymentView:
+    return DeploymentView(
+        id=deployment.id,
+        tenant=deployment.tenant,
+        commit=deployment.commit,
+        tree=deployment.tree,
+        branch=deployment.branch,
+        channel=deployment.channel or None,
+        workflows=[WorkflowView(name=found.name, path=found.path, line=found.line) for found in deployment.workflows],
+        warnings=list(deployment.warnings),
+        checks=[],
+        who=deployment.who,
+        message=deployment.message,
+        created_at_ms=deployment.created_at_ms,
+        live_on=live.get(deployment.commit, []),
+    )
+
+
+def _channel(channel: gitstore.Channel) -> ChannelView:
+    return ChannelView(
+        name=channel.name,
+        commit=channel.commit,
+        pinned=channel.is_pinned,
+        moved_at_ms=channel.moved_at_ms,
+        who=channel.who,
+    )
+
+
+def _move(move: gitstore.ChannelMove) -> ChannelMoveView:
+    return ChannelMoveView(
+        id=move.id,
+        channel=move.channel,
+        from_commit=move.from_commit,
+        to_commit=move.to_commit,
+        kind=move.kind,
+        who=move.who,
+        why=move.why,
+        at_ms=move.at_ms,
+    )

@@ -1,0 +1,193 @@
+"""The StateStore port over `facets`. Errors of facets become PerdureErrors here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Literal, ParamSpec, TypeVar, cast
+
+import facets
+from executor.core.errors import Conflict, Corrupt, NotFound, PerdureError, Refused, Unavailable
+from executor.ports import Append, OutputText, Row, StoredRow
+from executor.views import LogLine
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Stream = Literal["stdout", "stderr", "log"]
+
+
+def public_error(error: facets.FacetError) -> PerdureError:
+    """The same error in the platform's families and codes."""
+    details = {str(key): value for key, value in error.details.items()}
+    match error:
+        case facets.DataInUse():
+            return Refused(error.message, code="data_in_use", hint=error.hint, **details)
+        case facets.SchemaTooNew():
+            return Refused(error.message, code="schema_too_new", hint=error.hint, **details)
+        case facets.StorageFull():
+            return Unavailable(error.message, code="storage_full", hint=error.hint, **details)
+        case facets.Fenced():
+            return Conflict(error.message, code="data_in_use", hint=error.hint, **details)
+        case facets.NotFound():
+            return NotFound(error.message, code="instance_not_found", hint=error.hint, **details)
+        case facets.Refused():
+            return Refused(error.message, code="facet_refused", hint=error.hint, **details)
+        case _:
+            return Corrupt(error.message, code="corrupt_store", hint=error.hint, **details)
+
+
+def translated(method: Callable[P, R]) -> Callable[P, R]:
+    """Let no FacetError out of `method`."""
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(*args, **kwargs)
+        except facets.FacetError as error:
+            raise public_error(error) from error
+
+    return call
+
+
+class FacetsStateStore:
+    """See `executor.ports.StateStore`."""
+
+    def __init__(self, store: facets.StateStore) -> None:
+        self._store = store
+
+    @classmethod
+    @translated
+    def open(cls, path: Path) -> FacetsStateStore:
+        """Raises Refused (`data_in_use`, `schema_too_new`), Corrupt, Unavailable (`storage_full`)."""
+        return cls(facets.StateStore.open(path))
+
+    @property
+    def epoch(self) -> int:
+        return self._store.epoch
+
+    @translated
+    def append(self, records: Sequence[Append]) -> None:
+        self._store.append([_record(append) for append in records])
+
+    @translated
+    def row(self, tenant: str, instance: str) -> StoredRow | None:
+        row = self._store.row(tenant, instance)
+        return None if row is None else _stored(row)
+
+    @translated
+    def journal(self, tenant: str, instance: str, *, after: int = 0, limit: int | None = None) -> list[bytes]:
+        return [record.entry for record in self._store.journal(tenant, instance, after=after, limit=limit)]
+
+    @translated
+    def image(self, tenant: str, instance: str) -> bytes:
+        return self._store.image(tenant, instance)
+
+    @translated
+    def due(self, now_ms: int, *, limit: int) -> list[StoredRow]:
+        return [_stored(row) for row in self._store.due(now_ms, limit=limit)]
+
+    @translated
+    def next_wake_ms(self) -> int | None:
+        return self._store.next_wake_ms()
+
+    @translated
+    def in_states(self, states: Collection[str], *, limit: int, after: int) -> list[StoredRow]:
+        return [_stored(row) for row in self._store.in_states(states, limit=limit, after=after)]
+
+    @translated
+    def page(
+        self,
+        tenant: str,
+        *,
+        state: str | None,
+        workflow: str | None,
+        commit: str | None,
+        limit: int,
+        after: str | None,
+    ) -> tuple[list[StoredRow], str | None]:
+        rows, cursor = self._store.list(tenant, state=state, workflow=workflow, commit=commit, limit=limit, after=after)
+        return [_stored(row) for row in rows], cursor
+
+    @translated
+    def commits(self, tenant: str) -> set[str]:
+        return self._store.commits(tenant)
+
+    @translated
+    def delete(self, tenant: str, instance: str) -> None:
+        self._store.delete(tenant, instance)
+
+    @translated
+    def delete_tenant(self, tenant: str) -> None:
+        self._store.delete_tenant(tenant)
+
+    @translated
+    def append_output(self, lines: Sequence[OutputText]) -> None:
+        self._store.append_output([_line(line) for line in lines])
+
+    @translated
+    def output(self, tenant: str, instance: str, *, after: int, limit: int) -> list[LogLine]:
+        found = self._store.output(tenant, instance, after=after, limit=limit)
+        return [
+            LogLine(
+                cursor=cursor,
+                at_ms=line.at_ms,
+                stream=cast("Stream", line.stream),
+                level=line.level,
+                step=line.step,
+                attempt=line.attempt,
+                text=line.text,
+            )
+            for cursor, line in found
+        ]
+
+    @translated
+    def backup(self, target: Path) -> None:
+        self._store.backup(target)
+
+    @translated
+    def check(self) -> list[str]:
+        return self._store.check()
+
+    @translated
+    def close(self) -> None:
+        self._store.close()
+
+
+def _record(append: Append) -> facets.Record:
+    row = append.row
+    update = facets.RowUpdate(
+        row.state, row.wake_at_ms, row.workflow, row.commit, row.created_at_ms, row.updated_at_ms, row.summary
+    )
+    return facets.Record(append.tenant, append.instance, append.sequence, append.entry, append.delta, update)
+
+
+def _stored(row: facets.InstanceRow) -> StoredRow:
+    return StoredRow(
+        row.tenant,
+        row.instance,
+        row.generation,
+        row.sequence,
+        Row(
+            row.state,
+            row.wake_at_ms,
+            row.workflow,
+            row.commit,
+            row.created_at_ms,
+            row.updated_at_ms,
+            row.summary,
+        ),
+    )
+
+
+def _line(line: OutputText) -> facets.OutputLine:
+    return facets.OutputLine(
+        line.tenant,
+        line.instance,
+        line.position,
+        line.number,
+        line.at_ms,
+        line.stream,
+        line.level,
+        line.step,
+        line.attempt,
+        line.text,
+    )
