@@ -29,7 +29,7 @@ def create_app(
 
     It must run on trio. `extra_routes` are other surfaces (the playground) on the same origin.
     """
-    closing = closing or trio.Event()
+    closing = trio.Event() if closing is None else closing
     metrics = Metrics()
 
     async def healthz(_request: Request) -> Response:

@@ -79,7 +79,7 @@ class AsyncRemote:
         operation = OPERATIONS["result"]
         ends = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            left_s = RESULT_CHUNK_S if ends is None else max(0.0, ends - time.monotonic())
+            left_s = RESULT_CHUNK_S if ends is None else round(max(0.0, ends - time.monotonic()), 3)
             try:
                 return await self.call(operation, (tenant, instance), Result(timeout_s=min(left_s, RESULT_CHUNK_S)))
             except Unavailable as error:

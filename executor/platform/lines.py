@@ -22,9 +22,9 @@ class AsyncRead(Protocol):
 
 
 class Lines(Sequence[LogLine]):
-    """Iterating reads page by page; `len()` and indexes read all that there is now.
+    """The list of all lines that there are when it is first looked at.
 
-    With follow=True iterating waits for further lines until the instance has ended.
+    With follow=True it is no list: iterating goes on, waiting for further lines, until the instance has ended.
     """
 
     def __init__(self, read: Read, is_final: Callable[[], bool], *, follow: bool, after: int) -> None:
@@ -35,6 +35,9 @@ class Lines(Sequence[LogLine]):
         self._all: list[LogLine] | None = None
 
     def __iter__(self) -> Iterator[LogLine]:
+        return self._lines() if self._follow else iter(self._read_all())
+
+    def _lines(self) -> Iterator[LogLine]:
         after, ending = self._after, False
         while True:
             wait_s = FOLLOW_WAIT_S if self._follow and not ending else 0.0
@@ -68,7 +71,9 @@ class Lines(Sequence[LogLine]):
 
     def _read_all(self) -> list[LogLine]:
         if self._all is None:
-            self._all = list(self)
+            if self._follow:
+                raise TypeError("lines that are followed have no length; iterate over them")
+            self._all = list(self._lines())
         return self._all
 
 
