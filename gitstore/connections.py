@@ -102,10 +102,9 @@ class Connections:
         connection = apsw.Connection(str(self._path))
         try:
             connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
-            connection.execute(
-                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
-                "PRAGMA trusted_schema = OFF"
-            )
+            # One at a time: a statement that answers with a row stops those after it in the same string.
+            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "trusted_schema = OFF"):
+                connection.execute(f"PRAGMA {pragma}").fetchall()
         except BaseException:
             connection.close()
             raise

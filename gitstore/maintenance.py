@@ -106,12 +106,9 @@ def verify(parts: Parts, tenant: str) -> list[str]:
                 return [*problems, error.message]
             for oid in reached.objects:
                 try:
-                    kind, content_bytes = odb.read(oid)
+                    odb.read(oid)  # libgit2 hashes what it reads and compares
                 except (KeyError, pygit2.GitError) as error:
                     problems.append(f"object {oid} cannot be read: {error}")
-                    continue
-                if str(pygit2.hash(content_bytes)) != oid and kind == pygit2.enums.ObjectType.BLOB:
-                    problems.append(f"object {oid} has other content than its name says")
         finally:
             repository.free()
     return problems

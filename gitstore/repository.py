@@ -57,15 +57,15 @@ class Repository:
         with self._open(revision) as handle:
             try:
                 target = handle[found].peel(pygit2.Commit)
-            except (KeyError, pygit2.InvalidSpecError, pygit2.GitError):
-                raise self._missing(revision) from None
-            except ValueError:  # libgit2's "ambiguous"
+            except pygit2.AmbiguousError:
                 raise Refused(
                     f"{revision!r} is the beginning of several objects of tenant {self.tenant!r}.",
                     code="version_ambiguous",
                     hint="Give more digits.",
                     details={"tenant": self.tenant, "commit": revision},
                 ) from None
+            except (KeyError, pygit2.GitError):  # absent, or no commit
+                raise self._missing(revision) from None
             return str(target.id)
 
     def has_commit(self, commit: str) -> bool:
@@ -136,7 +136,15 @@ class Repository:
                 if not (self._path / "HEAD").exists():  # nothing was pushed yet
                     raise self._missing(revision)
                 self._handle = open_repository(self._path)
-            yield self._handle
+            try:
+                yield self._handle
+            except (KeyError, pygit2.GitError) as error:
+                raise Corrupt(
+                    f"The repository of tenant {self.tenant!r} cannot be read at {revision!r}: {error}.",
+                    code="object_missing",
+                    hint="Verify the tenant; restore the repository from a backup.",
+                    details={"tenant": self.tenant, "commit": revision},
+                ) from error
 
     @contextmanager
     def _commit(self, commit: str) -> Iterator[tuple[pygit2.Repository, pygit2.Commit]]:
