@@ -1,0 +1,228 @@
+"""What follows from commands, events and the clock; and the laws of the fold."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from executor.core import decide
+from executor.core.commands import Cancel, Complete, RetryPolicy, Sleep, StepDone, StepError, Wait
+from executor.core.entries import (
+    AttemptFailed,
+    Cancelled,
+    Completed,
+    EventReceived,
+    SleepEnded,
+    SleepStarted,
+    StepFailed,
+    StepSucceeded,
+    Terminated,
+    WaitEnded,
+    WaitStarted,
+)
+from executor.core.errors import Conflict
+from executor.core.failure import ErrorFact
+from executor.core.instance import fold
+from tests.executor.core.strategies import ASKED, begin, journals
+
+NO_RETRY = RetryPolicy(limit=0)
+ERROR = ErrorFact("ValueError", "no")
+
+
+def do(instance, command, seen=None, now_ms=2_000):
+    decided = decide.on_command(instance, command, seen=instance.sequence if seen is None else seen, now_ms=now_ms)
+    for entry in decided.entries:
+        instance.apply(entry)
+    return list(decided.entries)
+
+
+def event(instance, id="e1", type="approved", payload=b"p", now_ms=2_000):
+    entries = decide.on_event(instance, id=id, type=type, payload=payload, now_ms=now_ms).entries
+    for entry in entries:
+        instance.apply(entry)
+    return list(entries)
+
+
+def wait(path="w#1", type="approved", timeout_ms=None):
+    return Wait(path, ASKED, "w.py:3", type, timeout_ms)
+
+
+def done(path="a#1", attempt=1, value=b"v"):
+    return StepDone(path, ASKED, "w.py:1", attempt, 1_500, value)
+
+
+def failed(path="a#1", attempt=1, retry=NO_RETRY, error=ERROR):
+    return StepError(path, ASKED, "w.py:1", attempt, 1_500, error, retry)
+
+
+def test_step_result_is_journaled_once():
+    instance = begin()
+    assert do(instance, done()) == [StepSucceeded(2_000, "a#1", ASKED, "w.py:1", 1, 1_500, b"v")]
+    with pytest.raises(decide.Violation, match="step a#1 is already journaled"):
+        do(instance, done())
+
+
+def test_failed_attempt_is_retried_until_the_limit_and_then_failed():
+    instance = begin()
+    policy = RetryPolicy(limit=2, delay_ms=1_000, backoff="constant", jitter=0.0)
+    assert do(instance, failed(retry=policy)) == [
+        AttemptFailed(2_000, "a#1", ASKED, "w.py:1", 1, 1_500, ERROR, 3_000, 2)
+    ]
+    assert instance.next_wake_ms() == 3_000
+    assert do(instance, failed(attempt=2, retry=policy))[0].retry_at_ms == 3_000
+    assert do(instance, failed(attempt=3, retry=policy)) == [StepFailed(2_000, "a#1", ASKED, "w.py:1", 3, 1_500, ERROR)]
+    assert instance.next_wake_ms() is None
+
+
+def test_attempt_out_of_order_is_a_violation():
+    with pytest.raises(decide.Violation, match="reports attempt 2 out of order"):
+        do(begin(), done(attempt=2))
+
+
+def test_error_that_is_not_retryable_fails_at_once():
+    error = ErrorFact("NonRetryableError", "stop", "", False)
+    assert isinstance(do(begin(), failed(retry=RetryPolicy(limit=5), error=error))[0], StepFailed)
+
+
+def test_sleep_ends_when_due_and_not_before():
+    instance = begin()
+    assert do(instance, Sleep("s#1", ASKED, "w.py:2", 500, None)) == [
+        SleepStarted(2_000, "s#1", ASKED, "w.py:2", 2_500)
+    ]
+    assert decide.on_clock(instance, 2_499).entries == ()
+    assert decide.on_clock(instance, 2_500).entries == (SleepEnded(2_500, "s#1"),)
+
+
+def test_sleep_until_a_past_time_ends_at_once():
+    assert do(begin(), Sleep("s#1", ASKED, "w.py:2", None, 5)) == [
+        SleepStarted(2_000, "s#1", ASKED, "w.py:2", 5),
+        SleepEnded(2_000, "s#1"),
+    ]
+
+
+def test_event_before_the_wait_is_kept_for_it():
+    instance = begin()
+    assert event(instance) == [EventReceived(2_000, "e1", "approved", b"p")]
+    assert do(instance, wait()) == [
+        WaitStarted(2_000, "w#1", ASKED, "w.py:3", "approved", None),
+        WaitEnded(2_000, "w#1", 2),
+    ]
+
+
+def test_events_of_a_type_are_consumed_in_order_of_arrival():
+    instance = begin()
+    event(instance, "e1")
+    event(instance, "e2")
+    assert do(instance, wait("w#1"))[1].event == 2
+    assert do(instance, wait("w#2"))[1].event == 3
+
+
+def test_event_wakes_the_first_waiter_of_its_type_only():
+    instance = begin()
+    do(instance, wait("other#1", "paid"))
+    do(instance, wait("w#1"))
+    do(instance, wait("w#2"))
+    assert event(instance)[1] == WaitEnded(2_000, "w#1", 5)
+    assert set(instance.waits) == {"other#1", "w#2"}
+
+
+def test_event_of_the_same_id_counts_once():
+    instance = begin()
+    event(instance)
+    assert event(instance) == []
+
+
+def test_event_id_with_another_payload_is_a_conflict():
+    instance = begin()
+    event(instance)
+    with pytest.raises(Conflict) as caught:
+        event(instance, payload=b"other")
+    assert caught.value.code == "event_exists"
+
+
+def test_wait_that_timed_out_gets_no_event():
+    instance = begin()
+    do(instance, wait(timeout_ms=100))
+    instance.apply(decide.on_clock(instance, 2_100).entries[0])
+    assert event(instance) == [EventReceived(2_000, "e1", "approved", b"p")]
+    assert list(instance.buffered["approved"]) == [4]
+
+
+def test_cancelled_wait_gives_back_an_event_that_the_run_never_saw():
+    instance = begin()
+    do(instance, wait())
+    seen = instance.sequence
+    event(instance)
+    assert do(instance, Cancel("w#1"), seen=seen) == [Cancelled(2_000, "w#1")]
+    assert list(instance.buffered["approved"]) == [3]
+
+
+def test_event_that_is_given_back_goes_to_the_next_waiter():
+    instance = begin()
+    do(instance, wait("w#1"))
+    seen = instance.sequence
+    event(instance)
+    do(instance, wait("w#2"))
+    assert do(instance, Cancel("w#1"), seen=seen) == [Cancelled(2_000, "w#1"), WaitEnded(2_000, "w#2", 3)]
+
+
+def test_cancel_of_a_wait_that_the_run_saw_end_changes_nothing():
+    instance = begin()
+    do(instance, wait())
+    event(instance)
+    assert do(instance, Cancel("w#1")) == []
+
+
+def test_commands_after_the_end_are_too_late():
+    instance = begin()
+    instance.apply(Terminated(1_900))
+    assert do(instance, done()) == []
+    assert do(instance, Complete(b"v")) == []
+
+
+def test_completion_carries_the_value():
+    assert do(begin(), Complete(b"v")) == [Completed(2_000, b"v")]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (StepDone("a#1", b"short", "w.py:1", 1, 0, b""), "a malformed command for 'a#1'"),
+        (StepDone("", ASKED, "w.py:1", 1, 0, b""), "a command with an empty or overlong path"),
+        (StepDone("a#1", ASKED, "w.py:1", 1, 0, bytes(1024 * 1024 + 1)), "step a#1 returned 1048577 bytes"),
+        (Sleep("s#1", ASKED, "w.py:1", 1, 1), "sleep s#1 names both or neither of duration and time"),
+        (Complete(bytes(1024 * 1024 + 1)), r"run\(\) returned 1048577 bytes"),
+    ],
+)
+def test_command_that_no_honest_sandbox_sends_is_a_violation(command, message):
+    with pytest.raises(decide.Violation, match=message):
+        do(begin(), command)
+
+
+@given(journals())
+def test_every_decided_journal_folds(journal):
+    instance = fold(journal)
+    assert instance.sequence == len(journal)
+    open_paths = [*instance.sleeps, *instance.waits, *instance.retries]
+    assert len(open_paths) == len(set(open_paths))
+    assert not set(open_paths) & instance.settled
+
+
+@given(journals())
+def test_each_event_is_buffered_or_consumed_once(journal):
+    instance = fold(journal)
+    events = [number for number, entry in enumerate(journal, start=1) if isinstance(entry, EventReceived)]
+    buffered = [number for queue in instance.buffered.values() for number in queue]
+    consumed = [event for _, event, _ in instance.consumed.values()]
+    assert sorted(buffered + consumed) == events
+
+
+@given(journals(), st.integers(0, 20_000))
+def test_clock_ends_exactly_what_is_due_in_order(journal, later_ms):
+    instance = fold(journal)
+    now_ms = journal[-1].at_ms + later_ms
+    due = dict(instance.sleeps) | {
+        path: w.deadline_ms for path, w in instance.waits.items() if w.deadline_ms is not None
+    }
+    ended = [entry.path for entry in decide.on_clock(instance, now_ms).entries]
+    assert sorted(ended) == sorted(path for path, at_ms in due.items() if at_ms <= now_ms)
+    assert [due[path] for path in ended] == sorted(due[path] for path in ended)

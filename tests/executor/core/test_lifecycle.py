@@ -1,0 +1,38 @@
+"""The whole table of operations and states, cell by cell."""
+
+import pytest
+
+from executor.core.errors import Conflict
+from executor.core.lifecycle import ACTIVE, FINAL, STATES, TABLE, check
+
+DO, NOTHING, FINISHED, REFUSE = "do", "nothing", "finished", "refuse"
+#                queued   running  waiting  paused   held     complete  failed    terminated
+EXPECTED = {
+    "send_event": [DO, DO, DO, DO, DO, FINISHED, FINISHED, FINISHED],
+    "pause": [DO, DO, DO, NOTHING, REFUSE, FINISHED, FINISHED, FINISHED],
+    "resume": [NOTHING, NOTHING, NOTHING, DO, DO, FINISHED, FINISHED, FINISHED],
+    "terminate": [DO, DO, DO, DO, DO, FINISHED, FINISHED, NOTHING],
+    "delete": [REFUSE, REFUSE, REFUSE, REFUSE, REFUSE, DO, DO, DO],
+}
+
+
+def test_table_is_the_documented_one():
+    assert {operation: [row[state] for state in STATES] for operation, row in TABLE.items()} == EXPECTED
+
+
+@pytest.mark.parametrize("operation", TABLE)
+@pytest.mark.parametrize("state", STATES)
+def test_check_answers_as_the_table_says(operation, state):
+    answer = TABLE[operation][state]
+    if answer in (DO, NOTHING):
+        assert check(operation, state, "i-1") is (answer == DO)
+        return
+    with pytest.raises(Conflict) as caught:
+        check(operation, state, "i-1")
+    assert caught.value.code == ("instance_finished" if answer == FINISHED else "invalid_state")
+    assert caught.value.message.startswith(f'instance "i-1" is {state} and cannot ')
+    assert caught.value.hint
+
+
+def test_final_and_active_states_do_not_overlap():
+    assert not FINAL & ACTIVE
