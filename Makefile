@@ -1,0 +1,37 @@
+# Everything a newcomer, a founder or a machine runs. `make demo` and `make test` do all set-up themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.PHONY: setup demo test test-deep check bench serve clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml requirements-dev.txt tools/system_packages.sh
+	sh tools/system_packages.sh
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $(STAMP)
+
+demo: setup
+	$(BIN)/python -m tools.demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-deep: setup
+	PERDURE_PROFILE=deep $(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/python -m tools.check
+
+bench: setup
+	$(BIN)/python -m tools.bench
+
+serve: setup
+	$(BIN)/perdure serve --data data
+
+clean:
+	rm -rf $(VENV) data
