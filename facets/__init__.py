@@ -1,7 +1,7 @@
 """facets: SQLite state of instances and the log that makes it durable; synchronous, without an event loop.
 
-Two halves. On the host, `StateStore` keeps journals, facet deltas and the index of instances. In the sandbox, `Facet` is
-one instance's database over a `PageImage`. Between them travel deltas (`delta`): the host never opens a tenant's SQLite.
+Two halves. On the host, `StateStore` keeps journals, facet deltas and the index of instances. In the sandbox, `Facet`
+is one instance's database over a `PageImage`. Between them travel deltas: the host never opens a tenant's SQLite.
 """
 
 from facets import delta

@@ -20,8 +20,8 @@ import apsw
 
 from facets.database import connect, query, reading
 from facets.errors import Refused
-from facets.records import InstanceRow
-from facets.tail import View, Wake, visible
+from facets.records import InstanceRow, Record
+from facets.tail import View, Wake
 
 COLUMNS = (
     'tenant, instance, key, sequence, state, wake_at_ms, workflow, "commit", '
@@ -87,52 +87,83 @@ class Readers:
 
 def find(snapshot: Snapshot, view: View, tenant: str, instance: str) -> InstanceRow | None:
     """The row of one instance."""
+    return find_with_tail(snapshot, view, tenant, instance)[0]
+
+
+def find_with_tail(
+    snapshot: Snapshot, view: View, tenant: str, instance: str
+) -> tuple[InstanceRow | None, list[Record]]:
+    """The row of one instance, and its records behind the snapshot: at least those that the row counts."""
     entry = view.instance(tenant, instance)
     if entry is not None and (row := entry.row_behind(snapshot.folded)) is not None:
-        return row
-    if view.hides(tenant, instance, snapshot.folded):
-        return None
+        return row, entry.records_behind(snapshot.folded)
+    if view.is_cleared(tenant, instance, snapshot.folded):
+        return None, []
     found = snapshot.connection.execute(
         f"SELECT {COLUMNS} FROM instance WHERE tenant = ? AND instance = ?",  # noqa: S608 - own names, values are bound
         (tenant, instance),
     ).fetchone()
-    return None if found is None else InstanceRow(*found)
+    return (None if found is None else InstanceRow(*found)), []
 
 
 def due(snapshot: Snapshot, view: View, wakes: Sequence[Wake], now_ms: int, limit: int) -> list[InstanceRow]:
-    """Rows whose wake time has come, earliest first."""
-    stored = _select(
-        snapshot,
-        view,
-        "wake_at_ms IS NOT NULL AND wake_at_ms <= ? ORDER BY wake_at_ms, key",
-        (now_ms,),
+    """Rows whose wake time has come, earliest first.
+
+    Database and tail only nominate; each nominee's present row decides. So one that changes meanwhile is neither missed
+    nor told with an old time.
+    """
+    stored = _select(snapshot, "wake_at_ms IS NOT NULL AND wake_at_ms <= ? ORDER BY wake_at_ms, key", (now_ms,))
+    nominees = merge(
+        ((row.wake_at_ms, row.generation, view.resolve(row, snapshot.folded)) for row in stored),
+        ((wake, key, _present(view, tenant, instance, snapshot)) for wake, key, tenant, instance in wakes),
+        key=lambda nominee: nominee[:2],
     )
-    ahead = visible(wakes, view, snapshot.folded)
-    return list(islice(merge(stored, ahead, key=lambda row: (row.wake_at_ms, row.generation)), limit))
+    found: dict[int, InstanceRow] = {}
+    for _, _, row in nominees:
+        if len(found) >= limit:
+            break
+        if row is not None and row.wake_at_ms is not None and row.wake_at_ms <= now_ms:
+            found[row.generation] = row
+    return sorted(found.values(), key=lambda row: (row.wake_at_ms, row.generation))
+
+
+def _present(view: View, tenant: str, instance: str, snapshot: Snapshot) -> InstanceRow | None:
+    """The row in the tail; None if the database has it by now, or nobody."""
+    entry = view.instance(tenant, instance)
+    return None if entry is None else entry.row_behind(snapshot.folded)
 
 
 def next_wake_ms(snapshot: Snapshot, view: View, wake: Wake | None) -> int | None:
     """The earliest wake time of all."""
-    stored = next(_select(snapshot, view, "wake_at_ms IS NOT NULL ORDER BY wake_at_ms"), None)
-    times = [] if stored is None or stored.wake_at_ms is None else [stored.wake_at_ms]
-    if wake is not None:
-        times.append(wake[0])
+    times = [] if wake is None else [wake[0]]
+    for stored in _select(snapshot, "wake_at_ms IS NOT NULL ORDER BY wake_at_ms"):
+        row = view.resolve(stored, snapshot.folded)
+        if row is not None and row.wake_at_ms is not None:
+            times.append(row.wake_at_ms)
+        if row is stored or (times and stored.wake_at_ms is not None and min(times) <= stored.wake_at_ms):
+            break
     return min(times, default=None)
 
 
 def in_states(snapshot: Snapshot, view: View, states: Sequence[str], *, after: int, limit: int) -> list[InstanceRow]:
     """Rows of all tenants in these states, oldest first, behind generation `after`."""
     wanted = set(states)
-    stored = [_select(snapshot, view, "state = ? AND key > ? ORDER BY key", (state, after)) for state in sorted(wanted)]
-    ahead = sorted(
+    overlays = {tenant: view.overlay(tenant, snapshot.folded) for tenant in view.tenants()}
+    stored = [
         (
             row
-            for tenant in view.tenants()
-            for row in view.rows(tenant, snapshot.folded)
-            if row.state in wanted and row.generation > after
-        ),
-        key=lambda row: row.generation,
-    )
+            for row in _select(snapshot, "state = ? AND key > ? ORDER BY key", (state, after))
+            if row.tenant not in overlays or not overlays[row.tenant].hides(row.instance)
+        )
+        for state in sorted(wanted)
+    ]
+    ahead = [
+        row
+        for overlay in overlays.values()
+        for row in overlay.present()
+        if row.state in wanted and row.generation > after
+    ]
+    ahead.sort(key=lambda row: row.generation)
     return list(islice(merge(*stored, ahead, key=lambda row: row.generation), limit))
 
 
@@ -157,43 +188,46 @@ def list_rows(
     if before is not None:
         conditions.append(("key < ?", before))
     where = " AND ".join(text for text, _ in conditions)
-    stored = _select(snapshot, view, f"{where} ORDER BY key DESC", tuple(value for _, value in conditions))
-    ahead = sorted(
-        (
-            row
-            for row in view.rows(tenant, snapshot.folded)
-            if (state is None or row.state == state)
-            and (workflow is None or row.workflow == workflow)
-            and (commit is None or row.commit == commit)
-            and (before is None or row.generation < before)
-        ),
-        key=lambda row: -row.generation,
+    overlay = view.overlay(tenant, snapshot.folded)
+    stored = (
+        row
+        for row in _select(snapshot, f"{where} ORDER BY key DESC", tuple(value for _, value in conditions))
+        if not overlay.hides(row.instance)
     )
+    ahead = [
+        row
+        for row in overlay.present()
+        if (state is None or row.state == state)
+        and (workflow is None or row.workflow == workflow)
+        and (commit is None or row.commit == commit)
+        and (before is None or row.generation < before)
+    ]
+    ahead.sort(key=lambda row: -row.generation)
     return list(islice(merge(stored, ahead, key=lambda row: -row.generation), limit))
 
 
 def count(snapshot: Snapshot, view: View, tenant: str) -> dict[str, int]:
     """Number of a tenant's instances by state; states without any are left out."""
     counts: dict[str, int] = {}
-    ahead = view.rows(tenant, snapshot.folded)
-    hidden = view.hidden_names(tenant, snapshot.folded)
-    if hidden is not None:
+    overlay = view.overlay(tenant, snapshot.folded)
+    if not overlay.hides_all:
         by_state = "SELECT state, count(*) FROM instance WHERE tenant = ? {} GROUP BY state"
         counts.update(query(snapshot.connection, by_state.format(""), (tenant,)))
-        if hidden:
+        if overlay.rows:
             named = "AND instance IN (SELECT value FROM json_each(?))"
-            for state, number in query(snapshot.connection, by_state.format(named), (tenant, json.dumps(hidden))):
+            hidden = json.dumps(list(overlay.rows))
+            for state, number in query(snapshot.connection, by_state.format(named), (tenant, hidden)):
                 counts[state] -= number
-    for row in ahead:
+    for row in overlay.present():
         counts[row.state] = counts.get(row.state, 0) + 1
     return {state: number for state, number in counts.items() if number}
 
 
 def commits(snapshot: Snapshot, view: View, tenant: str) -> set[str]:
     """The commits of all of a tenant's instances."""
-    found = {row.commit for row in view.rows(tenant, snapshot.folded)}
-    hidden = view.hidden_names(tenant, snapshot.folded)
-    if hidden is None:
+    overlay = view.overlay(tenant, snapshot.folded)
+    found = {row.commit for row in overlay.present()}
+    if overlay.hides_all:
         return found
     # One step of the index for each different commit, however many instances share it.
     skipping = """
@@ -205,24 +239,22 @@ def commits(snapshot: Snapshot, view: View, tenant: str) -> set[str]:
         )
         SELECT one FROM named WHERE one IS NOT NULL
     """
+    hidden = json.dumps(list(overlay.rows))
     for (commit,) in list(query(snapshot.connection, skipping, (tenant,))):
-        if not hidden or commit in found:
+        if not overlay.rows or commit in found:
             found.add(commit)
             continue
         another = snapshot.connection.execute(
             'SELECT 1 FROM instance WHERE tenant = ? AND "commit" = ? '
             "AND instance NOT IN (SELECT value FROM json_each(?)) LIMIT 1",
-            (tenant, commit, json.dumps(hidden)),
+            (tenant, commit, hidden),
         ).get
         if another is not None:
             found.add(commit)
     return found
 
 
-def _select(snapshot: Snapshot, view: View, where: str, bindings: tuple[object, ...] = ()) -> Iterator[InstanceRow]:
-    """Rows of the database that the tail does not tell better, read no further than they are asked for."""
+def _select(snapshot: Snapshot, where: str, bindings: tuple[object, ...] = ()) -> Iterator[InstanceRow]:
+    """Rows of the database, read no further than they are asked for."""
     sql = f"SELECT {COLUMNS} FROM instance WHERE {where}"  # noqa: S608 - the text is this module's own, values are bound
-    for found in query(snapshot.connection, sql, bindings):
-        row = InstanceRow(*found)
-        if not view.hides(row.tenant, row.instance, snapshot.folded):
-            yield row
+    return (InstanceRow(*found) for found in query(snapshot.connection, sql, bindings))

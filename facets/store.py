@@ -307,12 +307,10 @@ class StateStore:
         """
         view = self._tail.view()
         with self._readers.snapshot() as snapshot:
-            row = index.find(snapshot, view, tenant, instance)
+            row, ahead = index.find_with_tail(snapshot, view, tenant, instance)
             if row is None:
                 return []
             last = row.sequence if limit is None else min(row.sequence, after + limit)
-            entry = view.instance(tenant, instance)
-            ahead = [] if entry is None else [r for r in entry.records_behind(snapshot.folded) if r.sequence]
             found: list[JournalRecord] = []
             low, high = row_ids(row.generation)
             start = snapshot.connection.execute(
@@ -324,7 +322,9 @@ class StateStore:
                 if sequence_of(identifier) > last:
                     break
                 found += decode_entries(sequence_of(identifier), content)
-        found += [JournalRecord(record.sequence, record.entry, bool(record.delta)) for record in ahead]
+        found += [
+            JournalRecord(record.sequence, record.entry, bool(record.delta)) for record in ahead if record.sequence
+        ]
         found = [record for record in found if after < record.sequence <= last]
         if [record.sequence for record in found] != list(range(after + 1, last + 1)):
             raise Corrupt(
@@ -342,7 +342,7 @@ class StateStore:
         """
         view = self._tail.view()
         with self._readers.snapshot() as snapshot:
-            row = index.find(snapshot, view, tenant, instance)
+            row, ahead = index.find_with_tail(snapshot, view, tenant, instance)
             last = 0 if row is None else row.sequence
             upto = last if at is None else at
             if not 0 <= upto <= last:
@@ -353,8 +353,6 @@ class StateStore:
                 )
             if row is None:
                 return b""
-            entry = view.instance(tenant, instance)
-            ahead = [] if entry is None else entry.records_behind(snapshot.folded)
             base, behind = b"", 0
             found = snapshot.connection.execute(
                 "SELECT sequence, content FROM base WHERE key = ? AND sequence <= ?", (row.generation, upto)

@@ -70,6 +70,23 @@ class TailTenant:
     cleared_at: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """What the tail says of a tenant, decided once for each instance: a later look could decide otherwise.
+
+    `rows`: instances that the database, complete up to some position, does not tell right; None: deleted.
+    """
+
+    rows: dict[str, InstanceRow | None]
+    hides_all: bool
+
+    def hides(self, instance: str) -> bool:
+        return self.hides_all or instance in self.rows
+
+    def present(self) -> Iterator[InstanceRow]:
+        return (row for row in self.rows.values() if row is not None)
+
+
 class View:
     """The tail as of one moment or a little later. See the head of this file."""
 
@@ -81,35 +98,29 @@ class View:
         found = self._tenants.get(tenant)
         return None if found is None else found.instances.get(instance)
 
-    def hides(self, tenant: str, instance: str, folded: int) -> bool:
-        """Whether the database's row of this instance, as of `folded`, has been overtaken."""
+    def is_cleared(self, tenant: str, instance: str, folded: int) -> bool:
+        """Whether the database's row of this instance, if it has one, was deleted since."""
         found = self._tenants.get(tenant)
         if found is None:
             return False
-        if found.cleared_at > folded:
-            return True
         entry = found.instances.get(instance)
-        return entry is not None and entry.hides(folded)
+        return found.cleared_at > folded or (entry is not None and entry.cleared_at > folded)
 
-    def rows(self, tenant: str, folded: int) -> list[InstanceRow]:
-        """Rows of a tenant that are behind `folded`, in no order."""
+    def resolve(self, stored: InstanceRow, folded: int) -> InstanceRow | None:
+        """The present row of an instance that the database knows as `stored`; None: deleted."""
+        entry = self.instance(stored.tenant, stored.instance)
+        if entry is not None and (row := entry.row_behind(folded)) is not None:
+            return row
+        return None if self.is_cleared(stored.tenant, stored.instance, folded) else stored
+
+    def overlay(self, tenant: str, folded: int) -> Overlay:
+        """To be asked for once a reading, after the snapshot has begun."""
         found = self._tenants.get(tenant)
         if found is None:
-            return []
+            return Overlay({}, hides_all=False)
         with self._lock:
-            entries = list(found.instances.values())
-        return [row for entry in entries if (row := entry.row_behind(folded)) is not None]
-
-    def hidden_names(self, tenant: str, folded: int) -> list[str] | None:
-        """Instances of a tenant that the database tells wrongly; None: all of them."""
-        found = self._tenants.get(tenant)
-        if found is None:
-            return []
-        if found.cleared_at > folded:
-            return None
-        with self._lock:
-            entries = list(found.instances.items())
-        return [name for name, entry in entries if entry.hides(folded)]
+            rows = {name: entry.row_behind(folded) for name, entry in found.instances.items() if entry.hides(folded)}
+            return Overlay(rows, hides_all=found.cleared_at > folded)
 
     def tenants(self) -> list[str]:
         with self._lock:
@@ -257,12 +268,3 @@ def batch_size(items: Sequence[LogItem]) -> int:
         + (len(item.entry) + len(item.delta or b"") + len(item.row.summary) if isinstance(item, Record) else 0)
         for item in items
     )
-
-
-def visible(wakes: Sequence[Wake], view: View, folded: int) -> Iterator[InstanceRow]:
-    """Rows of those wakes that still stand and that the database does not tell better."""
-    for wake_at_ms, key, tenant, instance in wakes:
-        entry = view.instance(tenant, instance)
-        row = entry.row_behind(folded) if entry is not None else None
-        if row is not None and row.generation == key and row.wake_at_ms == wake_at_ms:
-            yield row
