@@ -12,28 +12,23 @@ record is.
 
 from __future__ import annotations
 
-import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, Self, TypeAlias, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import apsw
 
 from facets import image as image_module
-from facets.errors import Conflict, ConstraintFailed, Corrupt, FacetError, Refused
+from facets.errors import Conflict, FacetError, Refused
 from facets.fence import Fence
 from facets.image import PAGE_BYTES, PageImage
 from facets.limits import Limits
-from facets.row import Row, Value, row_class
-
-Parameters: TypeAlias = Sequence[Value] | Mapping[str, Value]
+from facets.row import Parameters, Row, checked, row_class
+from facets.translate import READ_ONLY_HINT, translated
 
 _T = TypeVar("_T")
 _DEFAULT_LIMITS = Limits()
-_READ_ONLY_HINT = "Write inside a step of the workflow."
-_VACUUM_HINT = "Free pages are used again; vacuum an exported copy."
-_MEMORY_HINT = "Ask for less at once."
 _SPOILT_HINT = "Let the step raise: its writes are rolled back, and a retry starts afresh."
 
 
@@ -74,8 +69,11 @@ class Facet:
         facet._is_read_only = True
         return facet
 
-    def begin_step(self) -> None:
-        """Begin a step's transaction. Raises Conflict (`facet_step_open`) if another step holds the facet."""
+    def begin_step(self) -> StepFacet:
+        """Begin a step's transaction; what is returned is the facet for that step's code alone.
+
+        Raises Conflict (`facet_step_open`) if another step holds the facet.
+        """
         with self._lock:
             assert not self._is_read_only, "a read-only facet has no steps"
             if self._state != "idle":
@@ -87,6 +85,7 @@ class Facet:
             self._state = "ready"
             self._step_number += 1
             self._savepoints.clear()
+            return StepFacet(self, self._step_number)
 
     def commit_step(self) -> bytes:
         """End the step and keep its writes: the delta for its record, b"" if it changed nothing.
@@ -135,12 +134,12 @@ class Facet:
         `facet_value_too_large`, `facet_parameters`, `facet_result_too_large`, `facet_full`, `facet_memory`,
         `facet_no_step`, `facet_step_spoilt`, `facet_read_only`.
         """
-        bound = _checked(parameters)
+        bound = checked(parameters)
         return self._run(sql, lambda connection: self._rows(connection, sql, bound))
 
     def executemany(self, sql: str, parameters: Iterable[Parameters]) -> list[Row]:
         """Run `sql` once for each of `parameters`: for all or, after an error, for none. Otherwise as `execute`."""
-        bound = [_checked(item) for item in parameters]
+        bound = [checked(item) for item in parameters]
 
         def run(connection: apsw.Connection) -> list[Row]:
             with self.savepoint():
@@ -156,7 +155,7 @@ class Facet:
         """
         with self._lock:
             if self._is_read_only:
-                raise Refused("This facet is open for reading only.", code="facet_read_only", hint=_READ_ONLY_HINT)
+                raise Refused("This facet is open for reading only.", code="facet_read_only", hint=READ_ONLY_HINT)
             self._ready()
             step = self._step_number
             name = f"platform_{len(self._savepoints)}"
@@ -212,6 +211,10 @@ class Facet:
 
     def _run(self, sql: str, work: Callable[[apsw.Connection], _T]) -> _T:
         with self._lock:
+            if not isinstance(sql, str) or "\0" in sql:
+                raise Refused(
+                    "SQL is a text without NUL characters.", code="facet_sql_error", hint="Pass values as parameters."
+                )
             if len(sql) > self._limits.sql_bytes_max:
                 raise Refused(
                     f"A statement of {len(sql)} characters is over the limit of {self._limits.sql_bytes_max} bytes.",
@@ -223,7 +226,7 @@ class Facet:
             try:
                 return work(connection)
             except (apsw.Error, MemoryError, OverflowError, UnicodeError, KeyError) as error:
-                raise _translated(error, sql, self._limits) from None
+                raise translated(error, sql, self._limits) from None
             finally:
                 fence.stop_clock()
                 self._notice_lost_transaction()
@@ -274,7 +277,7 @@ class Facet:
             try:
                 self._connection, self._fence = self._opened()
             except (apsw.Error, MemoryError) as error:
-                raise _translated(error, "", self._limits) from None
+                raise translated(error, "", self._limits) from None
         if self._state == "ready":
             self._platform("begin")
             self._state = "begun"
@@ -298,31 +301,70 @@ class Facet:
             for _ in self._connection.cursor().execute(sql, can_cache=False):
                 pass
         except (apsw.Error, MemoryError) as error:
-            raise _translated(error, sql, self._limits) from None
+            raise translated(error, sql, self._limits) from None
         finally:
             self._fence.is_open = False
 
 
-def _checked(parameters: Parameters) -> Parameters:
-    """The parameters, if each is a value that a facet can hold."""
-    if isinstance(parameters, str | bytes | bytearray) or not isinstance(parameters, Sequence | Mapping):
-        raise Refused(
-            f"Parameters are a sequence or a mapping, not {type(parameters).__name__}.",
-            code="facet_parameters",
-            hint="For a single value write (value,).",
-        )
-    for value in parameters.values() if isinstance(parameters, Mapping) else parameters:
-        if value is None or isinstance(value, int | str | bytes):
-            continue
-        if not isinstance(value, float):
-            raise _bad_value(f"A facet holds None, int, float, str and bytes, not {type(value).__name__}.")
-        if math.isnan(value):
-            raise _bad_value("A facet cannot hold NaN: SQLite would store NULL.")
-    return parameters
+class StepFacet:
+    """The facet as one step sees it; of no use once that step is over.
 
+    A step that was given up (timed out) may still run in its thread: with this it cannot write into the next step's
+    transaction, but is refused (`facet_no_step`).
+    """
 
-def _bad_value(message: str) -> Refused:
-    return Refused(message, code="facet_value", hint="Convert it: json.dumps(), .isoformat(), str(), float().")
+    __slots__ = ("_facet", "_number")
+
+    def __init__(self, facet: Facet, number: int) -> None:
+        self._facet = facet
+        self._number = number
+
+    def execute(self, sql: str, parameters: Parameters = ()) -> list[Row]:
+        """As `Facet.execute`."""
+        with self._current() as facet:
+            return facet.execute(sql, parameters)
+
+    def executemany(self, sql: str, parameters: Iterable[Parameters]) -> list[Row]:
+        """As `Facet.executemany`."""
+        bound = list(parameters)  # a generator of the tenant's must not run under the facet's lock
+        with self._current() as facet:
+            return facet.executemany(sql, bound)
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """As `Facet.savepoint`."""
+        with self._current() as facet:
+            block = facet.savepoint()
+            block.__enter__()
+        try:
+            yield
+        except BaseException as error:
+            block.__exit__(type(error), error, error.__traceback__)
+            raise
+        block.__exit__(None, None, None)
+
+    @property
+    def last_insert_rowid(self) -> int:
+        """As `Facet.last_insert_rowid`."""
+        with self._current() as facet:
+            return facet.last_insert_rowid
+
+    @property
+    def change_count(self) -> int:
+        """As `Facet.change_count`."""
+        with self._current() as facet:
+            return facet.change_count
+
+    @contextmanager
+    def _current(self) -> Iterator[Facet]:
+        with self._facet._lock:
+            if self._facet._state == "idle" or self._facet._step_number != self._number:
+                raise Refused(
+                    "The step that this facet was given to is over.",
+                    code="facet_no_step",
+                    hint="A step must not leave threads or tasks behind that write.",
+                )
+            yield self._facet
 
 
 def _spoilt() -> Refused:
@@ -339,51 +381,3 @@ def _result_too_large(limits: Limits) -> Refused:
         code="facet_result_too_large",
         hint="Add a LIMIT, or let SQL do the summing.",
     )
-
-
-# Exception, code, message (None: SQLite's own), hint. The first that fits counts.
-_REFUSALS: tuple[tuple[type[Exception], str, str | None, str | None], ...] = (
-    (
-        apsw.InterruptError,
-        "facet_statement_timeout",
-        "The statement ran longer than {limits.statement_ms_max} ms and was stopped.",
-        "Add an index or a LIMIT, or split the work into steps.",
-    ),
-    (
-        apsw.FullError,
-        "facet_full",
-        "The facet has reached its limit of {limits.facet_bytes_max} bytes.",
-        "Delete rows first, or keep large values outside the facet.",
-    ),
-    (
-        apsw.TooBigError,
-        "facet_value_too_large",
-        "A value or row is over the limit of {limits.value_bytes_max} bytes.",
-        "Keep large values outside the facet, and their names in it.",
-    ),
-    (apsw.NoMemError, "facet_memory", "The statement needs more memory than SQLite may use here.", _MEMORY_HINT),
-    (MemoryError, "facet_memory", "The statement needs more memory than SQLite may use here.", _MEMORY_HINT),
-    (apsw.ReadOnlyError, "facet_read_only", "This facet is open for reading only.", _READ_ONLY_HINT),
-    (apsw.BindingsError, "facet_parameters", None, "Give one value for each ? or :name."),
-    (KeyError, "facet_parameters", "There is no value for the parameter {error.args[0]}.", None),
-    (OverflowError, "facet_value", "An integer does not fit into 64 bits.", "Store larger ones as text."),
-    (UnicodeError, "facet_value", "A text cannot be encoded as UTF-8.", "Store such bytes as bytes."),
-    (apsw.Error, "facet_sql_error", None, None),
-)
-
-
-def _translated(error: Exception, sql: str, limits: Limits) -> FacetError:
-    """SQLite's error as one of ours: the third party's exceptions stop here."""
-    place = f" Statement: {sql.strip()[:200]}" if sql else ""
-    own = f"{str(error).rstrip('.')}.{place}"
-    if isinstance(error, apsw.ConstraintError):
-        return ConstraintFailed(own)
-    if isinstance(error, apsw.CorruptError | apsw.NotADBError | apsw.CantOpenError | apsw.FormatError):
-        return Corrupt(f"The facet's image is damaged: {own}", code="facet_image_corrupt")
-    if "VACUUM" in str(error):
-        return Refused("VACUUM is not allowed in a facet.", code="facet_sql_forbidden", hint=_VACUUM_HINT)
-    for kind, code, message, hint in _REFUSALS:
-        if isinstance(error, kind):
-            text = own if message is None else message.format(limits=limits, error=error) + place
-            return Refused(text, code=code, hint=hint)
-    raise error

@@ -1,11 +1,16 @@
-"""Rows of a facet: tuples that also answer to column names."""
+"""What goes into a facet and what comes out: values, parameters, and rows that also answer to column names."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar, SupportsIndex, TypeAlias, overload
 
+from facets.errors import Refused
+
 Value: TypeAlias = int | float | str | bytes | None
+Parameters: TypeAlias = Sequence[Value] | Mapping[str, Value]
 
 
 class Row(tuple[Any, ...]):
@@ -58,3 +63,25 @@ def row_class(names: tuple[str, ...]) -> type[Row]:
 
 def _rebuild(names: tuple[str, ...], values: tuple[Value, ...]) -> Row:
     return row_class(names)(values)
+
+
+def checked(parameters: Parameters) -> Parameters:
+    """The parameters, if each is a value that a facet can hold."""
+    if isinstance(parameters, str | bytes | bytearray) or not isinstance(parameters, Sequence | Mapping):
+        raise Refused(
+            f"Parameters are a sequence or a mapping, not {type(parameters).__name__}.",
+            code="facet_parameters",
+            hint="For a single value write (value,).",
+        )
+    for value in parameters.values() if isinstance(parameters, Mapping) else parameters:
+        if value is None or isinstance(value, int | str | bytes):
+            continue
+        if not isinstance(value, float):
+            raise _bad_value(f"A facet holds None, int, float, str and bytes, not {type(value).__name__}.")
+        if math.isnan(value):
+            raise _bad_value("A facet cannot hold NaN: SQLite would store NULL.")
+    return parameters
+
+
+def _bad_value(message: str) -> Refused:
+    return Refused(message, code="facet_value", hint="Convert it: json.dumps(), .isoformat(), str(), float().")

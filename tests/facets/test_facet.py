@@ -2,11 +2,13 @@
 
 import copy
 import enum
+import json
 import os
 import pickle
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import apsw
 import pytest
@@ -354,6 +356,14 @@ def test_counts_of_the_last_write_are_known(facet: Facet) -> None:
             "facet_value_too_large",
             "A value or row is over the limit of 1048576 bytes.",
         ),
+        ("select 1\0", (), "facet_sql_error", "SQL is a text without NUL characters. Pass values as parameters."),
+        (b"select 1", (), "facet_sql_error", "SQL is a text without NUL characters. Pass values as parameters."),
+        (
+            "select '\ud800'",
+            (),
+            "facet_value",
+            "A text cannot be encoded as UTF-8. Statement: select '?' Store such bytes",
+        ),
         ("nope", (), "facet_sql_error", 'near "nope": syntax error. Statement: nope'),
         ("select * from gone", (), "facet_sql_error", "no such table: gone. Statement: select * from gone"),
         ('select "text"', (), "facet_sql_error", 'no such column: "text" - should this be a string literal in single'),
@@ -528,6 +538,37 @@ def test_a_damaged_page_is_corrupt(facet: Facet) -> None:
 # --- threads and processes
 
 
+def test_a_step_that_is_over_cannot_write_into_the_next(facet: Facet) -> None:
+    """A sync step that timed out may still run in its thread; its writes must not ride in another step's record."""
+    late = facet.begin_step()
+    late.execute("insert into note(name) values ('undone')")
+    block = late.savepoint()
+    block.__enter__()
+    facet.rollback_step()
+    current = facet.begin_step()
+    with current.savepoint():
+        current.executemany("insert into note(name) values (?)", [("d",)])
+    assert (current.change_count, current.last_insert_rowid) == (1, 4)
+    for write in (
+        lambda: late.execute("insert into note(name) values ('late')"),
+        lambda: late.executemany("insert into note(name) values (?)", [("late",)]),
+        lambda: late.savepoint().__enter__(),
+        lambda: late.change_count,
+        lambda: late.last_insert_rowid,
+    ):
+        with pytest.raises(Refused) as caught:
+            write()
+        assert caught.value.code == "facet_no_step"
+        assert str(caught.value) == (
+            "The step that this facet was given to is over. A step must not leave threads or tasks behind that write."
+        )
+    assert not block.__exit__(ZeroDivisionError, ZeroDivisionError(), None)
+    facet.commit_step()
+    with pytest.raises(Refused):
+        current.execute("select 1")
+    assert names(facet) == ["a", "b", "c", "d"]
+
+
 def test_threads_take_turns(facet: Facet) -> None:
     facet.begin_step()
     errors: list[BaseException] = []
@@ -591,3 +632,12 @@ def test_apsw_errors_never_escape(facet: Facet) -> None:
             refused(facet, sql)
             raise ZeroDivisionError
         assert not isinstance(caught.value, apsw.Error)
+
+
+def test_the_bench_runs_at_small_sizes() -> None:
+    bench = Path(__file__).resolve().parents[2] / "tools" / "bench" / "facet.py"
+    sizes = ["--steps=20", "--opens=2", "--facets=2", "--rows=10"]
+    done = subprocess.run([sys.executable, bench, *sizes, "--json"], capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["delta_bytes"] > 0
+    assert result["checksum"] == "52d8b82a"

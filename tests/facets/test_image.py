@@ -114,6 +114,16 @@ def test_an_image_cut_by_vacuum_grows_again_without_old_bytes() -> None:
     )
 
 
+def test_data_before_the_first_delta_does_not_disturb_it() -> None:
+    image, connection = filled()
+    base = image.data()
+    again = PageImage(base, bytes_max=MAX)
+    commit(again.connect(), "delete from note where id = 1")
+    whole = again.data()
+    assert delta.apply(base, again.take_delta(), bytes_max=MAX) == whole
+    connection.close()
+
+
 def test_data_between_two_deltas_does_not_disturb_them() -> None:
     image, connection = filled()
     first = image.take_delta()
@@ -181,7 +191,7 @@ def test_a_delta_over_the_limit_is_not_taken() -> None:
 
 
 def test_no_other_file_is_ever_opened(tmp_path: Path) -> None:
-    image, connection = filled()
+    _, connection = filled()
     with pytest.raises(apsw.CantOpenError):
         connection.execute("attach '/other' as other")
     with pytest.raises(apsw.CantOpenError):
@@ -203,7 +213,7 @@ def test_a_database_in_wal_mode_cannot_bring_its_wal_along(tmp_path: Path) -> No
 
 def test_forked_children_do_not_share_random_numbers() -> None:
     """SQLite seeds its generator once a process; sandboxes are forks of one process."""
-    image, connection = filled()
+    _, connection = filled()
     connection.execute("select random()")
     seen = set()
     for _ in range(3):
