@@ -121,22 +121,30 @@ def ancestors(
 
 
 def covered(repository: pygit2.Repository, wants: Iterable[str], common: AbstractSet[str]) -> bool:
-    """Whether every commit of `wants` has a commit of `common` among its ancestors (or is one)."""
-    good: set[str] = set(common)
-    for want in wants:
-        seen = {want}
-        queue = deque([want])
-        while queue:
-            oid = queue.popleft()
-            if oid in good:
-                good.add(want)
-                break
-            fresh = [parent for parent in parents(repository, oid) if parent not in seen]
-            seen.update(fresh)
-            queue.extend(fresh)
-        else:
-            return False
-    return True
+    """Whether every commit of `wants` has a commit of `common` among its ancestors (or is one).
+
+    One walk down to the common commits, then one up again along the edges seen: a walk for each want would let a
+    client with many branches make this quadratic.
+    """
+    wanted = set(wants)
+    seen = set(wanted)
+    children: dict[str, list[str]] = {}
+    queue = deque(wanted - common)
+    while queue:
+        oid = queue.popleft()
+        for parent in parents(repository, oid):
+            children.setdefault(parent, []).append(oid)
+            if parent not in seen:
+                seen.add(parent)
+                if parent not in common:
+                    queue.append(parent)
+    good = seen & common
+    queue = deque(good)
+    while queue:
+        fresh = [child for child in children.get(queue.popleft(), ()) if child not in good]
+        good.update(fresh)
+        queue.extend(fresh)
+    return wanted <= good
 
 
 def _boundary(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 from collections.abc import Iterator
@@ -83,33 +84,45 @@ class Onboarding(Workflow):
 """
 
 
-@pytest.fixture
-def limits() -> Limits:
-    return Limits()
-
-
-@pytest.fixture
-def parts(tmp_path: Path, limits: Limits) -> Iterator[Parts]:
-    root = tmp_path / "store"
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
+    """One store for all tests: its limited children start once. Tests are kept apart by their tenants."""
+    root = tmp_path_factory.mktemp("compat") / "store"
     root.mkdir()
+    limits = Limits(object_bytes_max=8 << 20, inflated_bytes_max=64 << 20, pack_bytes_max=4 << 20)
     parts = Parts(root, Database(database_path(root), limits, lambda: NOW_MS), limits, lambda: NOW_MS)
-    parts.database.create_tenant("acme")
     try:
         yield parts
     finally:
         parts.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def server(parts: Parts) -> Iterator[GitServer]:
     with serving(parts) as server:
         yield server
 
 
+_numbers = itertools.count(1)
+
+
 @pytest.fixture
-def work(tmp_path: Path, server: GitServer) -> Git:
-    """A fresh repository with `origin` at tenant acme; nothing committed."""
+def tenant(parts: Parts) -> str:
+    return parts.database.create_tenant(f"acme{next(_numbers)}").name
+
+
+@pytest.fixture
+def work(tmp_path: Path, server: GitServer, tenant: str) -> Git:
+    """A fresh repository with `origin` at the test's tenant; nothing committed."""
     git = Git(tmp_path / "work")
     git("init", "-q", ".")
-    git("remote", "add", "origin", server.url("acme"))
+    git("remote", "add", "origin", server.url(tenant))
     return git
+
+
+def leftovers(parts: Parts, tenant: str) -> list[str]:
+    """What is in the repository beyond packs and the files that every repository has."""
+    path = parts.repository_path(tenant)
+    usual = {"HEAD", "config", "objects", "refs", "objects/pack", "packed-refs"}
+    found = {str(p.relative_to(path)) for p in path.rglob("*")} if path.exists() else set()
+    return sorted(name for name in found - usual if not name.startswith("objects/pack/pack-"))

@@ -70,7 +70,10 @@ class Handler(BaseHTTPRequestHandler):
         service = parse_qs(url.query).get("service", [""])[0]
         try:
             answer = transport.advertise(
-                self.server.parts, self._tenant(url.path, "/info/refs"), service, protocol=self.headers.get("Git-Protocol")
+                self.server.parts,
+                self._tenant(url.path, "/info/refs"),
+                service,
+                protocol=self.headers.get("Git-Protocol"),
             )
         except Refused as error:
             self._refuse(error)
