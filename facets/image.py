@@ -287,4 +287,6 @@ def _register() -> None:
 
 
 def _reseed() -> None:
+    """Forget the inherited seed and draw a new one at once, while /dev/urandom can still be opened."""
     apsw.randomness(0)
+    apsw.randomness(1)
