@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dulwich.objects import ShaFile
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -405,6 +406,18 @@ def test_a_pack_without_what_its_commit_needs_is_refused(store: Parts, tenant: s
         answer = push(store, tenant, [(NONE, tip, MAIN)], rest.pack())
         assert answer.refs[MAIN] != "ok"
     assert store.database.refs(tenant) == {}
+
+
+@pytest.mark.parametrize(("mode", "name"), [(b"100644", b""), (b"40755", b"sub"), (b"040000", b"sub"), (b"", b"x")])
+def test_trees_that_no_git_client_can_send_are_refused(store: Parts, tenant: str, mode: bytes, name: bytes) -> None:
+    objects = Objects()
+    inner = objects.tree({"a": b"1"})
+    raw = mode + b" " + name + b"\0" + bytes.fromhex(inner)
+    tip = objects.commit(objects.add(ShaFile.from_raw_string(2, raw)))
+    answer = push(store, tenant, [(NONE, tip, "refs/heads/b")], objects.pack())
+    assert answer.refs["refs/heads/b"] == answer.unpack != "ok"
+    assert store.database.refs(tenant) == {}
+    assert leftovers(store, tenant) == []
 
 
 def test_the_probe_of_a_connection_is_answered_with_nothing(store: Parts, tenant: str) -> None:
