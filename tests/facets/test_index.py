@@ -1,0 +1,147 @@
+"""Finding instances: by time, state, tenant, workflow and commit; each law with all, none and some of it folded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from facets import Refused, StateStore
+from tests.facets.making import names, record
+
+Fold = Callable[[], None]
+
+
+@pytest.fixture(params=["in the tail", "folded", "half of it folded"])
+def filled(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StateStore]:
+    """Nine instances of acme and one of another tenant; some have changed since they began."""
+    with StateStore.open(tmp_path, fold="manual") as store:
+        for number in range(9):
+            store.append(
+                [
+                    record(
+                        f"i{number}",
+                        1,
+                        wake=100 - 10 * number,
+                        state="running" if number % 3 == 0 else "waiting",
+                        workflow="Audit" if number % 2 else "Onboarding",
+                        commit=f"c{number % 4}",
+                    )
+                ]
+            )
+        store.append([record("i0", 1, tenant="other", wake=55, state="running", commit="c9")])
+        if request.param != "in the tail":
+            store.fold()
+        # i3 stops waiting for the clock, i7 waits longer, i8 is done, i6 moves to another commit.
+        store.append([record("i3", 2, state="complete", workflow="Audit", commit="c3")])
+        store.append([record("i7", 2, state="waiting", wake=5000, workflow="Audit", commit="c3")])
+        store.append([record("i8", 0, state="complete", commit="c0")])
+        store.append([record("i6", 2, state="running", wake=40, commit="c7")])
+        if request.param == "folded":
+            store.fold()
+        yield store
+
+
+def test_due_is_everything_up_to_now_earliest_first(filled: StateStore) -> None:
+    assert names(filled.due(60, limit=100)) == ["i6", "i5", "i0", "i4"]
+    assert [row.tenant for row in filled.due(60, limit=100)] == ["acme", "acme", "other", "acme"]
+    assert names(filled.due(60, limit=2)) == ["i6", "i5"]
+    assert names(filled.due(39, limit=100)) == []
+    assert names(filled.due(40, limit=100)) == ["i6"]
+    assert names(filled.due(10_000, limit=100)) == ["i6", "i5", "i0", "i4", "i2", "i1", "i0", "i7"]
+
+
+def test_next_wake_is_the_earliest_and_follows_what_happens(filled: StateStore) -> None:
+    assert filled.next_wake_ms() == 40
+    filled.append([record("i6", 0, state="running")])
+    assert filled.next_wake_ms() == 50
+    filled.append([record("late", 1, wake=1)])
+    assert filled.next_wake_ms() == 1
+    filled.delete("acme", "late")
+    assert filled.next_wake_ms() == 50
+    filled.delete_tenant("acme")
+    assert filled.next_wake_ms() == 55
+    filled.delete_tenant("other")
+    assert filled.next_wake_ms() is None
+    assert filled.due(10_000, limit=10) == []
+
+
+def test_list_is_newest_first_and_filters_add_up(filled: StateStore) -> None:
+    assert names(filled.list("acme")[0]) == [f"i{number}" for number in range(8, -1, -1)]
+    assert names(filled.list("acme", state="complete")[0]) == ["i8", "i3"]
+    assert names(filled.list("acme", workflow="Audit")[0]) == ["i7", "i5", "i3", "i1"]
+    assert names(filled.list("acme", commit="c0")[0]) == ["i8", "i4", "i0"]
+    assert names(filled.list("acme", commit="c3", state="waiting", workflow="Audit")[0]) == ["i7"]
+    assert names(filled.list("acme", commit="c2")[0]) == ["i2"]
+    assert names(filled.list("other")[0]) == ["i0"]
+    assert filled.list("nobody") == ([], None)
+
+
+def test_pages_join_to_the_whole_list_even_if_instances_begin_meanwhile(filled: StateStore) -> None:
+    pages: list[list[str]] = []
+    cursor = None
+    while True:
+        rows, cursor = filled.list("acme", limit=2, after=cursor)
+        pages.append(names(rows))
+        filled.append([record(f"new{len(pages)}", 1)])
+        if cursor is None:
+            break
+    assert pages == [["i8", "i7"], ["i6", "i5"], ["i4", "i3"], ["i2", "i1"], ["i0"]]
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "-1", "1.5", "²", "9" * 30])
+def test_cursor_that_is_none_is_refused(filled: StateStore, cursor: str) -> None:
+    with pytest.raises(Refused) as caught:
+        filled.list("acme", after=cursor)
+    assert caught.value.code == "cursor_invalid"
+
+
+def test_count_is_by_state_and_by_tenant(filled: StateStore) -> None:
+    assert filled.count("acme") == {"running": 2, "waiting": 5, "complete": 2}
+    assert filled.count("other") == {"running": 1}
+    assert filled.count("nobody") == {}
+
+
+def test_commits_are_those_of_present_instances_only(filled: StateStore) -> None:
+    assert filled.commits("acme") == {"c0", "c1", "c2", "c3", "c7"}
+    filled.delete("acme", "i2")
+    assert filled.commits("acme") == {"c0", "c1", "c3", "c7"}
+    assert filled.commits("other") == {"c9"}
+
+
+def test_in_states_goes_over_all_tenants_oldest_first_in_pages(filled: StateStore) -> None:
+    found = filled.in_states(["running", "complete"], limit=100)
+    assert [(row.tenant, row.instance) for row in found] == [
+        ("acme", "i0"),
+        ("acme", "i3"),
+        ("acme", "i6"),
+        ("acme", "i8"),
+        ("other", "i0"),
+    ]
+    first = filled.in_states({"running", "complete"}, limit=2)
+    second = filled.in_states({"running", "complete"}, limit=2, after=first[-1].generation)
+    assert names(first) + names(second) == ["i0", "i3", "i6", "i8"]
+    assert filled.in_states([], limit=5) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "index"),
+    [
+        ("wake_at_ms IS NOT NULL ORDER BY wake_at_ms", "instance_wake"),
+        ("wake_at_ms IS NOT NULL AND wake_at_ms <= 5 ORDER BY wake_at_ms, key", "instance_wake"),
+        ("state = 'running' AND key > 0 ORDER BY key", "instance_state"),
+        ("tenant = 'acme' AND \"commit\" = 'c' AND key < 9 ORDER BY key DESC", "tenant_commit"),
+        ("tenant = 'acme' AND state = 'waiting' ORDER BY key DESC", "tenant_state"),
+        ("tenant = 'acme' AND workflow = 'Audit' ORDER BY key DESC", "tenant_workflow"),
+        ("tenant = 'acme' AND instance = 'i1'", "instance_name"),
+    ],
+)
+def test_every_query_is_a_range_of_an_index_without_sorting(filled: StateStore, where: str, index: str) -> None:
+    filled.fold()
+    with filled._readers.snapshot() as snapshot:
+        plan = [
+            row[3] for row in snapshot.connection.execute(f"EXPLAIN QUERY PLAN SELECT * FROM instance WHERE {where}")
+        ]
+    assert len(plan) == 1, plan
+    assert f"USING INDEX {index}" in plan[0]

@@ -1,0 +1,241 @@
+"""StateStore is a dict of instances, whatever it folds, however it dies, and wherever it is asked in between.
+
+The model: tenant and instance → its records in order, and its latest row. Rules change both; after every rule everything
+that can be asked is asked of both. A crash is the files as they are at that moment, opened again without a farewell.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from facets import JournalRecord, NotFound, Record, RowUpdate, SequenceConflict, StateStore, delta
+
+TENANTS = ["acme", "globex"]
+INSTANCES = ["a", "b", "ü"]
+STATES = ["running", "waiting", "complete"]
+WORKFLOWS = ["Audit", "Onboarding"]
+COMMITS = ["c1", "c2", "c3"]
+NAMES = [(tenant, instance) for tenant in TENANTS for instance in INSTANCES]
+
+rows = st.builds(
+    RowUpdate,
+    state=st.sampled_from(STATES),
+    wake_at_ms=st.none() | st.integers(-5, 20),
+    workflow=st.sampled_from(WORKFLOWS),
+    commit=st.sampled_from(COMMITS),
+    created_at_ms=st.integers(0, 3),
+    updated_at_ms=st.integers(0, 3),
+    summary=st.binary(max_size=4),
+)
+entries = st.binary(max_size=6) | st.integers(0, 255).map(lambda byte: bytes([byte]) * 1500)
+images = st.binary(max_size=5) | st.integers(0, 255).map(lambda byte: bytes(range(256)) * 40 + bytes([byte]))
+# Instance, whether it is a row-only record, entry, new image (None: the facet is left alone), row.
+changes = st.tuples(st.sampled_from(NAMES), st.booleans(), entries, st.none() | images, rows)
+
+
+@dataclass
+class Instance:
+    """What the model knows. `images[n]`: the facet as of record n."""
+
+    born: int
+    row: RowUpdate
+    entries: list[tuple[bytes, bool]] = field(default_factory=list)
+    images: list[bytes] = field(default_factory=lambda: [b""])
+
+
+class Machine(RuleBasedStateMachine):
+    @initialize()
+    def open(self) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="facets-"))
+        self.openings = 1
+        self.store = StateStore.open(self.root / "1", fold="manual")
+        self.model: dict[tuple[str, str], Instance] = {}
+        self.born = 0
+
+    def teardown(self) -> None:
+        if hasattr(self, "store"):
+            self.store.close()
+            shutil.rmtree(self.root)
+
+    @rule(batch=st.lists(changes, min_size=1, max_size=6))
+    def append(self, batch: list[tuple[tuple[str, str], bool, bytes, bytes | None, RowUpdate]]) -> None:
+        records = []
+        for name, is_row_only, entry, image, row in batch:
+            known = self.model.get(name)
+            if known is None:
+                self.born += 1
+                known = self.model[name] = Instance(self.born, row)
+                is_row_only = False
+            known.row = row
+            if is_row_only:
+                records.append(Record(*name, 0, b"", None, row))
+                continue
+            now = known.images[-1]
+            change = None if image is None or image == now else delta.between(now, image)
+            known.entries.append((entry, change is not None))
+            known.images.append(now if image is None else image)
+            records.append(Record(*name, len(known.entries), entry, change, row))
+        self.store.append(records)
+
+    @rule(name=st.sampled_from(NAMES), other=st.sampled_from(NAMES), off=st.sampled_from([-1, 1, 2]), row=rows)
+    def append_out_of_order(self, name: tuple[str, str], other: tuple[str, str], off: int, row: RowUpdate) -> None:
+        head = len(self.model[name].entries) if name in self.model else 0
+        other_head = len(self.model[other].entries) if other in self.model else 0
+        wrong = max(head + 1 + off, 0)
+        if wrong == 0 and name in self.model:
+            return
+        batch = [Record(*name, wrong, b"", None, row)]
+        if other != name:
+            batch.insert(0, Record(*other, other_head + 1, b"", None, row))
+        with pytest.raises(SequenceConflict):
+            self.store.append(batch)
+
+    @rule(name=st.sampled_from(NAMES))
+    def delete(self, name: tuple[str, str]) -> None:
+        assert self.store.delete(*name) is (self.model.pop(name, None) is not None)
+
+    @rule(tenant=st.sampled_from(TENANTS))
+    def delete_tenant(self, tenant: str) -> None:
+        gone = [name for name in self.model if name[0] == tenant]
+        assert self.store.delete_tenant(tenant) is bool(gone)
+        for name in gone:
+            del self.model[name]
+
+    @rule()
+    def fold(self) -> None:
+        self.store.fold()
+
+    @rule()
+    def fold_without_trim(self) -> None:
+        """As after a crash between the fold and the trim, or while a reader is in the way."""
+        self.store._fold.fold()
+
+    @rule()
+    def reopen(self) -> None:
+        self.store.close()
+        self.store = StateStore.open(self.store.path, fold="manual")
+
+    @rule(half_folded=st.booleans())
+    def crash(self, half_folded: bool) -> None:
+        if half_folded:
+            self.store._fold.fold()
+        self.openings += 1
+        copy = self.root / str(self.openings)
+        shutil.copytree(self.store.path, copy)
+        self.store.close()
+        self.store = StateStore.open(copy, fold="manual")
+
+    @precondition(lambda self: self.openings < 6)
+    @rule()
+    def back_up_and_continue_from_the_copy(self) -> None:
+        self.openings += 1
+        self.store.backup(self.root / str(self.openings))
+        self.store.close()
+        self.store = StateStore.open(self.root / str(self.openings), fold="manual")
+
+    @rule(now=st.integers(-6, 21), limit=st.integers(1, 4))
+    def due(self, now: int, limit: int) -> None:
+        expected = sorted(
+            (known.row.wake_at_ms, known.born, name)
+            for name, known in self.model.items()
+            if known.row.wake_at_ms is not None and known.row.wake_at_ms <= now
+        )
+        found = [(row.tenant, row.instance) for row in self.store.due(now, limit=limit)]
+        assert found == [name for _, _, name in expected][:limit]
+
+    @rule(
+        tenant=st.sampled_from(TENANTS),
+        state=st.none() | st.sampled_from(STATES),
+        workflow=st.none() | st.sampled_from(WORKFLOWS),
+        commit=st.none() | st.sampled_from(COMMITS),
+        limit=st.integers(1, 3),
+    )
+    def list(self, tenant: str, state: str | None, workflow: str | None, commit: str | None, limit: int) -> None:
+        expected = [
+            name[1]
+            for name, known in sorted(self.model.items(), key=lambda item: -item[1].born)
+            if name[0] == tenant
+            and state in (None, known.row.state)
+            and workflow in (None, known.row.workflow)
+            and commit in (None, known.row.commit)
+        ]
+        found: list[str] = []
+        cursor = None
+        while True:
+            page, cursor = self.store.list(
+                tenant, state=state, workflow=workflow, commit=commit, limit=limit, after=cursor
+            )
+            assert len(page) <= limit
+            found += [row.instance for row in page]
+            if cursor is None:
+                break
+        assert found == expected
+
+    @rule(states=st.sets(st.sampled_from(STATES)), limit=st.integers(1, 3))
+    def in_states(self, states: set[str], limit: int) -> None:
+        expected = [
+            name
+            for name, known in sorted(self.model.items(), key=lambda item: item[1].born)
+            if known.row.state in states
+        ]
+        found: list[tuple[str, str]] = []
+        after = 0
+        while page := self.store.in_states(states, limit=limit, after=after):
+            found += [(row.tenant, row.instance) for row in page]
+            after = page[-1].generation
+        assert found == expected
+
+    @rule(name=st.sampled_from(NAMES), at=st.integers(0, 8), after=st.integers(0, 8), limit=st.integers(0, 4))
+    def look_into_one(self, name: tuple[str, str], at: int, after: int, limit: int) -> None:
+        known = self.model.get(name)
+        images = [b""] if known is None else known.images
+        if at < len(images):
+            assert self.store.image(*name, at=at) == images[at]
+        else:
+            with pytest.raises(NotFound):
+                self.store.image(*name, at=at)
+        journal = [] if known is None else known.entries
+        expected = [JournalRecord(number, *entry) for number, entry in enumerate(journal, 1)]
+        assert self.store.journal(*name, after=after, limit=limit) == expected[after : after + limit]
+
+    @invariant()
+    def agrees(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        generations = {}
+        for name in NAMES:
+            row, known = self.store.row(*name), self.model.get(name)
+            assert (row is None) == (known is None)
+            if row is None or known is None:
+                assert self.store.journal(*name) == []
+                continue
+            generations[row.generation] = known.born
+            update = RowUpdate(
+                row.state, row.wake_at_ms, row.workflow, row.commit, row.created_at_ms, row.updated_at_ms, row.summary
+            )
+            assert (row.tenant, row.instance, update) == (*name, known.row)
+            assert (row.sequence, row.facet_bytes) == (len(known.entries), len(known.images[-1]))
+            expected = [JournalRecord(number, *entry) for number, entry in enumerate(known.entries, 1)]
+            assert self.store.journal(*name) == expected
+            assert self.store.image(*name) == known.images[-1]
+        assert sorted(generations.items()) == sorted(generations.items(), key=lambda item: item[1])
+        wakes = [known.row.wake_at_ms for known in self.model.values() if known.row.wake_at_ms is not None]
+        assert self.store.next_wake_ms() == min(wakes, default=None)
+        for tenant in TENANTS:
+            mine = [known.row for name, known in self.model.items() if name[0] == tenant]
+            assert self.store.commits(tenant) == {row.commit for row in mine}
+            states = [row.state for row in mine]
+            assert self.store.count(tenant) == {state: states.count(state) for state in set(states)}
+        assert self.store.check() == []
+
+
+Machine.TestCase.settings = settings(stateful_step_count=20)
+TestStateStore = Machine.TestCase
