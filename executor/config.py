@@ -26,7 +26,7 @@ LogFormat = Literal["human", "json"]
 
 MIB = 1024 * 1024
 ENVIRONMENT_PREFIX = "PERDURE_"
-OTHER_VARIABLES = frozenset({"PERDURE_CONFIG", "PERDURE_URL", "PERDURE_TOKEN", "PERDURE_PROFILE"})
+OTHER_VARIABLES = frozenset({"PERDURE_CONFIG", "PERDURE_URL", "PERDURE_TOKEN", "PERDURE_TENANT", "PERDURE_PROFILE"})
 """Variables of ours that are no settings: where the file is, whom the command line talks to, the test profile."""
 CONFIG_FILE = "config.toml"
 ADMIN_TOKEN_FILE = "admin-token"  # noqa: S105 - the name of a file
@@ -112,7 +112,7 @@ def with_admin_token(config: Config) -> Config:
         return config
     path = config.data_dir / ADMIN_TOKEN_FILE
     try:
-        config.data_dir.mkdir(parents=True, exist_ok=True)
+        config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         token = read_admin_token(config.data_dir)
         if token is None:
             token = "pda_" + secrets.token_urlsafe(32)

@@ -45,9 +45,9 @@ class Human(logging.Formatter):
     """`12:00:01.250 info    run ended  tenant=acme instance=i-1`; one line, control characters made visible."""
 
     def format(self, record: logging.LogRecord) -> str:
-        message = _visible(record.getMessage())
+        message = visible(record.getMessage())
         line = f"{_moment(record)[11:23]} {record.levelname.lower():7} {message}"
-        fields = " ".join(f"{key}={_visible(str(value))}" for key, value in facts(record).items())
+        fields = " ".join(f"{key}={visible(str(value))}" for key, value in facts(record).items())
         if fields:
             line += f"  {fields}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
@@ -78,6 +78,6 @@ def _moment(record: logging.LogRecord) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """A tenant's text must not write escape sequences or further lines into an operator's terminal."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -149,7 +149,7 @@ class Tenant:
 
     def __init__(self, platform: Platform, view: TenantView) -> None:
         self._platform = platform
-        self._view = view
+        self.view = view
         self.name = view.name
         self.created_at_ms = view.created_at_ms
 
@@ -162,7 +162,7 @@ class Tenant:
 
         An embedded platform begins to serve it, on a loopback port, when it is first asked.
         """
-        return self._platform._transport.url(self._view.git_path)
+        return self._platform._transport.url(self.view.git_path)
 
     # --- tokens
 

@@ -148,7 +148,7 @@ class AsyncTenant:
 
     def __init__(self, platform: AsyncPlatform, view: TenantView) -> None:
         self._platform = platform
-        self._view = view
+        self.view = view
         self.name = view.name
         self.created_at_ms = view.created_at_ms
 
@@ -161,7 +161,7 @@ class AsyncTenant:
 
         An embedded platform begins to serve it, on a loopback port, when it is first asked.
         """
-        return self._platform._transport.url(self._view.git_path)
+        return self._platform._transport.url(self.view.git_path)
 
     # --- tokens
 

@@ -110,7 +110,7 @@ class Host:
     async def _main(self, ready: Future[None]) -> None:
         check_own_packages()
         config = with_admin_token(self._config)
-        running = self._running or _composition_root()
+        running = self._running or composition_root()
         self._stop = trio.Event()
         async with running(config) as service:
             self._service = service
@@ -160,8 +160,8 @@ class Host:
         return address
 
 
-def _composition_root() -> Running:
-    # It brings every adapter with it: only those who open an executor load them.
+def composition_root() -> Running:
+    """`executor.main.running`. It brings every adapter with it: only those who open an executor load them."""
     from executor.main import running  # noqa: PLC0415
 
     return running

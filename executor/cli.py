@@ -1,0 +1,664 @@
+"""The `perdure` command: arguments in, text out. Every command talks to a server through the Python API.
+
+Exit codes: 0 done; 1 a fault of ours; 2 refused (or wrong usage); 3 not found; 4 conflict; 5 unavailable; 6 corrupt;
+7 the tenant's code failed; 130 interrupted. Errors go to standard error: message, code, hint.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+from executor.config import load, read_address, read_admin_token
+from executor.core.errors import PerdureError, Refused
+
+if TYPE_CHECKING:
+    from executor.platform import Platform, Run
+
+DEFAULT_URL = "http://127.0.0.1:8420"
+
+
+def _version() -> str:
+    return metadata.version("perdure")
+
+
+app = App(
+    name="perdure",
+    help="Durable workflows for many tenants whose code arrives by git push.",
+    version=_version,
+    result_action="return_value",
+)
+tenants = App(name="tenants", help="Tenants and their tokens.")
+tokens = App(name="tokens", help="Tokens: passwords of git remotes, and of the API.")
+instances = App(name="instances", help="Instances: look at them, talk to them, stop them.")
+versions = App(name="versions", help="Deployed commits, and the channels that are on them.")
+tenants.command(tokens)
+for group in (tenants, instances, versions):
+    app.command(group)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """Where the server is, and how to print."""
+
+    url: Annotated[str | None, Parameter(env_var="PERDURE_URL")] = None
+    "The server. Default: the one of the data directory, else http://127.0.0.1:8420."
+    token: Annotated[str | None, Parameter(env_var="PERDURE_TOKEN", show_env_var=True)] = None
+    "Token. Default: the administrator's, from PERDURE_ADMIN_TOKEN or the data directory."
+    data: Annotated[Path | None, Parameter(env_var="PERDURE_DATA")] = None
+    "Data directory of a server on this machine."
+    json: Annotated[bool, Parameter(negative="")] = False
+    "Print one JSON document."
+
+    @property
+    def data_dir(self) -> Path:
+        return self.data or Path("data")
+
+    def connect(self) -> Platform:
+        from executor.platform import Platform  # noqa: PLC0415 - loads the HTTP client; `--help` must not
+
+        # The token that lies in ./data by chance is not for a server that was named by its address.
+        kept = read_admin_token(self.data_dir) if self.data is not None or self.url is None else None
+        token = self.token or os.environ.get("PERDURE_ADMIN_TOKEN") or kept
+        if not token:
+            raise Refused(
+                "No token was given, and none is kept in a data directory.",
+                code="unauthorized",
+                hint="Name the server's data directory (--data DIR), or a token (--token, PERDURE_TOKEN).",
+            )
+        return Platform.connect(self.url or read_address(self.data_dir) or DEFAULT_URL, token=token)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Of(Common):
+    """As Common, for one tenant."""
+
+    tenant: Annotated[str, Parameter(name=["--tenant", "-t"], env_var="PERDURE_TENANT")]
+    "The tenant."
+
+    @contextmanager
+    def instance(self, id: str) -> Iterator[Run[Any]]:
+        with self.connect() as platform:
+            yield platform.tenant(self.tenant).instance(id)
+
+
+COMMON = Common()
+
+
+def _show(common: Common, value: Any, text: Any) -> None:
+    """The JSON document of `value`, or what `text` prints."""
+    from executor import cli_text  # noqa: PLC0415
+
+    if common.json:
+        cli_text.document(value)
+    elif isinstance(text, str):
+        cli_text.line(text)
+    else:
+        text(value)
+
+
+def _text() -> Any:
+    from executor import cli_text  # noqa: PLC0415 - views and msgspec; `--help` must not wait for them
+
+    return cli_text
+
+
+# --- the server
+
+
+@app.command
+def serve(
+    *,
+    data: Path | None = None,
+    host: str | None = None,
+    port: int | None = None,
+    public_url: str | None = None,
+    unconfined: Annotated[bool, Parameter(negative="")] = False,
+    config: Path | None = None,
+    log_level: Literal["debug", "info", "warning", "error"] | None = None,
+    log_format: Literal["human", "json"] | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Run the server until interrupted.
+
+    Parameters
+    ----------
+    data
+        Data directory; made if missing. Default: ./data
+    host
+        Address to listen on. Default: 127.0.0.1
+    port
+        Port to listen on; 0 takes a free one. Default: 8420
+    public_url
+        What clients are told, behind a proxy that changes the address.
+    unconfined
+        Run tenant code without confinement: only where every tenant is trusted like yourself.
+    config
+        Configuration file. Default: DIR/config.toml, if it exists.
+    log_level
+        How much to log.
+    log_format
+        Log for people, or as JSON lines.
+    json
+        Print the address as one JSON document.
+    """
+    flags = {
+        "data_dir": data,
+        "host": host,
+        "port": port,
+        "public_url": public_url,
+        "unconfined": unconfined or None,
+        "log_level": log_level,
+        "log_format": log_format,
+    }
+    settings = load(flags, file=config)
+    from executor import daemon, logs  # noqa: PLC0415 - loads the whole platform; other commands must not
+
+    logs.setup(settings.log_level, settings.log_format)
+
+    def announce(address: str) -> None:
+        if json:
+            _text().document({"address": address, "data": str(settings.data_dir), "pid": os.getpid()})
+        else:
+            _text().line(f"perdure {_version()} listens on {address}  (data in {settings.data_dir})")
+
+    daemon.run(settings, announce=announce)
+
+
+@app.command
+def doctor(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
+    """Say what this machine offers to confine tenant code, and how to mend what is missing."""
+    from executor.provenance import check_own_packages  # noqa: PLC0415
+    from executor.sandbox.probe import probe  # noqa: PLC0415
+
+    check_own_packages()
+    found = probe()
+    if json:
+        _text().document([{"name": row.name, "ok": row.ok, "detail": row.detail, "mend": row.mend} for row in found])
+    else:
+        rows = [("ok" if row.ok else "MISSING", row.name, row.detail, "" if row.ok else row.mend) for row in found]
+        _text().table(("", "protection", "detail", "to mend it"), rows, empty="Nothing was probed.")
+    return 0 if all(row.ok for row in found) else 1
+
+
+@app.command
+def health(common: Common = COMMON) -> None:
+    """Show how the server is."""
+    with common.connect() as platform:
+        found = platform.health()
+    rows = [(name, getattr(found, name)) for name in found.__struct_fields__]
+    _show(common, found, lambda _: _text().facts(rows))
+
+
+@app.command
+def backup(target: str, common: Common = COMMON) -> None:
+    """Copy everything, consistently, to TARGET: a new directory on the server's machine."""
+    with common.connect() as platform:
+        platform.backup(str(Path(target).absolute()))
+    _show(common, {"backup": target}, f"Copied to {target}.")
+
+
+@app.command
+def verify(common: Common = COMMON) -> int:
+    """Check everything stored; exit code 6 if a problem is found."""
+    with common.connect() as platform:
+        problems = platform.verify()
+    _show(common, problems, "\n".join(problems) or "No problems found.")
+    return 6 if problems else 0
+
+
+@app.command
+def gc(of: Of) -> None:
+    """Drop commits of a tenant that nothing needs any more."""
+    with of.connect() as platform:
+        found = platform.tenant(of.tenant).collect_garbage()
+    freed = f"{found.bytes_before} → {found.bytes_after} bytes, {found.kept_for_instances} commits kept for instances"
+    _show(of, found, freed)
+
+
+# --- tenants
+
+
+@tenants.command(name="list")
+def list_tenants(common: Common = COMMON) -> None:
+    """List tenants."""
+    with common.connect() as platform:
+        found = [tenant.view for tenant in platform.tenants()]
+    _show(common, found, _text().tenants)
+
+
+@tenants.command(name="create")
+def create_tenant(name: str, common: Common = COMMON) -> None:
+    """Create a tenant."""
+    with common.connect() as platform:
+        tenant = platform.create_tenant(name)
+        url = tenant.git_url
+    _show(
+        common,
+        {"name": tenant.name, "created_at_ms": tenant.created_at_ms, "git_url": url},
+        f"Created {name}. Push to {url}\nA token to push with: perdure tenants tokens create {name}",
+    )
+
+
+@tenants.command(name="show")
+def show_tenant(name: str, common: Common = COMMON) -> None:
+    """Show a tenant's repository address."""
+    with common.connect() as platform:
+        tenant = platform.tenant(name)
+        found = {"name": tenant.name, "created_at_ms": tenant.created_at_ms, "git_url": tenant.git_url}
+    _show(common, found, lambda _: _text().facts(found.items()))
+
+
+@tenants.command(name="delete")
+def delete_tenant(name: str, *, yes: Annotated[bool, Parameter(negative="")] = False, common: Common = COMMON) -> None:
+    """Delete a tenant with its code, tokens and instances, for good.
+
+    Parameters
+    ----------
+    yes
+        Do not ask.
+    """
+    if not yes:
+        _confirm(f"Delete tenant {name} with its code, tokens and instances, for good?", name)
+    with common.connect() as platform:
+        platform.delete_tenant(name)
+    _show(common, {"deleted": name}, f"Deleted {name}.")
+
+
+@tokens.command(name="list")
+def list_tokens(tenant: str, common: Common = COMMON) -> None:
+    """List a tenant's tokens."""
+    with common.connect() as platform:
+        found = platform.tenant(tenant).tokens()
+    _show(common, found, _text().tokens)
+
+
+@tokens.command(name="create")
+def create_token(
+    tenant: str,
+    *,
+    access: Literal["read", "write"] = "write",
+    expires_in_s: float | None = None,
+    label: str = "",
+    common: Common = COMMON,
+) -> None:
+    """Create a token; its secret is printed only now.
+
+    Parameters
+    ----------
+    access
+        What it allows.
+    expires_in_s
+        Its life in seconds. Default: until revoked.
+    label
+        What it is for.
+    """
+    with common.connect() as platform:
+        found = platform.tenant(tenant).create_token(access=access, expires_in_s=expires_in_s, label=label)
+    _show(common, found, str(found.secret))
+
+
+@tokens.command(name="revoke")
+def revoke_token(tenant: str, id: str, common: Common = COMMON) -> None:
+    """Revoke a token."""
+    with common.connect() as platform:
+        platform.tenant(tenant).revoke_token(id)
+    _show(common, {"revoked": id}, f"Revoked {id}.")
+
+
+# --- code
+
+
+@app.command
+def deploy(directory: Path, *, message: str = "", branch: str = "main", of: Of) -> None:
+    """Commit the files of DIRECTORY and deploy them, as a push does.
+
+    Hidden files and directories, __pycache__ and *.pyc stay out.
+
+    Parameters
+    ----------
+    message
+        The commit's message.
+    branch
+        The branch whose whole tree they become.
+    """
+    files = _files_of(directory)
+    with of.connect() as platform:
+        found = platform.tenant(of.tenant).deploy(files, message=message, branch=branch)
+    _show(of, found, _text().version)
+
+
+@versions.command(name="list")
+def list_versions(*, limit: int = 50, of: Of) -> None:
+    """List deployments, newest first."""
+    with of.connect() as platform:
+        found = platform.tenant(of.tenant).versions(limit=limit)
+    _show(of, found, _text().versions)
+
+
+@versions.command(name="show")
+def show_version(commit: str, *, of: Of) -> None:
+    """Show one deployment."""
+    with of.connect() as platform:
+        found = platform.tenant(of.tenant).version(commit)
+    _show(of, found, _text().version)
+
+
+@versions.command(name="channels")
+def list_channels(*, of: Of) -> None:
+    """List channels and where they are."""
+    with of.connect() as platform:
+        found = platform.tenant(of.tenant).channels()
+    _show(of, found, _text().channels)
+
+
+@versions.command(name="history")
+def channel_history(*, channel: str = "live", limit: int = 50, of: Of) -> None:
+    """List every move of a channel, newest first."""
+    with of.connect() as platform:
+        found = platform.tenant(of.tenant).channel_history(channel, limit=limit)
+    _show(of, found, _text().moves)
+
+
+@versions.command
+def rollback(*, to: str = "previous", channel: str = "live", why: str = "", of: Of) -> None:
+    """Move a channel back. Running instances, branches and history stay as they are.
+
+    Parameters
+    ----------
+    to
+        "previous", or a commit.
+    why
+        Kept in the channel's history.
+    """
+    with of.connect() as platform:
+        found = platform.tenant(of.tenant).rollback(to=to, channel=channel, why=why)
+    _show(of, found, f"{channel}: {(found.from_commit or 'nothing')[:12]} → {found.to_commit[:12]}")
+
+
+@versions.command
+def pin(commit: str = "live", *, channel: str = "live", why: str = "", of: Of) -> None:
+    """Keep a channel on a commit, whatever is pushed."""
+    with of.connect() as platform:
+        found = platform.tenant(of.tenant).pin(commit, channel=channel, why=why)
+    _show(of, found, f"{channel} stays on {found.commit[:12]} until: perdure versions unpin --tenant {of.tenant}")
+
+
+@versions.command
+def unpin(*, channel: str = "live", why: str = "", of: Of) -> None:
+    """Let pushes move the channel again."""
+    with of.connect() as platform:
+        found = platform.tenant(of.tenant).unpin(channel=channel, why=why)
+    _show(of, found, f"{channel} is on {found.commit[:12]}, and moves with the next push.")
+
+
+# --- instances
+
+
+@app.command
+def start(
+    workflow: str,
+    payload: str = "null",
+    *,
+    id: str | None = None,
+    channel: str = "live",
+    commit: str | None = None,
+    wait: Annotated[bool, Parameter(negative="")] = False,
+    timeout: float | None = None,
+    of: Of,
+) -> None:
+    """Start an instance of WORKFLOW.
+
+    Parameters
+    ----------
+    payload
+        JSON; @FILE reads a file, - reads standard input.
+    id
+        The instance's id. Default: a new one. The same id and payload again is the same instance.
+    commit
+        Pin this commit instead of the channel's.
+    wait
+        Wait for the result and print it.
+    timeout
+        Longest wait, in seconds.
+    """
+    value = _payload(payload)
+    with of.connect() as platform:
+        run = platform.tenant(of.tenant).start(workflow, value, id=id, channel=channel, commit=commit)
+        if wait:
+            _result(of, run, timeout)
+            return
+        found = run.status()
+    _show(of, found, _text().status)
+
+
+@instances.command(name="list")
+def list_instances(
+    *,
+    state: str | None = None,
+    workflow: str | None = None,
+    commit: str | None = None,
+    limit: int = 100,
+    of: Of,
+) -> None:
+    """List instances, newest first."""
+    with of.connect() as platform:
+        found = platform.tenant(of.tenant).instances(state=state, workflow=workflow, commit=commit, limit=limit)
+    _show(of, found, _text().instances)
+
+
+@instances.command(name="show")
+def show_instance(id: str, *, of: Of) -> None:
+    """Show an instance: state, commit, what it waits for, attempts, error, output."""
+    with of.instance(id) as run:
+        found = run.status()
+    _show(of, found, _text().status)
+
+
+@instances.command
+def result(id: str, *, timeout: float | None = None, of: Of) -> None:
+    """Wait for an instance's result and print it.
+
+    Parameters
+    ----------
+    timeout
+        Longest wait, in seconds. Default: as long as it takes.
+    """
+    with of.instance(id) as run:
+        _result(of, run, timeout)
+
+
+@instances.command
+def logs(id: str, *, follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative="")] = False, of: Of) -> None:
+    """Print what an instance printed and logged. With --json and -f: one document a line.
+
+    Parameters
+    ----------
+    follow
+        Go on with lines as they come, until the instance has ended.
+    """
+    with of.instance(id) as run:
+        lines = run.logs(follow=follow)
+        if of.json and not follow:
+            _text().document(list(lines))
+            return
+        for line in lines:
+            if of.json:
+                _text().json_line(line)
+            else:
+                _text().log(line)
+
+
+@instances.command
+def journal(id: str, *, after: int = 0, limit: int = 1000, of: Of) -> None:
+    """Print an instance's journal.
+
+    Parameters
+    ----------
+    after
+        Only entries after this sequence number.
+    """
+    with of.instance(id) as run:
+        found = run.journal(after=after, limit=limit)
+    _show(of, found, _text().journal)
+
+
+@instances.command
+def send_event(id: str, type: str, payload: str = "null", *, event_id: str | None = None, of: Of) -> None:
+    """Send an event of TYPE to an instance.
+
+    Parameters
+    ----------
+    payload
+        JSON; @FILE reads a file, - reads standard input.
+    event_id
+        The same id counts once, however often it is sent.
+    """
+    value = _payload(payload)
+    with of.instance(id) as run:
+        found = run.send_event(type, value, id=event_id)
+    state = "was there already" if found.is_duplicate else "is kept"
+    _show(of, found, f"Event {found.id} {state}.")
+
+
+@instances.command
+def pause(id: str, *, of: Of) -> None:
+    """Start no further step until resumed."""
+    with of.instance(id) as run:
+        found = run.pause()
+    _show(of, found, _text().status)
+
+
+@instances.command
+def resume(id: str, *, of: Of) -> None:
+    """Go on after a pause, or try again after being held."""
+    with of.instance(id) as run:
+        found = run.resume()
+    _show(of, found, _text().status)
+
+
+@instances.command
+def terminate(id: str, *, of: Of) -> None:
+    """End an instance now, for good."""
+    with of.instance(id) as run:
+        found = run.terminate()
+    _show(of, found, _text().status)
+
+
+@instances.command(name="delete")
+def delete_instance(id: str, *, of: Of) -> None:
+    """Forget an instance: journal, facet and logs."""
+    with of.instance(id) as run:
+        run.delete()
+    _show(of, {"deleted": id}, f"Deleted {id}.")
+
+
+@instances.command
+def facet(id: str, *, output: Annotated[Path, Parameter(name=["--output", "-o"])], of: Of) -> None:
+    """Write an instance's facet as an ordinary SQLite file.
+
+    Parameters
+    ----------
+    output
+        The file; it must not exist.
+    """
+    with of.instance(id) as run:
+        content = run.facet()
+    try:
+        with output.open("xb") as file:
+            file.write(content)
+    except OSError as error:
+        raise Refused(f"{output} cannot be written: {error.strerror}.", hint="Name a new file.") from None
+    _show(of, {"file": str(output), "bytes": len(content)}, f"Wrote {len(content)} bytes to {output}.")
+
+
+# --- inside
+
+
+def _result(common: Common, run: Run[Any], timeout: float | None) -> None:
+    value = run.result(timeout=timeout)
+    from executor.operations import ResultView  # noqa: PLC0415
+
+    _show(common, ResultView(output=value), _text().value(value))
+
+
+def _payload(text: str) -> Any:
+    """A payload from the command line, in the JSON form that the API takes."""
+    import json  # noqa: PLC0415
+
+    from executor.core.values import from_json  # noqa: PLC0415
+
+    try:
+        if text == "-":
+            text = sys.stdin.read()
+        elif text.startswith("@"):
+            text = Path(text[1:]).read_text(encoding="utf-8")
+        return from_json(json.loads(text))
+    except OSError as error:
+        raise Refused(f"The payload's file cannot be read: {error.strerror}.", code="bad_payload") from None
+    except ValueError as error:
+        hint = """Write JSON, for example '{"email": "a@b.c"}', with quotes around texts."""
+        raise Refused(f"The payload is not JSON: {error}.", code="bad_payload", hint=hint) from None
+
+
+def _files_of(directory: Path) -> dict[str, str | bytes]:
+    if not directory.is_dir():
+        raise Refused(f"There is no directory {directory}.", code="deploy_refused")
+    found: dict[str, str | bytes] = {}
+    for path in sorted(directory.rglob("*")):
+        relative = path.relative_to(directory)
+        if any(part.startswith(".") or part == "__pycache__" for part in relative.parts) or path.suffix == ".pyc":
+            continue
+        if path.is_symlink():
+            raise Refused(f"{relative} is a symbolic link.", code="deploy_refused", hint="Deploy regular files only.")
+        if path.is_file():
+            found[relative.as_posix()] = path.read_bytes()
+    if not found:
+        raise Refused(f"There are no files in {directory}.", code="deploy_refused")
+    return found
+
+
+def _confirm(question: str, wanted: str) -> None:
+    if not sys.stdin.isatty():
+        raise Refused(f"{question} Nobody is there to confirm it.", hint="Add --yes if you mean it.")
+    sys.stderr.write(f"{question} Type {wanted} to confirm: ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip() != wanted:
+        raise Refused("Not confirmed; nothing was deleted.")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The entry point of the `perdure` command."""
+    raise SystemExit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Do what `arguments` say; the exit code."""
+    as_json = "--json" in arguments
+    try:
+        code = app(arguments, exit_on_error=False)
+    except CycloptsError:
+        return 2  # told by cyclopts, with the command's usage
+    except PerdureError as error:
+        return int(_text().error(error, as_json=as_json))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (head, less) went away; python must not complain when it closes the pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    main()
