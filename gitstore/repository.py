@@ -69,12 +69,20 @@ class Repository:
             return str(target.id)
 
     def has_commit(self, commit: str) -> bool:
-        """Whether the object is there and is a commit. `commit` is a full id."""
-        try:
-            with self._commit(commit):
-                return True
-        except VersionNotFound:
+        """Whether the object is on disk now and is a commit. `commit` is a full id."""
+        oid = parse_commit(commit)
+        if not (self._path / "HEAD").exists():
             return False
+        # A fresh handle: an old one still sees what a stray `git gc` has removed.
+        handle = open_repository(self._path)
+        try:
+            return isinstance(read_object(handle, oid), pygit2.Commit)
+        except KeyError:
+            return False
+        except pygit2.GitError as error:
+            raise self._unreadable(commit, error) from error
+        finally:
+            handle.free()
 
     def commit_meta(self, commit: str) -> CommitMeta:
         """Author, message, time and parents of a commit (full id). Raises VersionNotFound."""
@@ -139,12 +147,7 @@ class Repository:
             try:
                 yield self._handle
             except (KeyError, pygit2.GitError) as error:
-                raise Corrupt(
-                    f"The repository of tenant {self.tenant!r} cannot be read at {revision!r}: {error}.",
-                    code="object_missing",
-                    hint="Verify the tenant; restore the repository from a backup.",
-                    details={"tenant": self.tenant, "commit": revision},
-                ) from error
+                raise self._unreadable(revision, error) from error
 
     @contextmanager
     def _commit(self, commit: str) -> Iterator[tuple[pygit2.Repository, pygit2.Commit]]:
@@ -174,6 +177,14 @@ class Repository:
             if len(entries) >= self._limits.tree_files_max:
                 raise LimitExceeded("The number of files", limit="tree_files_max", bound=self._limits.tree_files_max)
             entries.append(FileEntry(path, kind, entry.size, str(entry.id)))
+
+    def _unreadable(self, revision: str, error: Exception) -> Corrupt:
+        return Corrupt(
+            f"The repository of tenant {self.tenant!r} cannot be read at {revision!r}: {error}.",
+            code="object_missing",
+            hint="Verify the tenant; restore the repository from a backup.",
+            details={"tenant": self.tenant, "commit": revision},
+        )
 
     def _missing(self, revision: str) -> VersionNotFound:
         return VersionNotFound(
