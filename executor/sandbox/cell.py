@@ -118,8 +118,12 @@ class Cell:
         self._program = _program(options)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the cell
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self.process = self._spawn(theirs.fileno())
+        try:
+            with theirs:
+                self.process = self._spawn(theirs.fileno())
+        except BaseException:
+            self._release()
+            raise
 
     @classmethod
     def start(cls, options: CellOptions) -> Cell:
@@ -254,6 +258,10 @@ class Cell:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self._release()
+
+    def _release(self) -> None:
+        self.control.close()
         if self.zygote_pidfd >= 0:
             os.close(self.zygote_pidfd)
             self.zygote_pidfd = -1
