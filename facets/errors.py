@@ -70,7 +70,10 @@ class Corrupt(FacetError):
 
 
 class SequenceConflict(Conflict):
-    """A record is not the next one of its instance: nothing of its batch was written. Carries tenant, instance, expected, found."""
+    """A record is not the next one of its instance; nothing of its batch was written.
+
+    Carries tenant, instance, expected, found.
+    """
 
     default_code = "sequence_conflict"
 
