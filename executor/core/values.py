@@ -1,7 +1,7 @@
 """Values: what steps, runs, payloads and events may carry, as bytes and as JSON.
 
-A value is None, bool, int (any size), finite float, str, bytes, list, dict with str keys, datetime, date or time, nested
-up to 64 deep and up to 1 MiB encoded. A tuple becomes a list. Instances of dataclasses, enums and models
+A value is None, bool, int (any size), finite float, str, bytes, list, dict with str keys, datetime, date or time,
+nested up to 64 deep and up to 1 MiB encoded. A tuple becomes a list. Instances of dataclasses, enums and models
 (`model_dump`/`model_validate`) are values only where a declared type says how to make them again.
 
 The law: live run and replay both see `decode(encode(value))`, so there is no difference to be had; whatever would not
@@ -20,7 +20,6 @@ import binascii
 import dataclasses
 import enum
 import math
-import types
 import typing
 from collections.abc import Callable
 from datetime import date, datetime, time
@@ -37,7 +36,7 @@ DEPTH_MAX = 64
 
 _BIG_INT, _DATETIME, _DATE, _TIME, _TYPE_NAME = 1, 2, 3, 4, 5
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
-_ANY = object()
+UNDECLARED = object()
 """Stands for "no declared type" (None is a type)."""
 
 
@@ -50,12 +49,12 @@ class _NotAValue(Exception):
         self.places: list[str] = []
 
 
-def encode(value: Any, *, what: str = "value", declared: Any = _ANY, bytes_max: int = VALUE_BYTES_MAX) -> bytes:
+def encode(value: Any, *, what: str = "value", declared: Any = UNDECLARED, bytes_max: int = VALUE_BYTES_MAX) -> bytes:
     """The bytes of `value`. Raises Refused (`value_refused`, `payload_too_large`) naming the place, `what[…]…`.
 
     `declared`: a type annotation; dataclasses, enums and models are accepted if it has any, and must fit it.
     """
-    shaped = declared is not _ANY and has_models(declared)
+    shaped = declared is not UNDECLARED and has_models(declared)
     try:
         data = _encoder.encode(_Walk(models=shaped).plain(value, 0))
     except _NotAValue as error:
@@ -74,7 +73,7 @@ def encode(value: Any, *, what: str = "value", declared: Any = _ANY, bytes_max: 
     return data
 
 
-def decode(data: bytes, *, declared: Any = _ANY, what: str = "value") -> Any:
+def decode(data: bytes, *, declared: Any = UNDECLARED, what: str = "value") -> Any:
     """The value of bytes that `encode` made, as an instance of `declared` if that has models in it.
 
     Raises Refused (`value_refused`) for other bytes and for a value that does not fit.
@@ -83,7 +82,7 @@ def decode(data: bytes, *, declared: Any = _ANY, what: str = "value") -> Any:
         value = _decoder.decode(data)
     except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
         raise Refused(f"{what} cannot be read: {error}", code="value_refused") from None
-    if declared is _ANY or not has_models(declared):
+    if declared is UNDECLARED or not has_models(declared):
         return value
     try:
         return msgspec.convert(value, declared, dec_hook=_validate_model)
@@ -331,7 +330,7 @@ def _datetime_of(text: str) -> datetime:
 
 @lru_cache(maxsize=1024)
 def _has_models(declared: Any) -> bool:
-    if isinstance(declared, type) and not isinstance(declared, types.GenericAlias):
+    if isinstance(declared, type) and typing.get_origin(declared) is None:
         return (
             dataclasses.is_dataclass(declared)
             or hasattr(declared, "model_validate")

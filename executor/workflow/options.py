@@ -15,7 +15,7 @@ OPTIONS = frozenset({"retry", "timeout"})
 OPTIONS_LATER = frozenset({"undo", "sensitive", "heartbeat", "isolation"})
 """Names that are reserved by the design and not built yet: refused, never ignored."""
 
-RETRY_LIMIT_MAX = 1_000_000
+RETRY_LIMIT_MAX = 10_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,256 @@
+"""Replay: what a run asks for, held against what the journal records. Pure: no clock, no loop, no tenant code.
+
+The run requests (step, sleep, wait); entries are accepted in their order, one by one, the run going as far as it can in
+between. So whatever an entry records was requested before the entry is reached, or the code did something else than the
+recorded run did. That, and nothing else, is a divergence:
+  - an entry's path was never requested by the time the entry is reached (or `run()` has ended without requesting it),
+  - it was requested with another kind, or other arguments (`asked`),
+  - the journal says that the run gave it up (Cancelled), and this run did not.
+A request that has no entry yet is none: entries of other branches may stand before its own, or it is new.
+
+Identity is the path: scope, name and occurrence ("audit/hash#3"), never a position in the journal; `where` (file and
+line) is told to people and never compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Literal
+
+from executor.core import entries, values
+from executor.core.entries import AnyEntry, StepRecord, StepRef
+from executor.core.errors import Corrupt
+
+Kind = Literal["step", "sleep", "wait"]
+ASKED_BYTES = 16
+REQUESTS_NAMED_MAX = 5
+
+_KIND_OF: dict[type, Kind] = {
+    entries.StepSucceeded: "step",
+    entries.AttemptFailed: "step",
+    entries.StepFailed: "step",
+    entries.SleepStarted: "sleep",
+    entries.WaitStarted: "wait",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TimedOut:
+    """A wait's deadline passed."""
+
+
+Outcome = entries.StepSucceeded | entries.StepFailed | entries.SleepEnded | entries.EventReceived | TimedOut
+
+
+@dataclass(slots=True)
+class Request:
+    """What the run asked for, until its outcome is known.
+
+    `asked_after` is the sequence of the entry after which it was asked; `recorded`: the journal has it as started
+    (sleep, wait) or tried (step); `attempts_failed` counts recorded attempts; `given_up`: the run wants it no more;
+    `event_unseen`: it is a wait that was given an event after that, so the event has to be given back (Cancel).
+    """
+
+    kind: Kind
+    path: str
+    asked: bytes
+    where: str
+    asked_after: int
+    recorded: bool = False
+    attempts_failed: int = 0
+    given_up: bool = False
+    cancel_recorded: bool = False
+    event_unseen: bool = False
+
+    @property
+    def ref(self) -> StepRef:
+        return StepRef(self.kind, self.path, self.where, self.asked)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """`request` has its outcome."""
+
+    request: Request
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """The run and the journal differ. `requested` is None if the run asks for nothing at all."""
+
+    sequence: int
+    recorded: StepRef
+    requested: StepRef | None
+    message: str
+
+
+def asked(kind: Kind, name: str, *arguments: Any) -> bytes:
+    """BLAKE2b-128 of what was asked. Arguments that are not values count as the names of their types."""
+    return blake2b(values.canonical((kind, name, arguments)), digest_size=ASKED_BYTES).digest()
+
+
+class Replay:
+    """One run's requests against its journal."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+        self.run_ended = False
+        self._occurrences: dict[str, int] = {}
+        self._open: dict[str, Request] = {}
+        self._events: dict[int, entries.EventReceived] = {}
+        self._unseen: dict[str, Request] = {}
+
+    def request(self, kind: Kind, name: str, asked_: bytes, where: str) -> Request:
+        """A new request; its path is the name with the number of its use."""
+        occurrence = self._occurrences.get(name, 0) + 1
+        self._occurrences[name] = occurrence
+        request = Request(kind, f"{name}#{occurrence}", asked_, where, self.seen)
+        self._open[request.path] = request
+        return request
+
+    def find(self, path: str) -> Request | None:
+        """The request of that path, if it was made and has no outcome yet."""
+        return self._open.get(path)
+
+    def give_up(self, request: Request) -> None:
+        """The run does not wait for it any more: its outcome, should one be recorded, resolves nothing."""
+        request.given_up = True
+
+    def end(self) -> None:
+        """`run()` has returned or raised; from now on it requests nothing."""
+        self.run_ended = True
+
+    def accept(self, sequence: int, entry: AnyEntry) -> Resolution | Divergence | None:
+        """Take the next entry. None: it resolves nothing. Raises Corrupt for a journal that no executor writes."""
+        if sequence != self.seen + 1:
+            raise Corrupt(f"journal entry {sequence} came after entry {self.seen}", code="corrupt_journal")
+        self.seen = sequence
+        if isinstance(entry, StepRecord):
+            return self._accept_record(sequence, entry)
+        if isinstance(entry, entries.EventReceived):
+            self._events[sequence] = entry
+            return None
+        if isinstance(entry, entries.SleepEnded | entries.WaitEnded | entries.Cancelled):
+            request = self._open.get(entry.path)
+            if request is None:
+                if isinstance(entry, entries.Cancelled) and self._was_requested(entry.path):
+                    unseen = self._unseen.pop(entry.path, None)
+                    if unseen is not None:
+                        unseen.cancel_recorded = True
+                    return None  # it had its outcome just before: the two crossed on the way
+                return self._never_requested(sequence, StepRef(_kind_of_end(entry), entry.path, ""))
+            if isinstance(entry, entries.Cancelled):
+                return self._accept_cancelled(sequence, request)
+            return self._accept_end(sequence, request, entry)
+        return None
+
+    def _accept_record(self, sequence: int, entry: StepRecord) -> Resolution | Divergence | None:
+        request = self._open.get(entry.path)
+        kind = _KIND_OF[type(entry)]
+        if request is None:
+            return self._never_requested(sequence, StepRef(kind, entry.path, entry.where, entry.asked))
+        if request.asked != entry.asked:
+            return self._asked_differently(sequence, StepRef(kind, entry.path, entry.where, entry.asked), request)
+        request.recorded = True
+        if isinstance(entry, entries.AttemptFailed):
+            request.attempts_failed = entry.attempt
+            return None
+        if isinstance(entry, entries.SleepStarted | entries.WaitStarted):
+            return None
+        return self._resolve(request, entry)
+
+    def _accept_end(
+        self, sequence: int, request: Request, entry: entries.SleepEnded | entries.WaitEnded
+    ) -> Resolution | None:
+        if isinstance(entry, entries.SleepEnded):
+            return self._resolve(request, entry)
+        if entry.event is None:
+            return self._resolve(request, TimedOut())
+        if request.given_up:  # the run never saw the event: it stays for another wait
+            del self._open[request.path]
+            request.event_unseen = True
+            self._unseen[request.path] = request
+            return None
+        event = self._events.pop(entry.event, None)
+        if event is None:
+            raise Corrupt(
+                f'journal entry {sequence} gives event {entry.event} to wait "{entry.path}", but there is none to give',
+                code="corrupt_journal",
+            )
+        return self._resolve(request, event)
+
+    def _accept_cancelled(self, sequence: int, request: Request) -> Divergence | None:
+        if request.given_up:
+            request.cancel_recorded = True
+            return None
+        message = (
+            f'the journal records (entry {sequence}) that the code gave up {request.kind} "{request.path}"'
+            f"{_at(request.where)}, but here it still waits for it. {_VERDICT}"
+        )
+        return Divergence(sequence, StepRef("cancel", request.path, request.where), request.ref, message)
+
+    def _resolve(self, request: Request, outcome: Outcome) -> Resolution | None:
+        del self._open[request.path]
+        return None if request.given_up else Resolution(request, outcome)
+
+    def _asked_differently(self, sequence: int, recorded: StepRef, request: Request) -> Divergence:
+        if recorded.kind == request.kind:
+            how = "with other arguments"
+        else:
+            how = f"as a {request.kind}"
+        message = (
+            f"the journal records {_text(recorded)} (entry {sequence}), but here the code asks for it {how}"
+            f"{_at(request.where)}. {_VERDICT}"
+        )
+        return Divergence(sequence, recorded, request.ref, message)
+
+    def _never_requested(self, sequence: int, recorded: StepRef) -> Divergence:
+        if self._was_requested(recorded.path):
+            raise Corrupt(
+                f'journal entry {sequence} answers {recorded.kind} "{recorded.path}" a second time',
+                code="corrupt_journal",
+            )
+        waiting = self.waiting()
+        if self.run_ended:
+            instead = "run() ended without asking for it"
+        elif not waiting:
+            instead = "the code asks for nothing"
+        else:
+            named = ", ".join(_text(request.ref) for request in waiting[:REQUESTS_NAMED_MAX])
+            more = len(waiting) - REQUESTS_NAMED_MAX
+            instead = f"the code asks for {named}" + (f" and {more} more" if more > 0 else "")
+        message = f"the journal records {_text(recorded)} (entry {sequence}), but here {instead}. {_VERDICT}"
+        return Divergence(sequence, recorded, waiting[0].ref if waiting else None, message)
+
+    def _was_requested(self, path: str) -> bool:
+        name, _, occurrence = path.rpartition("#")
+        return occurrence.isdecimal() and int(occurrence) <= self._occurrences.get(name, 0)
+
+    def waiting(self) -> Sequence[Request]:
+        """Requests without an outcome that the run still waits for, those without any entry first."""
+        wanted = [request for request in self._open.values() if not request.given_up]
+        return sorted(wanted, key=lambda request: request.recorded)
+
+
+_VERDICT = (
+    "Commit and journal are the same as then, so the code is not deterministic: run() decided differently on equal "
+    "facts (order of a set, a global variable, the environment, a file?). Move that into a step; then restart the "
+    "instance, migrate it to the mended version, or terminate it."
+)
+
+
+def _kind_of_end(entry: entries.SleepEnded | entries.WaitEnded | entries.Cancelled) -> str:
+    if isinstance(entry, entries.Cancelled):
+        return "cancel"
+    return "sleep" if isinstance(entry, entries.SleepEnded) else "wait"
+
+
+def _at(where: str) -> str:
+    return f" ({where})" if where else ""
+
+
+def _text(ref: StepRef) -> str:
+    return f'{ref.kind} "{ref.path}"{_at(ref.where)}'

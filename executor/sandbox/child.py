@@ -1,0 +1,315 @@
+"""The program of a sandbox process: frames in, frames out, many runs of one version in between.
+
+The main thread runs an ordinary asyncio loop: it reads frames, drives runs (`run.py`) and executes async steps; the
+pool's threads execute sync steps. What runs have to say is gathered and sent once per turn of the loop, in one message,
+output before the Turn that it precedes. End of file on the control socket ends the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from executor.sandbox import ambient, detloop, faults, output
+from executor.sandbox.child_limits import ChildLimits
+from executor.sandbox.facets_inside import RunFacet
+from executor.sandbox.limits import SandboxLimits
+from executor.sandbox.loader import Bundle
+from executor.sandbox.protocol import (
+    CHUNK_BYTES,
+    LENGTH_BYTES,
+    Activate,
+    Attempt,
+    BootFailed,
+    Drop,
+    Entries,
+    FacetImage,
+    FromSandbox,
+    NeedFacet,
+    Output,
+    Ping,
+    Pong,
+    Quiesce,
+    Ready,
+    ToSandbox,
+    Turn,
+    decode_to_sandbox,
+    encode_message,
+)
+from executor.sandbox.run import Run
+from executor.sandbox.steps import Steps
+from executor.sandbox.threads import LoopExecutor, StepPool
+from facets import facet as facets
+
+MESSAGE_WEIGHT_MAX = 6 * 1024 * 1024
+"""Frames are gathered up to about this size; a message may hold FRAME_BYTES_MAX."""
+RECEIVE_BYTES = 256 * 1024
+
+
+class Child:
+    """All runs of this process. `send` takes frames in order; `handle` is given them. Main thread only."""
+
+    def __init__(  # noqa: PLR0917  # made in one place here, and in tests
+        self,
+        loop: asyncio.AbstractEventLoop,
+        pool: StepPool,
+        bundle: Bundle,
+        limits: ChildLimits,
+        send: Callable[[list[FromSandbox]], None],
+        wait_for_frames: Callable[[], None],
+    ) -> None:
+        self.bundle = bundle
+        self.steps = Steps(loop, pool, bundle.files, limits)
+        self._loop = loop
+        self._send = send
+        self._wait_for_frames = wait_for_frames
+        self._runs: dict[int, Run] = {}
+        self._outbox: list[FromSandbox] = []
+        self._touched: dict[int, Run] = {}
+        self._flush_due = False
+        self._facets_awaited = 0
+        self._held_back: list[ToSandbox] = []
+
+    def handle(self, frames: list[ToSandbox]) -> None:
+        """Take frames; what they bring about is sent at the end of the loop's turn. Unknown runs are ignored."""
+        for frame in frames:
+            if self._facets_awaited and not isinstance(frame, FacetImage):
+                self._held_back.append(frame)  # a step is in the middle of a statement: nothing may run beside it
+            else:
+                self._handle(frame)
+
+    def _handle(self, frame: ToSandbox) -> None:
+        if isinstance(frame, Activate):
+            self._drop(frame.run)
+            self._runs[frame.run] = Run(self, frame)
+            return
+        if isinstance(frame, Ping):
+            self._outbox.append(Pong(frame.number))
+            self._flush_soon()
+            return
+        run = self._runs.get(frame.run)
+        if run is None:
+            return
+        if isinstance(frame, Entries):
+            run.deliver(frame.first, frame.entries)
+        elif isinstance(frame, Attempt):
+            run.attempt_due(frame.path, frame.attempt)
+        elif isinstance(frame, FacetImage):
+            run.facet.take_image(frame.offset, frame.total, frame.data)
+        elif isinstance(frame, Quiesce):
+            run.quiesce()
+        elif isinstance(frame, Drop):
+            self._drop(frame.run)
+
+    def _drop(self, number: int) -> None:
+        run = self._runs.pop(number, None)
+        if run is not None:
+            run.drop()
+            self._touched.pop(number, None)
+
+    # --- what runs and their facets ask of the process
+
+    def touch(self, run: Run) -> None:
+        self._touched[run.number] = run
+        self._flush_soon()
+
+    def send_output(self, frame: Output) -> None:
+        """From any thread."""
+        self._outbox.append(frame)
+        if not self._flush_due:
+            self.call_on_loop(self._flush_soon)
+
+    def need_facet(self, run: int) -> None:
+        self._outbox.append(NeedFacet(run))
+        self._flush_soon()
+
+    def wait_for_image(self, facet: RunFacet) -> None:
+        """Stop everything on the main thread until the image is there: a statement of an async step needs it now."""
+        self._facets_awaited += 1
+        try:
+            while not facet.is_loaded:
+                self._send_outbox()
+                self._wait_for_frames()
+        finally:
+            self._facets_awaited -= 1
+            if not self._facets_awaited and self._held_back:
+                self._loop.call_soon(self._handle_held_back)
+
+    def call_on_loop(self, callback: Callable[[], object]) -> None:
+        self.steps.call_on_loop(callback)
+
+    def _handle_held_back(self) -> None:
+        held_back, self._held_back = self._held_back, []
+        self.handle(held_back)
+
+    # --- sending
+
+    def _flush_soon(self) -> None:
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        touched, self._touched = self._touched, {}
+        for run in touched.values():
+            self._outbox.extend(run.turn())
+        self._send_outbox()
+
+    def _send_outbox(self) -> None:
+        outbox, self._outbox = self._outbox, []
+        if not outbox:
+            return
+        message: list[FromSandbox] = []
+        weight = 0
+        for frame in outbox:
+            own = _weight(frame)
+            if message and weight + own > MESSAGE_WEIGHT_MAX:
+                self._send(message)
+                message, weight = [], 0
+            message.append(frame)
+            weight += own
+        self._send(message)
+
+
+def _weight(frame: FromSandbox) -> int:
+    if isinstance(frame, Turn):
+        return MESSAGE_WEIGHT_MAX // 2 if any(_is_large(command) for command in frame.commands) else 8192
+    return len(frame.text) * 3 if isinstance(frame, Output) else 1024
+
+
+def _is_large(command: Any) -> bool:
+    return len(getattr(command, "value", b"")) + len(getattr(command, "delta", None) or b"") > CHUNK_BYTES // 8
+
+
+class Channel:
+    """The control socket on the loop: whole messages in, whole messages out."""
+
+    def __init__(self, control: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+        control.setblocking(False)
+        self._control = control
+        self._loop = loop
+        self._incoming = bytearray()
+        self._outgoing = bytearray()
+        self.on_frames: Callable[[list[ToSandbox]], None] = lambda _frames: None
+        self.on_end: Callable[[], None] = lambda: os._exit(0)
+        loop.add_reader(control, self._readable)
+
+    def send(self, frames: list[FromSandbox]) -> None:
+        idle = not self._outgoing
+        self._outgoing += encode_message(frames)
+        if idle:
+            self._write()
+            if self._outgoing:
+                self._loop.add_writer(self._control, self._writable)
+
+    def wait(self) -> None:
+        """Block until something was received, sending what is due meanwhile."""
+        readable, writable, _ = select.select([self._control], [self._control] if self._outgoing else [], [])
+        if writable:
+            self._writable()
+        if readable:
+            self._readable()
+
+    def _writable(self) -> None:
+        self._write()
+        if not self._outgoing:
+            self._loop.remove_writer(self._control)
+
+    def _write(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._outgoing:
+                sent = self._control.send(memoryview(self._outgoing)[:RECEIVE_BYTES].tobytes())
+                del self._outgoing[:sent]
+
+    def _readable(self) -> None:
+        try:
+            data = self._control.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            data = b""
+        if not data:
+            self.on_end()
+            return
+        incoming = self._incoming
+        incoming += data
+        begin = 0
+        frames: list[ToSandbox] = []
+        while len(incoming) - begin >= LENGTH_BYTES:
+            end = begin + LENGTH_BYTES + int.from_bytes(incoming[begin : begin + LENGTH_BYTES], "big")
+            if len(incoming) < end:
+                break
+            frames += decode_to_sandbox(bytes(incoming[begin + LENGTH_BYTES : end]))
+            begin = end
+        del incoming[:begin]
+        if frames:
+            self.on_frames(frames)
+
+
+def install() -> None:
+    """Change this process for tenant code: clocks, randomness, asyncio's own sets, output."""
+    ambient.install()
+    detloop.install()
+    output.install()
+
+
+_prepared: list[tuple[asyncio.AbstractEventLoop, StepPool]] = []
+
+
+def before_seccomp(limits: SandboxLimits) -> None:
+    """Make what the filter will refuse later: the step threads, and the loop with its wake-up socket pair."""
+    facets.prepare_process(ChildLimits().facet)
+    _prepared.append((asyncio.new_event_loop(), StepPool(limits.step_threads)))
+
+
+def main(
+    control: socket.socket, bundle_fd: int, limits: SandboxLimits, *, child_limits: ChildLimits | None = None
+) -> NoReturn:
+    """Import the version, say Ready (or BootFailed), then serve runs until the other side closes the socket."""
+    if not _prepared:
+        before_seccomp(limits)
+    loop, pool = _prepared.pop()
+    install()
+    files: Mapping[str, Any] | frozenset[str] = frozenset()
+    control.setblocking(True)
+    try:
+        bundle = Bundle.map(bundle_fd)
+        os.close(bundle_fd)
+        files = bundle.files
+        bundle.install()
+        bundle.load()
+    except BaseException as error:  # tenant code, at import: whatever it is, the executor gets it as text
+        fault = faults.fact(error, files, code="code_not_loadable")
+        _say_and_exit(control, BootFailed(fault))
+    channel = Channel(control, loop)
+    child = Child(loop, pool, bundle, child_limits or ChildLimits(), channel.send, channel.wait)
+    channel.on_frames = child.handle
+    channel.send([Ready(sorted(bundle.workflows))])
+    loop.set_default_executor(LoopExecutor(pool).as_executor())
+    loop.set_exception_handler(_report)
+    asyncio.set_event_loop(loop)
+    while True:
+        try:
+            loop.run_forever()
+        except (SystemExit, KeyboardInterrupt):  # tenant code in a callback of its own: not a reason to end
+            continue
+
+
+def _say_and_exit(control: socket.socket, frame: FromSandbox) -> NoReturn:
+    with contextlib.suppress(OSError):
+        control.sendall(encode_message([frame]))
+    os._exit(0)
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Problems on the ordinary loop: of tenant code (callbacks, tasks nobody awaits), or of ours."""
+    del loop
+    error = context.get("exception")
+    sys.stderr.write(f"{context.get('message')}: {type(error).__name__}: {error}\n")

@@ -1,0 +1,25 @@
+"""Limits of what runs inside a sandbox: they give clear errors; the kernel's and the host's own bounds are apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from executor.core.values import VALUE_BYTES_MAX
+from facets.limits import Limits as FacetLimits
+
+
+@dataclass(frozen=True, slots=True)
+class ChildLimits:
+    """`step_threads` serve sync steps; at most `attempt_count_max` attempts execute at once in one process.
+
+    Output is bounded per line and per run (one activation of an instance).
+    """
+
+    value_bytes_max: int = VALUE_BYTES_MAX
+    step_threads: int = 8
+    attempt_count_max: int = 512
+    line_bytes_max: int = 8 * 1024
+    output_bytes_max: int = 1024 * 1024
+    output_lines_max: int = 20_000
+    facet_wait_s: float = 60.0
+    facet: FacetLimits = field(default_factory=FacetLimits)

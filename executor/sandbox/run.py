@@ -1,0 +1,555 @@
+"""One run: tenant code over one instance's journal, in this process.
+
+Entries are delivered one by one. For each: the replay says what it resolves, the future gets its outcome, the
+deterministic loop runs until nothing is ready. When all of a message is delivered, `turn` collects what the run asks
+for: sleeps, waits and cancellations that the journal does not have yet become commands, steps without an outcome begin
+to execute. Invariants:
+  - nothing executes and no command is made before the whole recorded journal has been delivered;
+  - a step's result reaches `run()` by its entry only, so by bytes that are durable;
+  - after a divergence nothing more is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Any, Protocol
+
+from executor.core import codec, entries, values
+from executor.core.commands import Cancel, Command, Complete, Diverge, Fail, Sleep, StepDone, StepError, Wait
+from executor.core.entries import AnyEntry, StepRef
+from executor.core.errors import PerdureError
+from executor.core.failure import ErrorFact
+from executor.core.replay import Divergence, Replay, Request, TimedOut, asked
+from executor.sandbox import ambient, detloop, faults, output
+from executor.sandbox.facets_inside import Host, RunFacet
+from executor.sandbox.loader import Bundle, WorkflowCode
+from executor.sandbox.protocol import Activate, Output, Turn
+from executor.sandbox.steps import Attempt, StepCall, Steps, declared_result
+from executor.workflow import (
+    Event,
+    EventTimeout,
+    NonRetryableError,
+    NotHere,
+    ReceivedEvent,
+    Step,
+    StepFailed,
+    StepTimeout,
+)
+from executor.workflow.options import StepOptions
+
+TIMER_NAME = "asyncio timer"
+NAME_CHARS_MAX = 256
+TURN_BYTES_MAX = 4 * 1024 * 1024
+"""Commands of one Turn frame; more are sent in further Turns, so that no message is over its limit."""
+
+
+class Process(Host, Protocol):
+    """What a run needs of the process it is in."""
+
+    steps: Steps
+    bundle: Bundle
+
+    def touch(self, run: Run) -> None:
+        """Ask `run.turn()` at the end of this turn of the process's loop."""
+
+    def send_output(self, frame: Output) -> None: ...
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A request as this run holds it."""
+
+    request: Request
+    future: detloop.DetFuture | None = None
+    command: Sleep | Wait | None = None
+    call: StepCall | None = None
+    timer: detloop.DurableTimer | None = None
+    attempt: Attempt | None = None
+    asked_of_executor: bool = False
+
+
+class Run:
+    """See the module. Implements `RunRuntime` for Step, `Timers` for the loop, `Owner` for attempts."""
+
+    def __init__(self, process: Process, activate: Activate) -> None:
+        self.number = activate.run
+        self.facet = RunFacet(activate.run, process, process.steps.limits)
+        self.recorder = output.Recorder(activate.run, process.steps.limits, process.send_output)
+        self._process = process
+        self._activate = activate
+        self._replay = Replay()
+        self._loop = detloop.new_loop(self, hash_base=0)
+        self._ambient = ambient.Ambient(b"")
+        self._scope = output.Scope(self.recorder)
+        self._task: asyncio.Task[Any] | None = None
+        self._code: WorkflowCode | None = None
+        self._seed = b""
+        self._pending: dict[str, _Pending] = {}
+        self._new: list[_Pending] = []
+        self._cancelled: list[_Pending] = []
+        self._commands: list[Command] = []
+        self._coroutines: dict[int, tuple[Coroutine[Any, Any, Any], str, str]] = {}
+        self._coroutine_count = 0
+        self._executing = 0
+        self._quiesced = activate.paused
+        self._over = False
+        self._dropped = False
+        self._told: tuple[int, bool] = (0, False)
+
+    @property
+    def is_live(self) -> bool:
+        """The whole recorded journal has been delivered."""
+        return self._replay.seen >= self._activate.total
+
+    # --- frames
+
+    def deliver(self, first: int, stored: list[bytes]) -> None:
+        """Take entries, each as far as the run goes. Entries seen before are skipped."""
+        for sequence, data in enumerate(stored, start=first):
+            if sequence <= self._replay.seen or self._dropped:
+                continue
+            try:
+                entry, _ = codec.decode(data)
+                self._accept(sequence, entry)
+            except PerdureError as error:  # a journal that cannot be: the instance is held, its bytes are kept
+                self._diverge(str(error), None, None)
+            if self._replay.seen == self._activate.total:
+                self.recorder.go_live()
+        self._process.touch(self)
+
+    def attempt_due(self, path: str, number: int) -> None:
+        """Make a retry now. Ignored if the step has its outcome, was given up, or is being tried."""
+        pending = self._pending.get(path)
+        if pending is None or pending.call is None or pending.request.given_up or pending.attempt is not None:
+            return
+        if self.is_live and not self._quiesced and not self._over:
+            self._begin(pending, number)
+
+    def quiesce(self) -> None:
+        self._quiesced = True
+        self._told = (0, False)
+        self._process.touch(self)
+
+    def drop(self) -> None:
+        """Forget everything: attempts are cancelled, coroutines closed, the facet freed."""
+        self._dropped = True
+        for pending in self._pending.values():
+            if pending.attempt is not None:
+                pending.attempt.cancel()
+        self.facet.close()
+        self._scope.close()
+        with ambient.inside(self._ambient), self._loop.running():
+            self._loop.dispose()
+            for coroutine, _, _ in self._coroutines.values():
+                coroutine.close()
+        self._pending.clear()
+        self._coroutines.clear()
+        self._task = None
+
+    def turn(self) -> list[Turn]:
+        """What is to be told to the executor now; empty if there is nothing new."""
+        if self._dropped or not self.is_live:
+            return []
+        self._collect()
+        idle = (self._executing == 0) if not self._over else True
+        told = (self._replay.seen, idle)
+        if not self._commands and (not idle or told == self._told) and self._told[0] > 0:
+            return []
+        self._told = told
+        commands, self._commands = self._commands, []
+        turns: list[Turn] = []
+        part: list[Command] = []
+        size = 0
+        for command in commands:
+            weight = _weight(command)
+            if part and size + weight > TURN_BYTES_MAX:
+                turns.append(Turn(self.number, self._replay.seen, part, idle=False))
+                part, size = [], 0
+            part.append(command)
+            size += weight
+        turns.append(Turn(self.number, self._replay.seen, part, idle))
+        return turns
+
+    # --- entries
+
+    def _accept(self, sequence: int, entry: AnyEntry) -> None:
+        if sequence == 1:
+            if not isinstance(entry, entries.Started):
+                self._diverge("the journal does not begin with Started", None, None)
+                return
+            self._replay.accept(sequence, entry)
+            self.recorder.moved_to(sequence)
+            self._set_time(entry.at_ms)
+            self._start(entry)
+            return
+        outcome = self._replay.accept(sequence, entry)
+        self.recorder.moved_to(sequence)
+        self._set_time(entry.at_ms)
+        if self._over and self._task is None:
+            return
+        if isinstance(outcome, Divergence):
+            self._diverge(outcome.message, outcome.recorded, outcome.requested)
+            return
+        if sequence <= self._activate.total:
+            path = getattr(entry, "path", None)
+            pending = self._pending.get(path) if path is not None else None
+            if pending is not None:
+                self.recorder.already_sent(pending.request.asked_after)
+        if outcome is not None:
+            self._drive(self._pending.pop(outcome.request.path), outcome.outcome)
+
+    def _set_time(self, at_ms: int) -> None:
+        """Logical time never goes back, whatever the executor's clock did."""
+        now_ms = max(self._loop.now_ms, at_ms)
+        self._loop.now_ms = self._ambient.now_ms = now_ms
+
+    def _start(self, entry: entries.Started) -> None:
+        self._seed = entry.seed
+        self._ambient = ambient.Ambient(entry.seed)
+        digest = blake2b(entry.seed, digest_size=8, person=b"perdure hashes").digest()
+        self._loop = detloop.new_loop(self, hash_base=int.from_bytes(digest, "big"))
+        self._set_time(entry.at_ms)
+        self.recorder.now_ms = lambda: self._ambient.now_ms
+        activate = self._activate
+        code = self._process.bundle.workflows.get(activate.workflow)
+        if code is None:
+            known = ", ".join(sorted(self._process.bundle.workflows)) or "none"
+            message = f"this version has no workflow {activate.workflow!r}; it has {known}"
+            self._end(Fail(ErrorFact("UnknownWorkflow", message, retryable=False, code="unknown_workflow")))
+            return
+        self._code = code
+        context = contextvars.copy_context()
+        context.run(output.current_source.set, self._scope)
+        coroutine = self._main(code, entry)
+        with ambient.inside(self._ambient), self._loop.running():
+            self._task = self._loop.create_task(coroutine, name="run", context=context)
+        self._drive()
+
+    async def _main(self, code: WorkflowCode, entry: entries.Started) -> Any:
+        payload = values.decode(entry.payload, declared=code.payload_type, what="payload")
+        event: Event[Any] = Event(
+            payload=payload,
+            timestamp=_moment(entry.at_ms),
+            instance_id=self._activate.instance,
+            workflow=entry.workflow,
+            commit=entry.commit,
+        )
+        return await code.workflow().run(event, Step(self))
+
+    def _resolve(self, pending: _Pending, outcome: object) -> None:
+        if pending.attempt is not None:
+            pending.attempt.cancel()  # its result is known from elsewhere (a duplicate entry): never the case in order
+            self._attempt_gone(pending)
+        if pending.timer is not None:
+            self._loop.fire(pending.timer)
+            return
+        future = pending.future
+        if future is None or future.done():
+            return
+        if isinstance(outcome, entries.StepSucceeded):
+            self._set_value(pending, future, outcome.value)
+        elif isinstance(outcome, entries.StepFailed):
+            future.set_exception(_step_failed(outcome))
+        elif isinstance(outcome, TimedOut):
+            assert isinstance(pending.command, Wait)
+            future.set_exception(EventTimeout(pending.request.path, pending.command.type))
+        elif isinstance(outcome, entries.EventReceived):
+            payload = values.decode(outcome.payload, what="payload")
+            future.set_result(ReceivedEvent(payload, outcome.type, outcome.id, _moment(outcome.at_ms)))
+        else:
+            future.set_result(None)
+
+    @staticmethod
+    def _set_value(pending: _Pending, future: detloop.DetFuture, value: bytes) -> None:
+        assert pending.call is not None
+        try:
+            future.set_result(values.decode(value, declared=declared_result(pending.call.function), what="result"))
+        except PerdureError as error:
+            future.set_exception(error)
+
+    def _drive(self, resolved: _Pending | None = None, outcome: object = None) -> None:
+        with ambient.inside(self._ambient), self._loop.running():
+            try:
+                if resolved is not None:
+                    self._resolve(resolved, outcome)
+                self._loop.run_ready()
+            except RuntimeError as error:  # it spins
+                self._end(Fail(faults.fact(NonRetryableError(str(error)), (), code="workflow_failed")))
+                return
+        if self._loop.problems:
+            self._tell_problems()
+        task = self._task
+        if task is not None and task.done() and not self._over:
+            self._finish(task)
+
+    # --- the end of run()
+
+    def _finish(self, task: asyncio.Task[Any]) -> None:
+        """`run()` has returned or raised: clear up what it left, then say how it ended."""
+        self._replay.end()
+        self._over = True
+        with ambient.inside(self._ambient), self._loop.running():
+            for generator in self._loop.open_generators():
+                self._loop.create_task(generator.aclose())
+            for left in self._loop.live_tasks():
+                left.cancel()
+            try:
+                self._loop.run_ready()
+            except RuntimeError:
+                self._scope.line("log", "WARNING", "tasks that run() left behind would not end; they were dropped")
+        for name, error in self._loop.unretrieved():
+            if error is not (None if task.cancelled() else task.exception()):
+                told = f"{faults.type_name(type(error))}: {faults.text_of(error)}"
+                self._scope.line("log", "WARNING", f"the exception of task {name!r} was never looked at: {told}")
+        self._tell_problems()
+        self._commands.append(self._how_it_ended(task))
+        self._scope.flush()
+        for pending in self._pending.values():
+            if not pending.request.given_up:
+                self._give_up(pending)
+
+    def _how_it_ended(self, task: asyncio.Task[Any]) -> Complete | Fail:
+        if task.cancelled():
+            error: BaseException = asyncio.CancelledError("run() cancelled itself")
+            return Fail(faults.fact(error, self._process.bundle.files, code="workflow_failed"))
+        raised = task.exception()
+        if raised is not None:
+            return Fail(faults.fact(raised, self._process.bundle.files, code="workflow_failed"))
+        forgotten = [
+            (name, where)
+            for coroutine, name, where in self._coroutines.values()
+            if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED
+        ]
+        if forgotten:
+            name, where = forgotten[0]
+            more = f" (and {len(forgotten) - 1} more)" if len(forgotten) > 1 else ""
+            message = (
+                f"{name!r} at {where}{more} was called but never awaited, so it did not happen; write `await step.…`"
+            )
+            return Fail(ErrorFact("NeverAwaited", message, where, retryable=False))
+        assert self._code is not None
+        try:
+            value = values.encode(
+                task.result(),
+                what="result",
+                declared=self._code.result_type,
+                bytes_max=self._process.steps.limits.value_bytes_max,
+            )
+        except PerdureError as error:
+            return Fail(faults.fact(error, (), code="workflow_failed"))
+        return Complete(value)
+
+    def _end(self, command: Fail | Diverge) -> None:
+        """No way on: say so, and ask for nothing else."""
+        if self._over and isinstance(command, Fail):
+            return
+        self._over = True
+        self._replay.end()
+        self._commands = [command]
+        self._task = None
+        self._new.clear()
+        self._cancelled.clear()
+        for pending in self._pending.values():
+            if pending.attempt is not None:
+                pending.attempt.cancel()
+                self._attempt_gone(pending)
+
+    def _diverge(self, message: str, recorded: StepRef | None, requested: StepRef | None) -> None:
+        self._end(Diverge(message, recorded, requested))
+
+    def _tell_problems(self) -> None:
+        for problem in self._loop.problems:
+            self._scope.line("log", "WARNING", problem)
+        self._loop.problems.clear()
+
+    # --- commands and attempts
+
+    def _collect(self) -> None:
+        new, self._new = self._new, []
+        for pending in new:
+            if pending.request.given_up:
+                continue
+            if pending.call is not None:
+                if (
+                    pending.attempt is None
+                    and not pending.request.attempts_failed
+                    and pending.request.path in self._pending
+                ):
+                    if self._quiesced:
+                        self._new.append(pending)
+                    else:
+                        self._begin(pending, 1)
+            elif not pending.request.recorded and pending.command is not None:
+                pending.asked_of_executor = True
+                self._commands.append(pending.command)
+        cancelled, self._cancelled = self._cancelled, []
+        for pending in cancelled:
+            request = pending.request
+            known = pending.asked_of_executor or request.recorded
+            is_open = self._replay.find(request.path) is request
+            if known and not request.cancel_recorded and (is_open or request.event_unseen):
+                self._commands.append(Cancel(request.path))
+
+    def _begin(self, pending: _Pending, number: int) -> None:
+        assert pending.call is not None
+        self._executing += 1
+        pending.attempt = self._process.steps.begin(self, pending.call, number)
+
+    def _attempt_gone(self, pending: _Pending) -> None:
+        pending.attempt = None
+        self._executing -= 1
+
+    def attempt_over(self, attempt: Attempt, report: StepDone | StepError) -> None:
+        """An attempt has its outcome. What it means is the executor's to say, by an entry."""
+        pending = self._pending.get(attempt.call.path)
+        if pending is None or pending.attempt is not attempt:
+            return
+        self._attempt_gone(pending)
+        pending.asked_of_executor = isinstance(report, StepError)  # only then there is a retry to cancel
+        if not self._over:
+            self._commands.append(report)
+        self._process.touch(self)
+
+    def _give_up(self, pending: _Pending) -> None:
+        self._replay.give_up(pending.request)
+        if pending.attempt is not None:
+            pending.attempt.cancel()
+            self._attempt_gone(pending)
+        if not self._over:
+            self._cancelled.append(pending)
+
+    # --- RunRuntime: what Step calls, on the deterministic loop
+
+    def do(  # noqa: PLR0917  # one caller, in workflow/step.py
+        self,
+        name: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: StepOptions,
+        where: str,
+    ) -> Coroutine[Any, Any, Any]:
+        def request() -> _Pending:
+            digest = asked("step", name, args, kwargs)
+            pending = self._request("step", name, digest, where)
+            path = pending.request.path
+            key = blake2b(path.encode(), key=self._seed[:64], digest_size=16, person=b"perdure steps").hexdigest()
+            context = contextvars.copy_context()
+            pending.call = StepCall(path, name, digest, where, function, args, kwargs, options, context, key)
+            return pending
+
+        return self._coroutine(name, where, request)
+
+    def sleep(self, name: str, duration_ms: int, where: str) -> Coroutine[Any, Any, None]:
+        return self._sleep(name, where, duration_ms, duration_ms, None)
+
+    def sleep_until(self, name: str, until: datetime, where: str) -> Coroutine[Any, Any, None]:
+        until_ms = round(until.timestamp() * 1000)
+        return self._sleep(name, where, ["until", until_ms], None, until_ms)
+
+    def _sleep(
+        self, name: str, where: str, argument: object, duration_ms: int | None, until_ms: int | None
+    ) -> Coroutine[Any, Any, None]:
+        def request() -> _Pending:
+            digest = asked("sleep", name, argument)
+            pending = self._request("sleep", name, digest, where)
+            pending.command = Sleep(pending.request.path, digest, where, duration_ms, until_ms)
+            return pending
+
+        return self._coroutine(name, where, request)
+
+    def wait_for_event(
+        self, name: str, type: str, timeout_ms: int | None, where: str
+    ) -> Coroutine[Any, Any, ReceivedEvent]:
+        _check_name(type, "event type")
+
+        def request() -> _Pending:
+            digest = asked("wait", name, type)
+            pending = self._request("wait", name, digest, where)
+            pending.command = Wait(pending.request.path, digest, where, type, timeout_ms)
+            return pending
+
+        return self._coroutine(name, where, request)
+
+    def _coroutine(self, name: str, where: str, request: Callable[[], _Pending]) -> Coroutine[Any, Any, Any]:
+        _check_name(name, "step name")
+        if ambient.current() is not self._ambient:
+            raise NotHere(
+                f"step {name!r} was asked for outside of run() (steps do not nest): call it from run(), "
+                "or call the function itself"
+            )
+        self._coroutine_count += 1
+        coroutine = self._ask(self._coroutine_count, request)
+        self._coroutines[self._coroutine_count] = (coroutine, name, where)
+        return coroutine
+
+    async def _ask(self, number: int, request: Callable[[], _Pending]) -> Any:
+        del self._coroutines[number]
+        pending = request()
+        pending.future = self._loop.create_future()
+        self._add(pending)
+        try:
+            return await pending.future
+        except asyncio.CancelledError:
+            if pending.request.path in self._pending and not pending.request.given_up:
+                self._give_up(pending)
+            raise
+
+    def _request(self, kind: Any, name: str, digest: bytes, where: str) -> _Pending:
+        if self._over:
+            raise NotHere(f"{name!r} was asked for after run() had ended")
+        return _Pending(self._replay.request(kind, name, digest, where))
+
+    def _add(self, pending: _Pending) -> None:
+        self._pending[pending.request.path] = pending
+        self._new.append(pending)
+
+    # --- Timers: what the deterministic loop calls
+
+    def start_timer(self, timer: detloop.DurableTimer) -> None:
+        delay_ms = timer.until_ms - self._loop.now_ms
+        where = self._process.bundle.calling_line()
+        digest = asked("sleep", TIMER_NAME, delay_ms)
+        pending = self._request("sleep", TIMER_NAME, digest, where)
+        pending.command = Sleep(pending.request.path, digest, where, None, timer.until_ms)
+        pending.timer = timer
+        timer.key = pending
+        self._add(pending)
+
+    def cancel_timer(self, timer: detloop.DurableTimer) -> None:
+        pending = timer.key
+        if isinstance(pending, _Pending) and not pending.request.given_up and pending.request.path in self._pending:
+            self._give_up(pending)
+
+
+def _check_name(name: object, what: str) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"a {what} is a text, not {type(name).__name__}")
+    if not 0 < len(name) <= NAME_CHARS_MAX or not name.isprintable():
+        raise ValueError(f"{what} {name[:40]!r} is not 1 to {NAME_CHARS_MAX} printable characters")
+    if name == TIMER_NAME:
+        raise ValueError(f"the {what} {TIMER_NAME!r} is the platform's own; choose another")
+
+
+def _moment(at_ms: int) -> datetime:
+    return datetime.fromtimestamp(at_ms / 1000, UTC)
+
+
+def _step_failed(entry: entries.StepFailed) -> StepFailed:
+    error = entry.error
+    kind = StepTimeout if error.type == faults.STEP_TIMEOUT else StepFailed
+    return kind(entry.path, entry.attempt, error.type, error.message, error.traceback)
+
+
+def _weight(command: Command) -> int:
+    if isinstance(command, StepDone):
+        return 512 + len(command.value) + len(command.delta or b"")
+    if isinstance(command, Complete):
+        return 64 + len(command.value)
+    return 32 * 1024 if isinstance(command, StepError | Fail | Diverge) else 1024

@@ -1,0 +1,278 @@
+"""Attempts of steps: executed outside the deterministic loop, with real time and real randomness.
+
+Async callables run as tasks of the process's ordinary loop, sync ones in the pool's threads; a sync callable that
+returns an awaitable (a lambda over an async function) has it awaited on the loop. Each attempt has its own context: the
+variables that the run had set when it asked, and the attempt itself (`step.current()`, facet, output).
+An attempt is reported once, on the main thread; one that is cancelled or has timed out is over at that moment, whatever
+its code still does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import time
+from collections import deque
+from collections.abc import Callable, Container, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from executor.core import values
+from executor.core.commands import RetryPolicy, StepDone, StepError
+from executor.core.failure import ErrorFact
+from executor.sandbox import faults, output
+from executor.sandbox.child_limits import ChildLimits
+from executor.sandbox.facets_inside import AttemptFacet, RunFacet
+from executor.sandbox.threads import StepPool
+from executor.workflow.options import StepOptions
+from executor.workflow.runtime import Parameters, current_attempt
+
+_DECLARED_KEPT_MAX = 4_096
+_declared_of: dict[tuple[Any, str], Any] = {}
+
+
+@dataclass(slots=True)
+class StepCall:
+    """What `step.do` was given, kept until the step has its outcome."""
+
+    path: str
+    name: str
+    asked: bytes
+    where: str
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    options: StepOptions
+    context: contextvars.Context
+    idempotency_key: str
+
+
+class Owner(Protocol):
+    """The run that an attempt belongs to."""
+
+    facet: RunFacet
+    recorder: output.Recorder
+
+    def attempt_over(self, attempt: Attempt, report: StepDone | StepError) -> None: ...
+
+
+class Attempt:
+    """One try of a step. Implements `executor.workflow.runtime.AttemptRuntime`."""
+
+    def __init__(self, steps: Steps, owner: Owner, call: StepCall, number: int) -> None:
+        self.call = call
+        self.name = call.name
+        self.attempt = number
+        self.deadline: datetime | None = None
+        self.idempotency_key = call.idempotency_key
+        self.owner = owner
+        self.is_over = False
+        self.is_started = False
+        self._steps = steps
+        self._facet = AttemptFacet(owner.facet)
+        self._output: output.Scope | None = None
+        self._started_at_ms = 0
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    # --- what tenant code reaches through the context
+
+    def facet_execute(self, sql: str, parameters: Parameters) -> list[Any]:
+        return self._facet.execute(sql, parameters)
+
+    def facet_executemany(self, sql: str, parameters: Sequence[Parameters]) -> None:
+        self._facet.executemany(sql, parameters)
+
+    def facet_exclusive(self) -> AbstractAsyncContextManager[None]:
+        return self._facet.exclusive()
+
+    # --- life
+
+    def start(self) -> None:
+        """Begin to execute; the outcome goes to the owner, never from within this call."""
+        self.is_started = True
+        self._started_at_ms = time.time_ns() // 1_000_000
+        call = self.call
+        loop = self._steps.loop
+        timeout_ms = call.options.timeout_ms
+        if timeout_ms is not None:
+            self.deadline = datetime.fromtimestamp((self._started_at_ms + timeout_ms) / 1000, UTC)
+            self._timer = loop.call_later(timeout_ms / 1000, self._timed_out)
+        scope = self._output = output.Scope(self.owner.recorder, call.path, self.attempt)
+        context = call.context.copy()
+        context.run(current_attempt.set, self)
+        context.run(output.current_source.set, scope)
+        if _is_async(call.function):
+            self._task = loop.create_task(self._run_async(), context=context)
+        else:
+            self._steps.pool.submit(functools.partial(context.run, self._run_in_thread))
+
+    def cancel(self) -> None:
+        """Give it up: nothing is reported, its facet writes are rolled back."""
+        self._end()
+        self._facet.end(commit=False)
+
+    async def _run_async(self) -> None:
+        call = self.call
+        try:
+            result = await call.function(*call.args, **call.kwargs)
+        except BaseException as error:  # tenant code; SystemExit must not end the process of all instances
+            self._failed(error)
+        else:
+            self._succeeded(result)
+
+    def _run_in_thread(self) -> None:
+        call = self.call
+        if self.is_over:
+            return
+        try:
+            result = call.function(*call.args, **call.kwargs)
+        except BaseException as error:  # tenant code
+            report: Callable[[], None] = functools.partial(self._failed, error)
+        else:
+            if inspect.isawaitable(result):
+                report = functools.partial(self._go_on_async, result, contextvars.copy_context())
+            else:
+                report = functools.partial(self._succeeded, result)
+        self._steps.call_on_loop(report)
+
+    def _go_on_async(self, awaitable: Any, context: contextvars.Context) -> None:
+        async def finish() -> None:
+            try:
+                result = await awaitable
+            except BaseException as error:  # tenant code
+                self._failed(error)
+            else:
+                self._succeeded(result)
+
+        if self.is_over:
+            if inspect.iscoroutine(awaitable):
+                awaitable.close()
+            return
+        self._task = self._steps.loop.create_task(finish(), context=context)
+
+    def _timed_out(self) -> None:
+        if self.is_over:
+            return
+        timeout_s = (self.call.options.timeout_ms or 0) / 1000
+        message = f"the attempt did not end within {timeout_s:g} s"
+        self._failed_with(ErrorFact(faults.STEP_TIMEOUT, message, "", code="step_failed"))
+
+    def _failed(self, error: BaseException) -> None:
+        if not self.is_over:
+            self._failed_with(faults.fact(error, self._steps.files, code="step_failed"))
+
+    def _failed_with(self, error: ErrorFact) -> None:
+        self._end()
+        self._facet.end(commit=False)
+        call = self.call
+        retry = call.options.retry
+        policy = RetryPolicy(retry.limit, retry.delay_ms, retry.backoff, retry.max_delay_ms, float(retry.jitter))
+        report = StepError(call.path, call.asked, call.where, self.attempt, self._started_at_ms, error, policy)
+        self.owner.attempt_over(self, report)
+
+    def _succeeded(self, result: Any) -> None:
+        if self.is_over:
+            return
+        call = self.call
+        try:
+            declared = declared_result(call.function)
+            value = values.encode(
+                result, what="result", declared=declared, bytes_max=self._steps.limits.value_bytes_max
+            )
+            delta = self._facet.end(commit=True)
+        except Exception as error:  # a refused value, or a facet that cannot commit: the attempt has failed
+            self._failed(error)
+            return
+        self._end()
+        report = StepDone(call.path, call.asked, call.where, self.attempt, self._started_at_ms, value, delta or None)
+        self.owner.attempt_over(self, report)
+
+    def _end(self) -> None:
+        self.is_over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._output is not None:
+            self._output.close()
+        if self._task is not None and not self._task.done() and self._task is not _current_task(self._steps.loop):
+            self._task.cancel()
+        self._steps.ended(self)
+
+
+class Steps:
+    """All attempts of the process, bounded in number. Methods belong to the main thread, but for `call_on_loop`."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, pool: StepPool, files: Container[str], limits: ChildLimits
+    ) -> None:
+        self.loop = loop
+        self.pool = pool
+        self.files = files
+        self.limits = limits
+        self._executing: set[Attempt] = set()
+        self._queued: deque[Attempt] = deque()
+
+    def begin(self, owner: Owner, call: StepCall, number: int) -> Attempt:
+        """Execute an attempt now, or when there is room."""
+        attempt = Attempt(self, owner, call, number)
+        if len(self._executing) < self.limits.attempt_count_max:
+            self._executing.add(attempt)
+            attempt.start()
+        else:
+            self._queued.append(attempt)
+        return attempt
+
+    def ended(self, attempt: Attempt) -> None:
+        """Make room. An attempt that never started is found over when its turn comes."""
+        self._executing.discard(attempt)
+        while self._queued and len(self._executing) < self.limits.attempt_count_max:
+            following = self._queued.popleft()
+            if not following.is_over:
+                self._executing.add(following)
+                following.start()
+
+    def call_on_loop(self, callback: Callable[[], object]) -> None:
+        """From any thread."""
+        try:
+            self.loop.call_soon_threadsafe(callback)
+        except RuntimeError:  # the loop is closed: the process ends
+            return
+
+
+def declared_result(function: Callable[..., Any]) -> Any:
+    """The return annotation of a step's function, resolved; `values.UNDECLARED` if there is none to go by."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    target = inspect.unwrap(getattr(function, "__func__", function))
+    annotation = getattr(target, "__annotations__", {}).get("return", values.UNDECLARED)
+    if not isinstance(annotation, str):
+        return annotation
+    key = (getattr(target, "__code__", target), annotation)
+    if key not in _declared_of:
+        if len(_declared_of) >= _DECLARED_KEPT_MAX:
+            _declared_of.clear()
+        try:
+            hints = inspect.get_annotations(target, eval_str=True)
+        except Exception:  # tenant code: a name that only a type checker knows
+            hints = {}
+        _declared_of[key] = hints.get("return", values.UNDECLARED)
+    return _declared_of[key]
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004  # the method itself is wanted: an object with async __call__
+    )
+
+
+def _current_task(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task(loop)
+    except RuntimeError:
+        return None

@@ -1,0 +1,74 @@
+"""A fixed pool of threads for sync steps.
+
+The threads are started before the sandbox's filter refuses new ones, so the pool never grows. A job cannot be stopped:
+one whose attempt has timed out goes on in its thread, `abandoned`, until it returns by itself.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+Job = Callable[[], None]
+
+
+class StepPool:
+    """`count` daemon threads, started at once. A job must not raise."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._threads = [threading.Thread(target=self._work, name=f"step-{n}", daemon=True) for n in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, job: Job) -> None:
+        self._jobs.put(job)
+
+    def close(self) -> None:
+        """Let the threads end when they have done what is queued (for tests; the sandbox ends with its process)."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while True:
+            job = self._jobs.get()
+            if job is None:
+                return
+            job()
+            del job
+
+
+class LoopExecutor:
+    """The pool as `loop.set_default_executor` wants it, so that `asyncio.to_thread` works in async steps."""
+
+    def __init__(self, pool: StepPool) -> None:
+        self._pool = pool
+
+    def as_executor(self) -> Any:
+        from concurrent.futures import Future, ThreadPoolExecutor  # noqa: PLC0415  # only if a step asks for it
+
+        pool = self._pool
+
+        class PoolExecutor(ThreadPoolExecutor):
+            """asyncio insists on this class; its own threads are never started."""
+
+            def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+                future: Future[Any] = Future()
+
+                def job() -> None:
+                    if not future.set_running_or_notify_cancel():
+                        return
+                    try:
+                        future.set_result(fn(*args, **kwargs))
+                    except BaseException as error:  # it belongs to whoever awaits the future
+                        future.set_exception(error)
+
+                pool.submit(job)
+                return future
+
+        return PoolExecutor(max_workers=1)
