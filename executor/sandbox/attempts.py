@@ -125,9 +125,9 @@ ATTEMPTS: dict[str, Callable[[], str]] = {
     "no new threads": _start_thread,
     "no programs": _execute,
     "no signals to others": _signal_zygote,
-    "no new namespaces": _new_user_namespace,
     "no file locks": _lock_bundle,
     "not root": _be_root,
+    "no new namespaces": _new_user_namespace,  # last: where it succeeds, this process is somebody else
 }
 
 
