@@ -71,6 +71,21 @@ def reading(path: Path) -> Iterator[None]:
         raise Unavailable(f"{path.name} could not be read: {error}.", code="storage_unavailable") from error
 
 
+def copy_database(connection: apsw.Connection, path: Path, target: Path) -> None:
+    """Copy to the new file `target` as of one moment; writers do not wait. Not fsynced.
+
+    Raises Corrupt, StorageFull, Unavailable.
+    """
+    with reading(path):
+        try:
+            connection.execute("VACUUM INTO ?", (str(target),))
+        except (apsw.FullError, apsw.IOError) as error:
+            kind = StorageFull if isinstance(error, apsw.FullError) else Unavailable
+            raise kind(
+                f"{path.name} could not be copied to {target.parent}: {error}.", code="target_unavailable"
+            ) from error
+
+
 @contextmanager
 def transaction(connection: apsw.Connection, path: Path) -> Iterator[None]:
     """One write transaction: committed at the end, or rolled back whole.

@@ -32,6 +32,10 @@ from facets.tail import STORED_IMAGE_BYTES_MAX, Batch, Tail, image_size_after
 
 logger = logging.getLogger(__name__)
 
+PAGE_BYTES = 4096
+# What an append adds to the write-ahead file of the log besides its records: the pages around them.
+APPEND_BYTES = 4 * PAGE_BYTES
+
 # A base image is rebuilt once the deltas behind it weigh as much as it does (so the work stays linear), and this much.
 REBASE_BYTES_MIN = 16 * 1024
 # Or once there are so many of them that applying them would be felt at a wake-up.
@@ -74,18 +78,24 @@ class Fold:
         self._lock = threading.RLock()
         self._erase = True  # after a start it is not known whether something deleted still has to be erased
         self._behind_bytes = 0
+        self._wal_pages = 0
+        connection.set_wal_hook(self._count_wal_pages)
         with reading(path):
             self.folded: int = connection.execute("SELECT folded FROM progress").get
         self.trimmed = 0
 
-    @property
-    def behind_bytes(self) -> int:
-        """About how many folded bytes the log still holds."""
-        return self._behind_bytes
+    def _count_wal_pages(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
+        self._wal_pages = pages
+        return apsw.SQLITE_OK
 
     @property
     def is_trim_due(self) -> bool:
-        return self._erase or self._behind_bytes > self._limits.log_bytes_max
+        """Whether the log, or what waits for a checkpoint of the state database, has grown enough."""
+        return (
+            self._erase
+            or self._behind_bytes > self._limits.log_bytes_max
+            or self._wal_pages * PAGE_BYTES > 2 * self._limits.log_bytes_max
+        )
 
     def fold(self) -> int:
         """Everything in the tail into the state database; the position up to which it is complete now.
@@ -99,7 +109,7 @@ class Fold:
                     has_deleted = self._write(batches)
                 self._erase = self._erase or has_deleted
                 self.folded = batches[-1].position
-                self._behind_bytes += sum(batch.size for batch in batches)
+                self._behind_bytes += sum(batch.size + APPEND_BYTES for batch in batches)
                 self._tail.drop(self.folded)
             return self.folded
 
@@ -120,7 +130,7 @@ class Fold:
                 return False
             self._output.checkpoint(truncate=erase)
             is_clean = self._log.trim(folded + 1, erase=erase)
-            self.trimmed, self._behind_bytes = folded, 0
+            self.trimmed, self._behind_bytes, self._wal_pages = folded, 0, 0
             self._erase = erase and not is_clean
             return is_clean
 
@@ -311,6 +321,7 @@ class FoldThread:
         self._on_failure = on_failure
         self._wanted = threading.Condition()
         self._stopping = False
+        self._full: StorageFull | None = None
         self._thread = threading.Thread(target=self._run, name="facets-fold", daemon=True)
         self._thread.start()
 
@@ -320,9 +331,14 @@ class FoldThread:
             self._wanted.notify_all()
 
     def wait_for_room(self) -> None:
-        """Hold an appender back while the tail is at its limit: memory is bounded even if the disk is slow."""
+        """Hold an appender back while the tail is at its limit: memory is bounded even if the disk is slow.
+
+        Raises StorageFull if it stays there because the state database cannot grow.
+        """
         with self._wanted:
             while self._tail.size > self._limits.tail_bytes_max and not self._stopping:
+                if self._full is not None:
+                    raise StorageFull(self._full.message, hint=self._full.hint, details=self._full.details)
                 self._wanted.notify_all()
                 self._wanted.wait(0.1)
 
@@ -349,7 +365,9 @@ class FoldThread:
                 is_left_over = quiet_rounds >= 5 and self._fold.folded > self._fold.trimmed
                 if self._fold.is_trim_due or is_left_over:
                     self._fold.trim()
+                self._full = None
             except StorageFull as error:
+                self._full = error
                 logger.warning("folding waits for disk space: %s", error)
             except (StoreFailed, Fenced) as error:
                 self._on_failure(error)

@@ -36,6 +36,7 @@ class Limits:
     # --- the store, enforced on the host
     journal_entry_bytes_max: int = _bound(MIB, "one journal entry; larger results belong into the facet or outside")
     summary_bytes_max: int = _bound(64 * KIB, "the executor's blob in an instance's row, read with every listing")
+    batch_bytes_max: int = _bound(64 * MIB, "one append; a start reads the log batch by batch into memory")
     log_bytes_max: int = _bound(16 * MIB, "folded records kept in the log; trimming them costs a few fsyncs each time")
     tail_bytes_max: int = _bound(
         64 * MIB, "records in memory before appends wait for the fold; a slow disk, not memory"

@@ -22,10 +22,10 @@ from typing import Protocol
 import apsw
 
 from facets import schema
-from facets.database import connect, query, reading, store_failed, transaction
+from facets.database import connect, copy_database, query, reading, store_failed, transaction
 from facets.errors import Corrupt, Fenced, PositionConflict, StoreFailed
 
-READ_BATCHES = 64
+READ_BATCHES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +172,8 @@ class CommitLog:
 
     def copy_to(self, target: Path) -> None:
         """A consistent copy of this moment as a file of its own. Appends go on meanwhile."""
-        with self._trim_lock, reading(self.path):
-            self._trimmer.execute("VACUUM INTO ?", (str(target),))
+        with self._trim_lock:
+            copy_database(self._trimmer, self.path, target)
 
     def problems(self) -> list[str]:
         """What SQLite's integrity check finds; empty if nothing."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import apsw
 
 from facets import schema
-from facets.database import connect, query, reading, store_failed, transaction
+from facets.database import connect, copy_database, query, reading, store_failed, transaction
 from facets.log import integrity_problems
 from facets.records import OutputLine
 
@@ -130,8 +130,8 @@ class OutputStore:
                 raise store_failed(self.path, error) from error
 
     def copy_to(self, target: Path) -> None:
-        with self._lock, reading(self.path):
-            self._connection.execute("VACUUM INTO ?", (str(target),))
+        with self._lock:
+            copy_database(self._connection, self.path, target)
 
     def problems(self) -> list[str]:
         with self._lock:

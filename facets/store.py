@@ -22,8 +22,8 @@ from facets import backup as backups
 from facets import delta as deltas
 from facets import index, schema
 from facets.chunks import decode_entries, row_id, row_ids, sequence_of, unpack
-from facets.database import connect, reading, transaction
-from facets.errors import Corrupt, FacetError, NotFound, Refused, SequenceConflict, StoreFailed
+from facets.database import connect, copy_database, reading, transaction
+from facets.errors import Corrupt, FacetError, Fenced, NotFound, Refused, SequenceConflict, StoreFailed
 from facets.fold import Fold, FoldThread, stored_deltas
 from facets.index import Readers
 from facets.limits import Limits
@@ -141,8 +141,8 @@ class StateStore:
 
         On return the batch survives the death of the process and of the machine, and every read shows it.
         Raises, nothing written: SequenceConflict (a record is not the next of its instance), Refused (too large, or no
-        facet delta; `details` name the instance), Fenced, StorageFull. StoreFailed: unknown whether it was written;
-        this store refuses every further append until it is opened again.
+        facet delta; `details` name the instance), Fenced, StorageFull (also while the fold cannot make room).
+        StoreFailed: unknown whether it was written; this store refuses every further append until opened again.
         """
         for record in records:
             self._check(record)
@@ -174,12 +174,18 @@ class StateStore:
             if not items:
                 return self._head
             batch = encode_batch(items)
+            if len(batch) > self.limits.batch_bytes_max:
+                raise Refused(
+                    f"A batch of {len(batch)} bytes is over the limit of {self.limits.batch_bytes_max} bytes.",
+                    code="batch_too_large",
+                    hint="Append fewer records at once.",
+                )
             keys, before, next_key = self._plan(items)
-            self._head = self._log.append(self._head, self.epoch, batch)
-            self._keep(self._head, items, keys, before, next_key)
+            position = self._head = self._log.append(self._head, self.epoch, batch)
+            self._keep(position, items, keys, before, next_key)
         if self._thread is not None and self._tail.size > self.limits.tail_bytes_max // 4:
             self._thread.hurry()
-        return self._head
+        return position
 
     def _take(self, position: int, items: Sequence[LogItem]) -> None:
         keys, before, next_key = self._plan(items)
@@ -453,10 +459,13 @@ class StateStore:
     def fold(self) -> None:
         """Everything appended so far into state.db, safely on disk, and the log shortened behind it."""
         self._refuse_if_unusable()
+        self._bring_home()
+
+    def _bring_home(self) -> None:
         try:
             self._fold.fold()
             self._fold.trim()
-        except StoreFailed as error:
+        except (StoreFailed, Fenced) as error:
             self._fail(error)
             raise
 
@@ -468,7 +477,7 @@ class StateStore:
         """
         self._refuse_if_unusable()
         with self._fold.hold():
-            self._fold.fold()
+            self._bring_home()
             backups.copy_store(
                 Path(target),
                 {
@@ -479,13 +488,18 @@ class StateStore:
             )
 
     def _copy_state(self, target: Path) -> None:
-        with reading(self._state_path):
-            self._writer.execute("VACUUM INTO ?", (str(target),))
+        copy_database(self._writer, self._state_path, target)
 
     def check(self) -> builtins.list[str]:
         """Read everything and say what is wrong, one line a finding; empty: all is well. Changes nothing."""
         view = self._tail.view()
         problems = self._log.problems() + self._output.problems()
+        with self._fold.hold():  # so that nothing is trimmed while it is read
+            try:
+                for _, batch in self._log.read_from(self._fold.folded + 1):
+                    decode_batch(batch)
+            except FacetError as error:
+                problems.append(f"log.db: {error}")
         with self._readers.snapshot() as snapshot:
             problems += backups.state_problems(snapshot, view, self._state_path)
         return problems

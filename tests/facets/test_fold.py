@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from facets import Corrupt, JournalRecord, Limits, OutputLine, StateStore, delta
+from facets import Corrupt, JournalRecord, Limits, OutputLine, StateStore, StorageFull, delta, index
 from facets.chunks import CHUNK_BYTES, decode_entries, encode_entries, pack, unpack
 from facets.fold import REBASE_COUNT
 from facets.records import decode_batch, encode_batch
@@ -93,6 +93,54 @@ def test_reader_in_the_way_of_the_checkpoint_postpones_the_trim(store: StateStor
     assert store._fold.trim() is True
     with pytest.raises(Corrupt):
         list(store._log.read_from(2))
+
+
+def test_view_that_is_older_than_two_folds_believes_the_database(store: StateStore) -> None:
+    """Between a reader's view of the tail and its snapshot anything may happen: positions decide, not the order of looks."""
+    store.append([record("a", 1, wake=1)])
+    view, wakes = store._tail.due(10)
+    store._fold.fold()
+    store.append([record("a", 2, state="running")])
+    store._fold.fold()
+    with store._readers.snapshot() as snapshot:
+        found, ahead = index.find_with_tail(snapshot, view, "acme", "a")
+        assert found is not None
+        assert (found.sequence, found.state, ahead) == (2, "running", [])
+        assert index.due(snapshot, view, wakes, 10, 5) == []
+        assert index.count(snapshot, view, "acme") == {"running": 1}
+
+
+def test_state_database_is_brought_home_when_its_write_ahead_file_has_grown(tmp_path: Path) -> None:
+    """Few records can dirty many pages; the log alone would not tell."""
+    with StateStore.open(tmp_path / "state", fold="manual", limits=Limits(log_bytes_max=200_000)) as store:
+        store.append([record(f"i{number}", 1) for number in range(500)])
+        store.fold()
+        assert not store._fold.is_trim_due
+        for sequence in range(2, 8):
+            store.append([record(f"i{number}", sequence) for number in range(0, 500, 50)])
+            store._fold.fold()
+        assert store._fold._behind_bytes < 200_000
+        assert store._fold.is_trim_due
+        assert store._fold.trim() is True
+        assert not store._fold.is_trim_due
+
+
+def test_appends_are_refused_while_the_state_database_cannot_grow_and_memory_is_at_its_limit(tmp_path: Path) -> None:
+    vfs = FaultyVFS()
+    limits = Limits(tail_bytes_max=100_000, fold_interval_ms=1)
+    with StateStore.open(tmp_path, limits=limits, vfs=vfs.name) as store:
+        vfs.full = "state.db"
+        with pytest.raises(StorageFull, match=r"state\.db cannot grow"):
+            for sequence in range(1, 1000):
+                store.append([record("a", sequence, os.urandom(5000))])
+        durable = len(store.journal("acme", "a"))
+        assert 10 <= durable <= 30
+        vfs.full = None
+        thread = store._thread
+        assert thread is not None
+        with thread._wanted:
+            assert thread._wanted.wait_for(lambda: thread._full is None, timeout=10)
+        store.append([record("a", durable + 1)])
 
 
 def test_writing_a_long_journal_costs_the_same_per_entry_at_its_end(store: StateStore) -> None:

@@ -96,6 +96,14 @@ def test_an_append_is_one_fsync(tmp_path: Path) -> None:
         assert vfs.syncs == ["log.db-wal"] * 2
 
 
+def test_batch_over_its_limit_is_refused(tmp_path: Path) -> None:
+    with StateStore.open(tmp_path, limits=Limits(batch_bytes_max=1000), fold="manual") as store:
+        with pytest.raises(Refused) as caught:
+            store.append([record("a", 1, b"x" * 600), record("b", 1, b"x" * 600)])
+        assert caught.value.code == "batch_too_large"
+        store.append([record("a", 1, b"x" * 600)])
+
+
 def test_empty_append_writes_nothing(store: StateStore) -> None:
     assert store.append([record("a", 1)]) == 1
     assert store.append([]) == 1
@@ -209,6 +217,14 @@ def test_image_of_a_record_that_does_not_exist_is_not_found(store: StateStore, a
     with pytest.raises(NotFound) as caught:
         store.image("acme", "a", at=at)
     assert caught.value.code == "record_not_found"
+
+
+def test_closing_folds_what_is_left_so_that_the_next_start_has_nothing_to_read(tmp_path: Path) -> None:
+    with StateStore.open(tmp_path, fold="manual") as store:
+        store.append([record("a", 1)])
+    with StateStore.open(tmp_path, fold="manual") as again:
+        assert again._tail.pending() == []
+        assert len(again.journal("acme", "a")) == 1
 
 
 # --- one owner
