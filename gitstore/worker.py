@@ -33,7 +33,7 @@ from typing import Literal, Self, TypeVar
 
 import msgspec
 
-from .errors import Corrupt, Diagnostic, GitStoreError, LimitExceeded, Refused, Unavailable
+from .errors import Corrupt, Diagnostic, GitStoreError, LimitExceeded, NotFound, Refused, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,9 @@ main(int(sys.argv[1]))
 """
 
 Answer = TypeVar("Answer")
+
+
+Family = Literal["refused", "limit", "not_found", "unavailable", "corrupt"]
 
 
 class JobLimits(msgspec.Struct, frozen=True):
@@ -87,7 +90,7 @@ class Fate(msgspec.Struct, frozen=True):
 class Refusal(msgspec.Struct, frozen=True):
     """A GitStoreError on its way through the pipe."""
 
-    family: Literal["refused", "limit", "unavailable", "corrupt"]
+    family: Family
     message: str
     code: str
     hint: str | None
@@ -318,9 +321,11 @@ def _failed(why: str) -> Unavailable:
 
 def to_refusal(error: GitStoreError) -> Refusal:
     """`error` as it crosses the pipe; details that are neither text nor numbers become text."""
-    family: Literal["refused", "limit", "unavailable", "corrupt"] = "refused"
+    family: Family = "refused"
     if isinstance(error, LimitExceeded):
         family = "limit"
+    elif isinstance(error, NotFound):
+        family = "not_found"
     elif isinstance(error, Unavailable):
         family = "unavailable"
     elif isinstance(error, Corrupt):
@@ -340,7 +345,9 @@ def to_error(refusal: Refusal) -> GitStoreError:
     if refusal.family == "corrupt":
         return Corrupt(refusal.message, code=refusal.code, hint=refusal.hint, details=refusal.details)
     # LimitExceeded makes its text from parts; here the text is made already.
-    error = LimitExceeded.__new__(LimitExceeded) if refusal.family == "limit" else Refused.__new__(Refused)
+    kinds: dict[Family, type[Refused]] = {"limit": LimitExceeded, "not_found": NotFound}
+    kind = kinds.get(refusal.family, Refused)
+    error = kind.__new__(kind)
     Refused.__init__(
         error,
         refusal.message,

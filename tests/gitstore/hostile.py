@@ -116,9 +116,7 @@ def _repeat(base_size: int) -> bytes:
     if base_size < 1 << 24:
         return copy_delta(base_size, 16)
     # A copy moves at most 2^24 - 1 bytes, here 2^23.
-    pieces = b"".join(
-        bytes([0xCC, offset >> 16 & 0xFF, offset >> 24, 0x80]) for offset in range(0, base_size, 1 << 23)
-    )
+    pieces = b"".join(bytes([0xCC, offset >> 16 & 0xFF, offset >> 24, 0x80]) for offset in range(0, base_size, 1 << 23))
     return varint(base_size) + varint(base_size * 16) + pieces * 16
 
 
@@ -167,7 +165,9 @@ class Repository:
     def head(self) -> str:
         return self.git("rev-parse", "HEAD").decode().strip()
 
-    def pack(self, tip: str, *, without: Sequence[str] = (), options: Sequence[str] = ("--delta-base-offset",)) -> bytes:
+    def pack(
+        self, tip: str, *, without: Sequence[str] = (), options: Sequence[str] = ("--delta-base-offset",)
+    ) -> bytes:
         """What a push of `tip` sends to somebody who has `without`: thin, as git does it."""
         revisions = "\n".join([tip, *(f"^{commit}" for commit in without)]) + "\n"
         return self.git("pack-objects", "--revs", "--thin", "--stdout", "-q", *options, stdin=revisions.encode())

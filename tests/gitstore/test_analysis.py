@@ -128,9 +128,9 @@ def test_workflow_imported_by_name_into_the_entry_module_is_one() -> None:
 
 def test_base_without_run_is_no_workflow_but_a_class_alone_needs_one() -> None:
     source = "from executor.workflow import Workflow\nclass Base(Workflow): ...\n"
-    assert names(
-        look({"workflows.py": source + "class Pay(Base):\n    async def run(self, event, step): ...\n"})
-    ) == ["Pay"]
+    assert names(look({"workflows.py": source + "class Pay(Base):\n    async def run(self, event, step): ...\n"})) == [
+        "Pay"
+    ]
     assert problems({"workflows.py": source}) == [
         "workflows.py:2:1: workflow Base has no method 'async def run(self, event, step)'"
     ]

@@ -45,7 +45,9 @@ def refusal(folder: Path, *objects: tuple[int, bytes], limits: Limits = LIMITS) 
     return caught.value
 
 
-def in_a_commit(*entries: tuple[bytes, bytes, bytes], more: tuple[tuple[int, bytes], ...] = ()) -> list[tuple[int, bytes]]:
+def in_a_commit(
+    *entries: tuple[bytes, bytes, bytes], more: tuple[tuple[int, bytes], ...] = ()
+) -> list[tuple[int, bytes]]:
     """Objects of one commit whose tree has the entries."""
     root = tree(*entries)
     return [(BLOB, FILE), *more, (TREE, root), (COMMIT, commit(oid(TREE, root)))]

@@ -19,7 +19,20 @@ from gitstore.ingest import NewTip
 from gitstore.limits import Limits
 from gitstore.parts import Parts
 from tests.gitstore import hostile
-from tests.gitstore.hostile import BLOB, COMMIT, OFS_DELTA, REF_DELTA, TREE, commit, copy_delta, entry, oid, pack, pack_of, tree
+from tests.gitstore.hostile import (
+    BLOB,
+    COMMIT,
+    OFS_DELTA,
+    REF_DELTA,
+    TREE,
+    commit,
+    copy_delta,
+    entry,
+    oid,
+    pack,
+    pack_of,
+    tree,
+)
 from tests.gitstore.stores import open_store
 
 MAIN = b"refs/heads/main"
@@ -135,7 +148,7 @@ def test_base_that_another_tenant_has_does_not_help(store: GitStore, parts: Part
     thief = commit(oid(TREE, root), message=b"mine\n")
     with ingest.start(parts, stranger) as quarantine:
         quarantine.add_pack(io.BytesIO(pack_of((COMMIT, thief))))
-        with pytest.raises(Refused, match="the tree .* is in neither the push nor this repository"):
+        with pytest.raises(Refused, match=r"the tree \w+ is in neither the push nor this repository"):
             quarantine.check([NewTip(MAIN, oid(COMMIT, thief).hex())])
     with ingest.start(parts, stranger) as quarantine:
         quarantine.add_pack(io.BytesIO(pack(entry(REF_DELTA, copy_delta(99, 1), base=oid(BLOB, base)))))
@@ -238,7 +251,9 @@ def test_bytes_after_the_pack_are_refused(parts: Parts, tenant: str) -> None:
         ),
         (
             # The scanner believes the size that a delta claims; whoever applies it finds out.
-            pack(entry(BLOB, b"abc"), entry(OFS_DELTA, b"\x03\x09\x90\x03", base=hostile.back(len(entry(BLOB, b"abc"))))),
+            pack(
+                entry(BLOB, b"abc"), entry(OFS_DELTA, b"\x03\x09\x90\x03", base=hostile.back(len(entry(BLOB, b"abc"))))
+            ),
             "The pack is damaged: ApplyDeltaError: ",
         ),
     ],

@@ -42,7 +42,12 @@ def test_counts_and_sizes_of_a_pack_by_git_are_read(tmp_path: Path) -> None:
     # Both files, two trees of one entry, two commits, and the delta itself.
     whole = sum(
         len(repository.git("cat-file", kind, name))
-        for kind, name in [("commit", first), ("commit", second), ("tree", first + "^{tree}"), ("tree", second + "^{tree}")]
+        for kind, name in [
+            ("commit", first),
+            ("commit", second),
+            ("tree", first + "^{tree}"),
+            ("tree", second + "^{tree}"),
+        ]
     )
     delta_bytes = summary.inflated_bytes - whole - len(text) - len(text + "one more\n")
     assert 0 < delta_bytes < 40

@@ -82,7 +82,9 @@ def test_refusal_crosses_with_everything_it_carries(pool: WorkerPool) -> None:
 def test_endless_work_is_refused_naming_limit_and_place(pool: WorkerPool) -> None:
     with pytest.raises(LimitExceeded) as caught:
         run(pool, "spin", cpu_s=1)
-    assert caught.value.message == "The time in seconds for counting to infinity is over the limit of 1 (compile_cpu_s)."
+    assert (
+        caught.value.message == "The time in seconds for counting to infinity is over the limit of 1 (compile_cpu_s)."
+    )
 
 
 def test_hunger_for_memory_is_refused_naming_limit_and_place(pool: WorkerPool) -> None:
@@ -198,16 +200,19 @@ def test_job_whose_helper_dies_ends_at_once_with_its_child(tmp_path: Path) -> No
 
 def test_closing_the_pool_kills_running_jobs_and_refuses_new_ones(tmp_path: Path) -> None:
     pool = WorkerPool(1)
-    thread = threading.Thread(
-        target=lambda: pytest.raises(Unavailable, run, pool, "wait", Ask(str(tmp_path / "pid"))),
-    )
+
+    def wait() -> None:
+        with pytest.raises(Unavailable):
+            run(pool, "wait", Ask(str(tmp_path / "pid")))
+
+    thread = threading.Thread(target=wait)
     thread.start()
     until((tmp_path / "pid").exists)
     child = int((tmp_path / "pid").read_text())
     pool.close()
     thread.join()
     until(lambda: not is_running(child))
-    with pytest.raises(Unavailable, match="^The store is closed"):
+    with pytest.raises(Unavailable, match=r"^The store is closed\."):
         run(pool, "echo")
     pool.close()
 
@@ -253,4 +258,3 @@ def test_plain_script_may_use_it_and_when_it_is_killed_nothing_stays(tmp_path: P
     until(lambda: not is_running(int(helper)))
     child = int((tmp_path / "pid").read_text())
     until(lambda: not is_running(child))
-

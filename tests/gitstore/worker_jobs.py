@@ -34,9 +34,7 @@ def echo(ask: Ask, report: Report) -> Told:
 
 
 def refuse(ask: Ask, report: Report) -> Told:
-    raise Refused(
-        "No.", code="no", hint="Ask again.", details={"n": 7}, diagnostics=[Diagnostic("a.py", 1, 2, "bad")]
-    )
+    raise Refused("No.", code="no", hint="Ask again.", details={"n": 7}, diagnostics=[Diagnostic("a.py", 1, 2, "bad")])
 
 
 def spin(ask: Ask, report: Report) -> Told:

@@ -1,6 +1,7 @@
 """Laws of the pack scanner: any bytes are accepted or Refused, nothing else; on real packs it agrees with dulwich."""
 
 import io
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def outcome(body: bytes, cuts: list[int]) -> PackSummary | str:
     scanner = PackScanner(LIMITS)
     places = sorted({0, len(body), *(cut % (len(body) + 1) for cut in cuts)})
     try:
-        for start, end in zip(places, places[1:], strict=False):
+        for start, end in pairwise(places):
             scanner.feed(body[start:end])
         return scanner.finish()
     except Refused as error:
