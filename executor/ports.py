@@ -95,6 +95,9 @@ class StateStore(Protocol):
         """All or nothing, durable on return, one fsync. Raises Unavailable (`storage_full`: nothing was written, try
         again later), Conflict (fenced: another executor owns the data), Corrupt (write failed: stop the process)."""
 
+    def check_delta(self, delta: bytes) -> None:
+        """Raises Refused if these bytes cannot be a facet delta. Cheap; called on the event loop."""
+
     def row(self, tenant: str, instance: str) -> StoredRow | None: ...
     def journal(self, tenant: str, instance: str, *, after: int = 0, limit: int | None = None) -> list[bytes]: ...
     def image(self, tenant: str, instance: str) -> bytes:

@@ -68,6 +68,12 @@ class FacetsStateStore:
     def append(self, records: Sequence[Append]) -> None:
         self._store.append([_record(append) for append in records])
 
+    def check_delta(self, delta: bytes) -> None:
+        try:
+            facets.delta.check(delta, bytes_max=self._store.limits.facet_bytes_max)
+        except facets.FacetError as error:
+            raise Refused(error.message, code="facet_refused", hint=error.hint) from error
+
     @translated
     def row(self, tenant: str, instance: str) -> StoredRow | None:
         row = self._store.row(tenant, instance)

@@ -15,7 +15,7 @@ import trio
 from executor.core import decide
 from executor.core.commands import StepDone, StepError
 from executor.core.entries import AnyEntry, Failed, Held
-from executor.core.errors import Corrupt, NotFound, PerdureError, Unavailable
+from executor.core.errors import Corrupt, NotFound, PerdureError, Refused, Unavailable
 from executor.core.failure import ErrorFact
 from executor.engine.resident import Key, Resident, Run
 from executor.engine.sandboxes import WarmSandbox, WarmSandboxes
@@ -295,10 +295,12 @@ class Runner:
                 decided = decide.on_command(instance, command, seen=turn.seen, now_ms=now_ms)
                 if index == len(turn.commands) - 1:
                     self._note_idle(resident, run, turn, resolved_before)
+                if decided.delta:
+                    self._engine.store.check_delta(decided.delta)
                 if decided.entries:
                     self._engine.commit(resident, decided.entries, decided.delta)
                     row_rests = resident.is_resting
-        except decide.Violation as violation:
+        except (decide.Violation, Refused) as violation:
             self._sandboxes.condemn(warm, str(violation))
             return
         if not turn.commands:

@@ -1,0 +1,221 @@
+"""A world for engine tests: the real engine and the real state store, a clock that stands until told, scripted sandboxes.
+
+A script is a pure function of the journal that its run has seen, as tenant code is: it names every command that the run
+has asked for by then, and whether it is idle. The scripted sandbox sends those that are not journaled yet.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from executor.adapters.state import FacetsStateStore
+from executor.core import codec
+from executor.core.commands import Command, Complete, Diverge, Fail
+from executor.core.entries import AnyEntry
+from executor.core.failure import ErrorFact
+from executor.core.lifecycle import FINAL
+from executor.engine.engine import Engine, EngineLimits
+from executor.sandbox.protocol import Activate, Attempt, Drop, Entries, FromSandbox, Quiesce, ToSandbox, Turn
+from executor.sandbox.spec import SandboxDied, SandboxFailed, SandboxSpec
+
+COMMIT = "c" * 40
+BASE_MS = 1_000_000
+Script = Callable[[list[AnyEntry]], tuple[list[Command], bool]]
+
+
+class StandingClock:
+    """Moves only by `advance`."""
+
+    def __init__(self) -> None:
+        self._now_ms = BASE_MS
+        self._sleepers: list[tuple[int, int, trio.Event]] = []
+        self._count = 0
+
+    def now_ms(self) -> int:
+        return self._now_ms
+
+    async def sleep_until_ms(self, at_ms: int) -> None:
+        if at_ms <= self._now_ms:
+            await trio.lowlevel.checkpoint()
+            return
+        woken = trio.Event()
+        self._count += 1
+        heapq.heappush(self._sleepers, (at_ms, self._count, woken))
+        await woken.wait()
+
+    def advance(self, ms: int) -> None:
+        self._now_ms += ms
+        while self._sleepers and self._sleepers[0][0] <= self._now_ms:
+            heapq.heappop(self._sleepers)[2].set()
+
+
+@dataclass
+class ScriptedRun:
+    script: Script
+    total: int
+    seen: list[AnyEntry] = field(default_factory=list)
+    sent: set[str] = field(default_factory=set)
+    attempts: list[tuple[str, int]] = field(default_factory=list)
+    is_quiesced: bool = False
+
+
+class ScriptedSandbox:
+    def __init__(self, host: ScriptedHost, spec: SandboxSpec) -> None:
+        self.spec = spec
+        self._host = host
+        self._to_engine, self._frames = trio.open_memory_channel[list[FromSandbox]](1_000)
+        self.runs: dict[int, ScriptedRun] = {}
+        self.death: SandboxDied | None = None
+        self._died = trio.Event()
+
+    async def send(self, frames: Sequence[ToSandbox]) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.death is not None:
+            raise self.death
+        for frame in frames:
+            self._host.log.append(frame)
+            match frame:
+                case Activate():
+                    self.runs[frame.run] = ScriptedRun(self._host.scripts[frame.workflow], frame.total)
+                case Entries():
+                    run = self.runs[frame.run]
+                    assert frame.first == len(run.seen) + 1, "entries are sent in order, each once"
+                    run.seen.extend(codec.decode(data)[0] for data in frame.entries)
+                    if len(run.seen) >= run.total:
+                        self._turn(frame.run)
+                case Attempt():
+                    self.runs[frame.run].attempts.append((frame.path, frame.attempt))
+                    self._turn(frame.run)
+                case Quiesce():
+                    self.runs[frame.run].is_quiesced = True
+                    self._turn(frame.run)
+                case Drop():
+                    self.runs.pop(frame.run, None)
+                case _:
+                    pass
+
+    def _turn(self, number: int) -> None:
+        run = self.runs[number]
+        commands, idle = run.script(run.seen)
+        commands = [command for command in commands if self._is_new(run, command)]
+        if run.is_quiesced:
+            commands = []
+        self.say([Turn(number, len(run.seen), commands, idle or run.is_quiesced)])
+
+    def _is_new(self, run: ScriptedRun, command: Command) -> bool:
+        if isinstance(command, Complete | Fail | Diverge):
+            return True
+        name = f"{type(command).__name__} {command.path} {getattr(command, 'attempt', '')}"
+        attempt = getattr(command, "attempt", 1)
+        if attempt > 1 and (command.path, attempt) not in run.attempts:
+            return False
+        journaled = any(
+            getattr(entry, "path", None) == command.path and getattr(entry, "attempt", 1) == attempt
+            for entry in run.seen
+        )
+        if journaled or name in run.sent:
+            return False
+        run.sent.add(name)
+        return True
+
+    def say(self, frames: list[FromSandbox]) -> None:
+        if self.death is None:
+            self._to_engine.send_nowait(frames)
+
+    async def receive(self) -> list[FromSandbox]:
+        if self.death is not None:
+            raise self.death
+        try:
+            return await self._frames.receive()
+        except trio.EndOfChannel:
+            assert self.death is not None
+            raise self.death from None
+
+    def kill(self, reason: str = "killed", detail: str = "") -> None:
+        if self.death is None:
+            self.death = SandboxDied(reason, detail or "scripted")  # type: ignore[arg-type]
+            self._to_engine.close()
+            self._host.killed.append((self.spec.tenant, reason))
+
+
+class ScriptedHost:
+    """`log` is every frame sent to any sandbox, in order."""
+
+    def __init__(self) -> None:
+        self.scripts: dict[str, Script] = {}
+        self.sandboxes: list[ScriptedSandbox] = []
+        self.log: list[ToSandbox] = []
+        self.killed: list[tuple[str, str]] = []
+        self.not_loadable: ErrorFact | None = None
+
+    async def open(self, spec: SandboxSpec) -> ScriptedSandbox:
+        await trio.lowlevel.checkpoint()
+        if self.not_loadable is not None:
+            raise SandboxFailed(spec, self.not_loadable)
+        sandbox = ScriptedSandbox(self, spec)
+        self.sandboxes.append(sandbox)
+        return sandbox
+
+    @property
+    def living(self) -> list[ScriptedSandbox]:
+        return [sandbox for sandbox in self.sandboxes if sandbox.death is None]
+
+
+class NoCode:
+    """A CodeSource of which the engine uses one method."""
+
+    def bundle(self, tenant: str, commit: str) -> Path:
+        return Path("/nowhere")
+
+
+@dataclass
+class World:
+    engine: Engine
+    store: FacetsStateStore
+    host: ScriptedHost
+    clock: StandingClock
+
+    async def until(self, key: tuple[str, str], *states: str) -> str:
+        """Wait until the instance's durable state is one of `states`."""
+        async with self.engine.watchers.watching(key) as watch:
+            while True:
+                row = await trio.to_thread.run_sync(self.store.row, *key)
+                if row is not None and row.row.state in states:
+                    return row.row.state
+                await watch.wait()
+
+    async def until_final(self, key: tuple[str, str]) -> str:
+        return await self.until(key, *FINAL)
+
+    async def until_gone(self, key: tuple[str, str]) -> None:
+        """Wait until nothing of the instance is in memory."""
+        while self.engine.resident(key) is not None:
+            await trio.testing.wait_all_tasks_blocked(0.001)
+
+    def journal(self, key: tuple[str, str]) -> list[AnyEntry]:
+        return codec.decode_journal(self.store.journal(*key))
+
+    def kinds(self, key: tuple[str, str]) -> list[str]:
+        return [type(entry).__name__ for entry in self.journal(key)]
+
+
+@asynccontextmanager
+async def world(
+    path: Path, *, limits: EngineLimits | None = None, host: ScriptedHost | None = None
+) -> AsyncGenerator[World]:
+    """The engine over the data in `path`, from its start to its orderly end."""
+    store = FacetsStateStore.open(path)
+    try:
+        clock = StandingClock()
+        host = host or ScriptedHost()
+        engine = Engine(store, NoCode(), host, clock, limits or EngineLimits(stop_grace_s=1.0))  # type: ignore[arg-type]
+        async with engine.running():
+            yield World(engine, store, host, clock)
+    finally:
+        store.close()
