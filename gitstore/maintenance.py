@@ -54,7 +54,8 @@ def collect_garbage(parts: Parts, repositories: Repositories, tenant: str, *, ke
     """
     extra = {parse_commit(commit) for commit in keep}
     with _disk_errors(tenant), parts.lock(tenant) as lock:
-        mirror.refresh(parts, tenant)
+        if mirror.problems(parts, tenant):
+            mirror.rewrite(parts, tenant)
         content = parts.database.mirror_content(tenant)
         roots = {oid.decode() for oid in content.refs.values()} | content.kept | extra
         path = parts.repository_path(tenant)
@@ -188,7 +189,8 @@ def remove_leftovers(repository: Path, age_s: int) -> int:
     pack = repository / "objects" / "pack"
     candidates = [
         *(path for path in pack.iterdir() if path.name.startswith(("tmp_", ".tmp"))),
-        *(path for path in pack.glob("*.pack") if not path.with_suffix(".idx").exists()),
+        # Of a pack without an index: git and this program write the index last and remove it first.
+        *(path for path in pack.glob("pack-*") if not path.with_suffix(".idx").exists() and path.suffix != ".keep"),
         *repository.glob(".*.tmp"),
     ]
     oldest_kept_s = time.time() - age_s

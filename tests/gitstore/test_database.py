@@ -123,10 +123,19 @@ def test_one_push_makes_ref_deployment_move_and_pin(database: Database) -> None:
     assert database.deployment("acme", A) == done.deployment
     assert done.deployment.workflows[0].name == "Onboarding"
     assert done.deployment.warnings == ("slow",)
-    assert (done.deployment.who, done.deployment.message, done.deployment.channel) == ("kim", "first line\nmore", "live")
+    assert (done.deployment.who, done.deployment.message, done.deployment.channel) == (
+        "kim",
+        "first line\nmore",
+        "live",
+    )
     assert done.move is not None
     assert database.channel_history("acme", "live") == [done.move]
-    assert (done.move.from_commit, done.move.to_commit, done.move.kind, done.move.why) == (None, A, "push", "first line")
+    assert (done.move.from_commit, done.move.to_commit, done.move.kind, done.move.why) == (
+        None,
+        A,
+        "push",
+        "first line",
+    )
     channel = database.channel("acme", "live")
     assert channel is not None
     assert (channel.commit, channel.deployment_id, channel.who) == (A, done.deployment.id, "kim")
@@ -173,7 +182,9 @@ def test_an_atomic_push_is_all_or_nothing(database: Database) -> None:
 
 def test_without_atomic_each_ref_stands_alone(database: Database) -> None:
     commit(database, RefUpdate(MAIN, None, A))
-    done = commit(database, RefUpdate(SIDE, None, B), RefUpdate(MAIN, C, B), deployment=new_deployment(B), channel="live")
+    done = commit(
+        database, RefUpdate(SIDE, None, B), RefUpdate(MAIN, C, B), deployment=new_deployment(B), channel="live"
+    )
     assert [outcome.ok for outcome in done.outcomes] == [True, False]
     assert done.deployment is None, "the branch that was to be deployed did not move"
     assert database.refs("acme") == {MAIN: A.encode(), SIDE: B.encode()}

@@ -133,7 +133,9 @@ def test_loose_refs_of_stray_tools_are_seen_and_removed(store: GitStore, reposit
     a, b = (write_commit(store, TENANT, {"x": content}) for content in (b"1", b"2"))
     push(store, TENANT, a)
     git(repository, "update-ref", "refs/heads/main", b)
-    assert store.verify(TENANT) == ["refs/heads/main is a loose ref that the database does not know; rewrite the mirror"]
+    assert store.verify(TENANT) == [
+        "refs/heads/main is a loose ref that the database does not know; rewrite the mirror"
+    ]
     assert store.repository(TENANT).resolve("main") == a, "the rows are the truth"
     store.rewrite_mirror(TENANT)
     assert git(repository, "rev-parse", "refs/heads/main").strip() == a

@@ -11,7 +11,17 @@ from pathlib import Path
 import pygit2
 import pytest
 
-from gitstore import Corrupt, FileEntry, GitStore, InvalidName, LimitExceeded, Limits, NotFound, Refused, VersionNotFound
+from gitstore import (
+    Corrupt,
+    FileEntry,
+    GitStore,
+    InvalidName,
+    LimitExceeded,
+    Limits,
+    NotFound,
+    Refused,
+    VersionNotFound,
+)
 from gitstore.libgit import open_repository
 from tests.gitstore.stores import NOW_MS, open_store, push, write_commit
 
@@ -54,7 +64,9 @@ def test_modes_and_symlinks_are_told_apart(store: GitStore) -> None:
     assert store.repository(TENANT).read_file(commit, "link") == b"target", "a symlink is never followed"
 
 
-@pytest.mark.parametrize("path", ["", "nothing", "pkg", "pkg/", "/workflows.py", "pkg/../workflows.py", ".", "..", "\0"])
+@pytest.mark.parametrize(
+    "path", ["", "nothing", "pkg", "pkg/", "/workflows.py", "pkg/../workflows.py", ".", "..", "\0"]
+)
 def test_what_is_no_file_is_not_found(store: GitStore, path: str) -> None:
     commit = write_commit(store, TENANT, FILES)
     with pytest.raises(NotFound) as caught:
@@ -100,7 +112,9 @@ def test_revisions_are_branches_tags_and_commits(store: GitStore) -> None:
         assert repository.resolve(revision) == expected, revision
 
 
-@pytest.mark.parametrize("revision", ["nothing", "", "main~1", "HEAD^", ":/change", "@{-1}", "f" * 40, "f" * 7, "\ud800"])
+@pytest.mark.parametrize(
+    "revision", ["nothing", "", "main~1", "HEAD^", ":/change", "@{-1}", "f" * 40, "f" * 7, "\ud800"]
+)
 def test_other_revisions_are_not_found(store: GitStore, revision: str) -> None:
     push(store, TENANT, write_commit(store, TENANT, FILES))
     with pytest.raises(VersionNotFound) as caught:

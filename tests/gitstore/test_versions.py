@@ -146,7 +146,9 @@ def test_a_rollback_to_a_collected_version_is_refused(tmp_path: Path) -> None:
         store.create_tenant(TENANT)
         a, b, c = versions(store, "abc")
         store.collect_garbage(TENANT, keep=[])
-        with pytest.raises(VersionNotFound, match=f"Commit {a[:12]} of tenant 'acme' is not in its repository") as caught:
+        with pytest.raises(
+            VersionNotFound, match=f"Commit {a[:12]} of tenant 'acme' is not in its repository"
+        ) as caught:
             store.rollback(TENANT, to=a, who="kim")
         assert caught.value.hint == "It was never pushed, or garbage collection removed it; push it again."
         assert live(store) == c
