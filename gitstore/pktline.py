@@ -9,6 +9,7 @@ Source: gitprotocol-common, section "pkt-line Format"; gitprotocol-pack, "Packfi
 from __future__ import annotations
 
 import hashlib
+import re
 import textwrap
 import unicodedata
 import zlib
@@ -45,6 +46,8 @@ PACKET_BYTES_MAX: Final = 65_520
 # With `side-band` (without -64k) a packet may be 1000 bytes in all.
 SMALL_PACKET_BYTES_MAX: Final = 1_000
 REMOTE_LINE_CHARACTERS_MAX: Final = 72
+# `  Warning   ` and its like (report.py): two spaces, a word, two or more spaces.
+_LABEL = re.compile(r"  (?:[A-Z][a-z]+)? {2,}")
 _HEX = frozenset(b"0123456789abcdefABCDEF")
 _TYPE_NUMBERS: Final = {"commit": 1, "tree": 2, "blob": 3, "tag": 4}
 
@@ -136,16 +139,19 @@ def remote_lines(text: str) -> list[str]:
     """`text` as lines that any terminal shows safely after `remote: `: ASCII, no control characters, ≤ 72 wide.
 
     Names and messages of tenants end up here, so an escape sequence must not reach the pusher's terminal.
-    Longer lines are folded with the indent of the line they continue.
+    Longer lines are folded, and continue below their own text.
     """
     lines: list[str] = []
     for line in text.split("\n"):
-        plain = unicodedata.normalize("NFKD", line.expandtabs(4)).encode("ascii", "replace").decode("ascii")
+        bare = "".join(c for c in unicodedata.normalize("NFKD", line.expandtabs(4)) if not unicodedata.combining(c))
+        plain = bare.encode("ascii", "replace").decode("ascii")
         plain = "".join(c if c.isprintable() else "?" for c in plain).rstrip()
         if len(plain) <= REMOTE_LINE_CHARACTERS_MAX:
             lines.append(plain)
             continue
-        indent = " " * min(len(plain) - len(plain.lstrip()) + 2, 30)
+        # Continue under the text, not under its label.
+        label = _LABEL.match(plain)
+        indent = " " * min(label.end() if label else len(plain) - len(plain.lstrip()) + 2, 30)
         lines += textwrap.wrap(
             plain,
             width=REMOTE_LINE_CHARACTERS_MAX,

@@ -60,6 +60,7 @@ class Body(io.RawIOBase):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # many small writes: else each answer waits 40 ms for an acknowledgement
     server: GitServer
 
     def log_message(self, format: str, *args: object) -> None:

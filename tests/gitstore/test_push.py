@@ -162,7 +162,9 @@ def test_an_unknown_tenant_is_not_found(store: Parts) -> None:
         commit_files(store, "nobody", FILES, message="m", who="kim")
 
 
-def test_a_branch_that_moves_meanwhile_is_a_conflict(store: Parts, tenant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_branch_that_moves_meanwhile_is_a_conflict(
+    store: Parts, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commit_files(store, tenant, FILES, message="1", who="kim")
     original = Push.receive
 
@@ -280,7 +282,9 @@ def test_a_collection_during_the_push_makes_it_check_again(
     assert checks == [1, 1]
 
 
-def test_a_ref_that_moves_after_the_first_look_is_stale(store: Parts, tenant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ref_that_moves_after_the_first_look_is_stale(
+    store: Parts, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     request, pack, _ = ready(store, tenant)
     prepare = push.prepare.analysis_and_bundle
 

@@ -172,6 +172,22 @@ def test_deepening_sends_what_lies_behind_commits_the_client_has(store: SimpleNa
     assert {oid for oid in got if store.objects[oid].type_name == b"commit"} == {store.commits[1], store.commits[2]}
 
 
+def test_a_shallow_client_is_not_sent_the_history_it_left_out(store: SimpleNamespace) -> None:
+    edge = store.commits[2]
+    answer = ask(
+        store.parts, fetch_v2(f"want {store.commits[3]}", f"have {edge}", f"shallow {edge}", "done"), protocol=V2
+    )
+    got = ids_of_pack(pack_in(answer))
+    assert {oid for oid in got if store.objects[oid].type_name == b"commit"} == {store.commits[3]}
+
+
+def test_only_branches_and_tags_are_shown(store: SimpleNamespace) -> None:
+    refs = {b"refs/pins/x": b"1", b"refs/heads/b": b"2", b"HEAD": b"3", b"refs/tags/t": b"4", b"refs/heads/a": b"5"}
+    shown = upload.advertised_refs(refs, "main")
+    assert list(shown.refs) == [b"refs/heads/a", b"refs/heads/b", b"refs/tags/t"]
+    assert shown.head == b"refs/heads/main"
+
+
 def test_a_body_that_ends_after_the_wants_gets_the_shallow_list_only(store: SimpleNamespace) -> None:
     body = fetch_v0([store.commits[3]], rest=line("deepen 1\n"), done=False)[:-4]
     assert packets(ask(store.parts, body)) == [f"shallow {store.commits[3]}".encode(), None]
