@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import zlib
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import BinaryIO, cast
 
 import trio
@@ -38,10 +38,11 @@ async def read_body(request: Request, *, limit: int) -> bytes:
     check_declared(request, limit)
     parts = bytearray()
     try:
-        async for part in request.stream():
-            parts += part
-            if len(parts) > limit:
-                raise too_large(limit)
+        async with aclosing(request.stream()) as stream:
+            async for part in stream:
+                parts += part
+                if len(parts) > limit:
+                    raise too_large(limit)
     except ClientDisconnect:
         raise Refused("The client went away before its request was complete.") from None
     return bytes(parts)
@@ -61,16 +62,17 @@ async def spooled_body(request: Request, *, limit: int) -> AsyncIterator[BinaryI
     size = 0
     with tempfile.SpooledTemporaryFile(max_size=SPOOL_MEMORY_BYTES) as file:
         try:
-            async for part in request.stream():
-                for plain in _plain(part, inflate):
-                    size += len(plain)
-                    if size > limit:
-                        raise too_large(limit)
-                    # Memory first; once on disk, writes may block and go to a worker thread.
-                    if size > SPOOL_MEMORY_BYTES:
-                        await trio.to_thread.run_sync(file.write, plain)
-                    else:
-                        file.write(plain)
+            async with aclosing(request.stream()) as stream:
+                async for part in stream:
+                    for plain in _plain(part, inflate):
+                        size += len(plain)
+                        if size > limit:
+                            raise too_large(limit)
+                        # Memory first; once on disk, writes may block and go to a worker thread.
+                        if size > SPOOL_MEMORY_BYTES:
+                            await trio.to_thread.run_sync(file.write, plain)
+                        else:
+                            file.write(plain)
             if inflate is not None and not inflate.eof:
                 raise Refused("The gzip stream of the request's body ends too early.")
         except zlib.error as error:

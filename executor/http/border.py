@@ -8,11 +8,15 @@ import time
 import uuid
 from collections import Counter
 
+import trio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from executor.http.errors import as_perdure_error, response_of
 
 logger = logging.getLogger(__name__)
+
+DRAIN_BYTES_MAX = 256 * 1024
+DRAIN_S = 1.0
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
@@ -53,25 +57,29 @@ class Border:
         given = dict(scope["headers"]).get(b"x-request-id", b"")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex.encode()
         status = 0
+        body = _Body(receive)
 
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message.get("headers", []), (b"x-request-id", request_id)]}
+                headers = [*message.get("headers", []), (b"x-request-id", request_id)]
+                if not await body.drained():
+                    headers.append((b"connection", b"close"))
+                message = {**message, "headers": headers}
             await send(message)
 
         began = time.monotonic()
         self.metrics.open += 1
         try:
-            await self.app(scope, receive, answer)
+            await self.app(scope, body.receive, answer)
         except Exception as error:  # the border: whatever it is, the client gets an answer, and bugs are logged
             public = as_perdure_error(error)
             if status:
                 # Part of the answer is out: only cutting the connection tells the client that the rest is missing.
                 logger.warning("an answer was cut short", extra={"code": public.code, "request": request_id.decode()})
                 raise
-            await response_of(public, is_git=scope["path"].startswith("/git/"))(scope, receive, answer)
+            await response_of(public, is_git=scope["path"].startswith("/git/"))(scope, body.receive, answer)
         finally:
             self.metrics.open -= 1
             self.metrics.seconds += time.monotonic() - began
@@ -86,6 +94,32 @@ class Border:
                     "ms": round((time.monotonic() - began) * 1000, 1),
                 },
             )
+
+
+class _Body:
+    """Whether the request's body was read to its end.
+
+    An answer that comes earlier (a wrong token, say) leaves the rest of the body on the connection, and the server
+    must close it: a client that was not told so would lose its next request. So the rest is read if it is small and
+    quick, and else the answer says that the connection closes.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._is_complete = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            self._is_complete = True
+        return message
+
+    async def drained(self) -> bool:
+        read = 0
+        with trio.move_on_after(DRAIN_S):
+            while not self._is_complete and read <= DRAIN_BYTES_MAX:
+                read += len((await self.receive()).get("body", b""))
+        return self._is_complete
 
 
 def _method(method: str) -> str:

@@ -33,9 +33,9 @@ class Streamed(Response):
         closing: trio.Event | None = None,
     ) -> None:
         self.status_code = 200
-        self.media_type = media_type
         self.background = None
-        self.init_headers({"Cache-Control": "no-store", **(headers or {})})
+        # Named as a header, so that no charset is added: git compares the whole text.
+        self.init_headers({"Content-Type": media_type, "Cache-Control": "no-store", **(headers or {})})
         self._items = items
         self._closing = closing
 

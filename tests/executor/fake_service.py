@@ -68,7 +68,9 @@ class _Instance:
     def say(self, text: str, *, step: str = "") -> None:
         cursor = len(self.lines) + 1
         self.lines.append(
-            LogLine(cursor=cursor, at_ms=NOW_MS + cursor, stream="stdout", level="info", step=step, attempt=1, text=text)
+            LogLine(
+                cursor=cursor, at_ms=NOW_MS + cursor, stream="stdout", level="info", step=step, attempt=1, text=text
+            )
         )
         self.tell()
 
@@ -277,9 +279,7 @@ class FakeService:
             return []
         move = kept["moves"][0]
         return [
-            ChannelView(
-                name="live", commit=move.to_commit, pinned=kept["pinned"], moved_at_ms=move.at_ms, who=move.who
-            )
+            ChannelView(name="live", commit=move.to_commit, pinned=kept["pinned"], moved_at_ms=move.at_ms, who=move.who)
         ]
 
     async def channel_history(
@@ -541,9 +541,7 @@ class FakeService:
     # --- the platform
 
     async def health(self) -> Health:
-        return Health(
-            ready=self.is_ready, version="0", epoch=1, isolation_level=0, active_runs=2, sandboxes=1, pid=1
-        )
+        return Health(ready=self.is_ready, version="0", epoch=1, isolation_level=0, active_runs=2, sandboxes=1, pid=1)
 
     async def backup(self, caller: Caller, target: str) -> None:
         self._admin(caller)
