@@ -111,6 +111,7 @@ class Cell:
         self.said = ""
         self.zygote_pidfd = -1
         self.base_bytes = 0
+        self.shared_bytes = 0
         self.imports_ms = 0
         self.missing: list[str] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -213,7 +214,10 @@ class Cell:
         self.zygote_pidfd = fds[0]
         self.imports_ms = int(answer["imports_ms"])
         self.missing = list(answer["missing"])
-        self.base_bytes = _address_space_bytes(process_id(self.zygote_pidfd))
+        # What every fork starts with: address space, and memory that the fork shares until it writes there.
+        pid = process_id(self.zygote_pidfd)
+        self.base_bytes = memory_bytes(pid).address_space
+        self.shared_bytes = memory_bytes(pid).private
 
     def _start_failed(self, why: str) -> IsolationUnavailable:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -308,5 +312,19 @@ def process_id(pidfd: int) -> int:
     return -1
 
 
-def _address_space_bytes(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[0]) * os.sysconf("SC_PAGESIZE")
+@dataclasses.dataclass(frozen=True, slots=True)
+class MemoryBytes:
+    """Bytes of address space, and of memory in use that no file backs."""
+
+    address_space: int
+    private: int
+
+
+def memory_bytes(pid: int) -> MemoryBytes:
+    """What the kernel counts for a process now; zeros if it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return MemoryBytes(0, 0)
+    page = os.sysconf("SC_PAGESIZE")
+    return MemoryBytes(int(fields[0]) * page, max(int(fields[1]) - int(fields[2]), 0) * page)

@@ -17,14 +17,13 @@ import signal
 import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import trio
 
 from executor.core.errors import Unavailable
 from executor.sandbox import protocol
-from executor.sandbox.cell import LEVELS, Cell, CellOptions, Isolation, prepare_tree, process_id
+from executor.sandbox.cell import LEVELS, Cell, CellOptions, Isolation, memory_bytes, prepare_tree, process_id
 from executor.sandbox.limits import SandboxLimits
 from executor.sandbox.spec import DeathReason, SandboxDied, SandboxFailed, SandboxSpec
 from executor.sandbox.watch import Watch
@@ -51,6 +50,7 @@ class Sandbox:
         self.workflows: tuple[str, ...] = ()
         self._host = host
         self._number = opened.number
+        self._shared_bytes = opened.shared_bytes
         self._pidfd = opened.pidfd
         self._errors_fd = opened.errors_fd
         self._socket = trio.socket.from_stdlib_socket(opened.socket)
@@ -228,7 +228,7 @@ class Sandbox:
         if self._ended or self._killed is not None:
             return None
         if sample_memory:
-            used = private_bytes(self.pid)
+            used = memory_bytes(self.pid).private - self._shared_bytes
             if used > self.limits.memory_bytes:
                 self.kill("memory", f"it took {used} bytes of memory; its limit is {self.limits.memory_bytes}")
                 return None
@@ -269,8 +269,9 @@ _DETAILS: dict[DeathReason, str] = {
 class _Opened:
     """What came of a request to the zygote, with the descriptors that belong to it."""
 
-    def __init__(self, number: int, socket_: socket.socket, errors_fd: int) -> None:
+    def __init__(self, number: int, socket_: socket.socket, errors_fd: int, shared_bytes: int) -> None:
         self.number = number
+        self.shared_bytes = shared_bytes
         self.socket = socket_
         self.errors_fd = errors_fd
         self.pidfd = -1
@@ -295,6 +296,7 @@ class SandboxHost:
         self.options = options or CellOptions()
         self.limits = limits or SandboxLimits()
         self._cell: Cell | None = None
+        self._prepared: Cell | None = None  # started, and nobody listens yet
         self._starting = trio.Lock()
         self._opening = trio.CapacityLimiter(_OPENING_MAX)
         self._requests: dict[int, _Opened] = {}
@@ -324,6 +326,7 @@ class SandboxHost:
 
         Raises IsolationUnavailable if tenant code cannot be confined as asked: nothing runs then.
         """
+        await self.prepare()
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -337,6 +340,14 @@ class SandboxHost:
         finally:
             self._nursery = None
             await self._end()
+
+    async def prepare(self) -> None:
+        """Start the zygote, so that a machine that cannot confine tenant code is told so before anything else starts.
+
+        Raises IsolationUnavailable. Optional: `run` does it too, but its errors come in a nursery's group.
+        """
+        if self._prepared is None and self._cell is None:
+            self._prepared = await self._start_cell()
 
     async def aclose(self) -> None:
         """Kill every sandbox and end the zygote. `run` returns then."""
@@ -422,7 +433,7 @@ class SandboxHost:
                 raise Unavailable(
                     f"the zygote does not answer: {error}", code="sandbox_unavailable", hint="Try again."
                 ) from None
-        opened = _Opened(number, mine, errors_fd)
+        opened = _Opened(number, mine, errors_fd, cell.shared_bytes)
         self._requests[number] = opened
         return opened
 
@@ -431,18 +442,22 @@ class SandboxHost:
             if self._nursery is None or self._closed.is_set():
                 raise _closed()
             if self._cell is None:
-                tree = await trio.to_thread.run_sync(prepare_tree, self.options)
-                # Made on this thread: the kernel ends the cell when the thread that made it ends.
-                cell = Cell(self.options, tree)
-                try:
-                    await trio.to_thread.run_sync(cell.greet)
-                except BaseException:
-                    with trio.CancelScope(shield=True):
-                        await trio.to_thread.run_sync(cell.close)
-                    raise
+                cell, self._prepared = self._prepared or await self._start_cell(), None
                 self._cell = cell
                 self._nursery.start_soon(self._listen, cell)
             return self._cell
+
+    async def _start_cell(self) -> Cell:
+        tree = await trio.to_thread.run_sync(prepare_tree, self.options)
+        # Made on this thread: the kernel ends the cell when the thread that made it ends.
+        cell = Cell(self.options, tree)
+        try:
+            await trio.to_thread.run_sync(cell.greet)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(cell.close)
+            raise
+        return cell
 
     async def _listen(self, cell: Cell) -> None:
         """Hand out what the zygote says, until it ends."""
@@ -499,8 +514,8 @@ class SandboxHost:
 
     async def _end(self) -> None:
         with trio.CancelScope(shield=True):
-            cell = self._cell
-            self._cell = None
+            cell = self._cell or self._prepared
+            self._cell = self._prepared = None
             if cell is not None:
                 await trio.to_thread.run_sync(cell.close)
 
@@ -535,21 +550,13 @@ async def sandbox_host(
     Raises IsolationUnavailable (family Refused, code `not_confined`) if tenant code cannot be confined as asked.
     """
     host = SandboxHost(options, limits)
+    await host.prepare()
     async with trio.open_nursery() as nursery:
         await nursery.start(host.run)
         try:
             yield host
         finally:
             await host.aclose()
-
-
-def private_bytes(pid: int) -> int:
-    """Memory that the process does not share through files, in bytes; 0 if it has ended."""
-    try:
-        fields = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return 0
-    return max(int(fields[1]) - int(fields[2]), 0) * os.sysconf("SC_PAGESIZE")
 
 
 def _closed() -> Unavailable:
