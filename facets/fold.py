@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +33,8 @@ from facets.tail import STORED_IMAGE_BYTES_MAX, Batch, Tail, image_size_after
 logger = logging.getLogger(__name__)
 
 PAGE_BYTES = 4096
+# How much of the tail goes into one transaction: enough to be cheap, and a long tail shrinks while it goes.
+FOLD_BYTES = 8 * 1024 * 1024
 # What an append adds to the write-ahead file of the log besides its records: the pages around them.
 APPEND_BYTES = 4 * PAGE_BYTES
 
@@ -100,11 +102,10 @@ class Fold:
     def fold(self) -> int:
         """Everything in the tail into the state database; the position up to which it is complete now.
 
-        Raises StorageFull (nothing was folded, the tail stays), StoreFailed, Fenced.
+        Raises StorageFull (what was not folded stays in the tail), StoreFailed, Fenced.
         """
         with self._lock:
-            batches = self._tail.pending()
-            if batches:
+            for batches in _portions(self._tail.pending()):
                 with transaction(self._connection, self._path):
                     has_deleted = self._write(batches)
                 self._erase = self._erase or has_deleted
@@ -288,6 +289,16 @@ class Fold:
             "UPDATE base SET sequence = ?, content = ?, delta_count = 0, delta_bytes = 0 WHERE key = ?",
             (upto, pack(image, level=1), key),
         )
+
+
+def _portions(batches: Sequence[Batch]) -> Iterator[Sequence[Batch]]:
+    """Parts of a backlog for one transaction each, in order."""
+    first, size = 0, 0
+    for number, batch in enumerate(batches):
+        size += batch.size
+        if size >= FOLD_BYTES or number == len(batches) - 1:
+            yield batches[first : number + 1]
+            first, size = number + 1, 0
 
 
 def stored_deltas(connection: apsw.Connection, key: int, behind: int, upto: int) -> list[bytes]:

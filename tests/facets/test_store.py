@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import threading
 from collections.abc import Iterator
@@ -307,6 +308,45 @@ def test_fold_that_was_cut_off_before_the_log_was_trimmed_is_not_folded_twice(
     with StateStore.open(crashed(store, tmp_path / "copy"), fold="manual") as again:
         assert [entry.sequence for entry in again.journal("acme", "a")] == [1, 2]
         assert again.check() == []
+
+
+def test_power_cut_that_undoes_folds_loses_nothing(store: StateStore, tmp_path: Path) -> None:
+    """Folds are not fsynced; until a checkpoint has done that, the log must hold everything that they took from it."""
+    store.append([record("a", 1), record("b", 1)])
+    store.fold()
+    for sequence in range(2, 6):
+        store.append([record("a", sequence), record(f"new{sequence}", 1)])
+        store._fold.fold()
+    store.delete("acme", "b")
+    store._fold.fold()
+    copy = crashed(store, tmp_path / "copy")
+    (copy / "state.db-wal").unlink()
+    with StateStore.open(copy, fold="manual") as again:
+        assert again.list("acme") == store.list("acme")
+        assert again.journal("acme", "a") == store.journal("acme", "a")
+        assert again.check() == []
+
+
+def test_torn_end_of_the_log_loses_only_what_was_not_acknowledged(store: StateStore, tmp_path: Path) -> None:
+    """The write-ahead file cut off, zeroed or garbled anywhere behind the last acknowledged byte."""
+    noise = random.Random(5)
+    for sequence in range(1, 4):
+        store.append([record("a", sequence, noise.randbytes(3000))])
+    acknowledged = (store.path / "log.db-wal").stat().st_size
+    store.append([record("a", 4, noise.randbytes(9000))])
+    whole = (store.path / "log.db-wal").read_bytes()
+    assert len(whole) > acknowledged + 9000
+    for number in range(24):
+        cut = noise.randrange(acknowledged, len(whole))
+        rest = len(whole) - cut
+        torn = [b"", bytes(rest), noise.randbytes(rest)][number % 3]
+        copy = crashed(store, tmp_path / f"copy{number}")
+        (copy / "log.db-wal").write_bytes(whole[:cut] + torn)
+        (copy / "log.db-shm").unlink()
+        with StateStore.open(copy, fold="manual") as again:
+            assert again.journal("acme", "a") == store.journal("acme", "a", limit=3)
+            again.append([record("a", 4)])
+            assert again.check() == []
 
 
 def test_failed_fsync_is_store_failed_for_ever_and_reads_go_on(tmp_path: Path) -> None:

@@ -112,6 +112,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def fold(self) -> None:
         self.store.fold()
+        assert self.store.check() == []
 
     @rule()
     def fold_without_trim(self) -> None:
@@ -123,15 +124,19 @@ class Machine(RuleBasedStateMachine):
         self.store.close()
         self.store = StateStore.open(self.store.path, fold="manual")
 
-    @rule(half_folded=st.booleans())
-    def crash(self, half_folded: bool) -> None:
+    @rule(half_folded=st.booleans(), power_cut=st.booleans())
+    def crash(self, half_folded: bool, power_cut: bool) -> None:
         if half_folded:
             self.store._fold.fold()
         self.openings += 1
         copy = self.root / str(self.openings)
         shutil.copytree(self.store.path, copy)
+        if power_cut:  # nothing that was not fsynced is on the disk: the folds since the last checkpoint never were
+            for path in [*copy.glob("state.db-*"), *copy.glob("output.db-*")]:
+                path.unlink()
         self.store.close()
         self.store = StateStore.open(copy, fold="manual")
+        assert self.store.check() == []
 
     @precondition(lambda self: self.openings < 6)
     @rule()
@@ -140,6 +145,7 @@ class Machine(RuleBasedStateMachine):
         self.store.backup(self.root / str(self.openings))
         self.store.close()
         self.store = StateStore.open(self.root / str(self.openings), fold="manual")
+        assert self.store.check() == []
 
     @rule(now=st.integers(-6, 21), limit=st.integers(1, 4))
     def due(self, now: int, limit: int) -> None:
@@ -234,7 +240,6 @@ class Machine(RuleBasedStateMachine):
             assert self.store.commits(tenant) == {row.commit for row in mine}
             states = [row.state for row in mine]
             assert self.store.count(tenant) == {state: states.count(state) for state in set(states)}
-        assert self.store.check() == []
 
 
 Machine.TestCase.settings = settings(stateful_step_count=20)
