@@ -22,6 +22,7 @@ import importlib.util
 import inspect
 import io
 import json
+import linecache
 import marshal
 import mmap
 import os
@@ -113,6 +114,8 @@ class Bundle:
         for name, module in list(sys.modules.items()):
             if getattr(getattr(module, "__loader__", None), "bundle", None) is self:
                 del sys.modules[name]
+        for path in self.files:
+            linecache.cache.pop(path, None)
 
     def load(self) -> None:
         """Import the modules that have workflows. Raises whatever they raise, and BundleError."""

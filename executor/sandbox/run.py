@@ -371,6 +371,10 @@ class Run:
     # --- commands and attempts
 
     def _collect(self) -> None:
+        if self._over:
+            self._new.clear()
+            self._cancelled.clear()
+            return
         new, self._new = self._new, []
         for pending in new:
             if pending.request.given_up:

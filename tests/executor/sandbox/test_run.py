@@ -33,7 +33,7 @@ def test_step_result_is_journaled_and_returned() -> None:
     story = play(job('return await step.do("double", lambda x: 2 * x, event.payload)'), Story("Job", payload=21))
     assert story.result == 42
     assert story.kinds() == ["Started", "StepSucceeded double#1", "Completed"]
-    assert story.journal[1].where == "workflows.py:7"
+    assert story.journal[1].where == "workflows.py:8"
 
 
 def test_run_sees_the_decoded_value_not_the_one_that_was_returned() -> None:
@@ -99,7 +99,13 @@ def test_non_retryable_error_fails_the_step_at_once() -> None:
     assert failed.code == "step_failed"
 
 
-@pytest.mark.parametrize("kind", ["async def slow():\n    await asyncio.Event().wait()", "import threading\ngate = threading.Event()\ndef slow():\n    gate.wait(0.2)"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "async def slow():\n    await asyncio.Event().wait()",
+        "import threading\ngate = threading.Event()\ndef slow():\n    gate.wait(0.2)",
+    ],
+)
 def test_attempt_over_its_timeout_is_a_step_timeout(kind: str) -> None:
     body = """
 try:
@@ -218,7 +224,7 @@ def test_step_that_is_never_awaited_fails_the_run() -> None:
     failed = error('step.do("email", lambda: 1)\nreturn 1')
     assert failed.type == "NeverAwaited"
     assert failed.message == (
-        "'email' at workflows.py:7 was called but never awaited, so it did not happen; write `await step.…`"
+        "'email' at workflows.py:8 was called but never awaited, so it did not happen; write `await step.…`"
     )
 
 
@@ -357,8 +363,11 @@ seen = [random.random(), str(uuid.uuid4())]
 seen += await asyncio.gather(*(step.do("p", lambda i=i: i) for i in range(3)))
 await step.sleep("s", 10)
 seen.append(random.random())
-async with asyncio.timeout(1000):
-    seen.append((await step.wait_for_event("w", type="e")).payload)
+try:
+    async with asyncio.timeout(1000):
+        seen.append((await step.wait_for_event("w", type="e")).payload)
+except TimeoutError:
+    seen.append("too late")
 seen.append(await step.do("last", lambda: "z"))
 return seen
 """
@@ -376,8 +385,8 @@ def test_changed_code_is_a_divergence_that_names_both_sides() -> None:
     held = play(after, story.prefix(3)).held
     assert held is not None
     assert held.message.startswith(
-        'the journal records step "charge#1" (workflows.py:7) (entry 2), '
-        'but here the code asks for step "charge card#1" (workflows.py:7). Commit and journal are the same as then'
+        'the journal records step "charge#1" (workflows.py:8) (entry 2), '
+        'but here the code asks for step "charge card#1" (workflows.py:8). Commit and journal are the same as then'
     )
     assert held.recorded.path == "charge#1"
     assert held.requested.path == "charge card#1"
