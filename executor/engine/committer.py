@@ -28,6 +28,7 @@ class Committer:
         self._pending: list[tuple[Sequence[Append], OnDone]] = []
         self._work = trio.Event()
         self._writing = trio.Lock()
+        self._is_over = False
         self.batch_count = 0
         self.record_count = 0
 
@@ -42,19 +43,22 @@ class Committer:
             await trio.to_thread.run_sync(work)
 
     async def drain(self) -> None:
-        """Wait until everything submitted so far is written."""
-        while self._pending or self._writing.locked():
+        """Wait until everything submitted so far is written, or nothing more can be: `run` is over."""
+        while not self._is_over and (self._pending or self._writing.locked()):
             await trio.lowlevel.checkpoint()
             async with self._writing:
                 pass
 
     async def run(self) -> None:
         """Write batches until cancelled. A batch that has begun is finished first."""
-        while True:
-            await self._work.wait()
-            with trio.CancelScope(shield=True):
-                async with self._writing:
-                    await self._write_batch()
+        try:
+            while True:
+                await self._work.wait()
+                with trio.CancelScope(shield=True):
+                    async with self._writing:
+                        await self._write_batch()
+        finally:
+            self._is_over = True
 
     async def _write_batch(self) -> None:
         units = self._take()

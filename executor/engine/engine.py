@@ -74,6 +74,7 @@ class Engine:
         self.runner = Runner(self, host, code)
         self._residents: dict[Key, Resident] = {}
         self._loading: dict[Key, trio.Event] = {}
+        self._deleting: set[str] = set()
         self._full_disk: trio.Nursery | None = None
         self.is_stopping = False
 
@@ -83,18 +84,29 @@ class Engine:
     async def running(self) -> AsyncGenerator[None]:
         """Recover what was active, run until the block ends, then stop in order: steps that execute may finish."""
         async with trio.open_nursery() as nursery:
-            self._full_disk = nursery
-            nursery.start_soon(self.committer.run)
-            nursery.start_soon(self.output.run)
-            await nursery.start(self.runner.run)
-            await self._recover()
-            nursery.start_soon(self.timers.run)
+            # The engine's own tasks outlive a cancellation from outside: stopping in order needs them.
+            tasks = trio.CancelScope()
+            await nursery.start(self._tasks, tasks)
             try:
                 yield
             finally:
                 with trio.CancelScope(shield=True):
                     await self._stop()
-                nursery.cancel_scope.cancel()
+                tasks.cancel()
+
+    async def _tasks(
+        self, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        with scope:
+            scope.shield = True
+            async with trio.open_nursery() as nursery:
+                self._full_disk = nursery
+                nursery.start_soon(self.committer.run)
+                nursery.start_soon(self.output.run)
+                await nursery.start(self.runner.run)
+                await self._recover()
+                nursery.start_soon(self.timers.run)
+                task_status.started()
 
     async def _recover(self) -> None:
         after = 0
@@ -187,10 +199,16 @@ class Engine:
 
     async def delete_tenant(self, tenant: str) -> None:
         """Remove all instances of a tenant, durably, whatever state they are in."""
-        for resident in [resident for key, resident in self._residents.items() if key[0] == tenant]:
-            self.runner.drop(resident)
-            self._forget(resident)
-        await self.committer.exclusive(lambda: self.store.delete_tenant(tenant))
+        self._deleting.add(tenant)
+        try:
+            for resident in [resident for key, resident in self._residents.items() if key[0] == tenant]:
+                self.runner.drop(resident)
+                resident.is_lost = True
+                self._forget(resident)
+            await self.committer.drain()
+            await self.committer.exclusive(lambda: self.store.delete_tenant(tenant))
+        finally:
+            self._deleting.discard(tenant)
 
     def active_counts(self) -> tuple[int, int]:
         """Runs and sandboxes at this moment."""
@@ -212,6 +230,8 @@ class Engine:
     async def load(self, key: Key, *, create: bool = False) -> Resident:
         """The resident of `key`, read from the store if need be; the caller must hold or use it without an await."""
         while True:
+            if key[0] in self._deleting:
+                raise NotFound(f'there is no tenant "{key[0]}"', code="tenant_not_found")
             resident = self._residents.get(key)
             if resident is not None:
                 return resident

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from executor.engine.signal import Signal
+
 
 class Gate:
     """Fair enough: a waiting collection lets nobody else in, so it waits only for those already inside."""
@@ -17,7 +19,7 @@ class Gate:
     def __init__(self) -> None:
         self._inside = 0
         self._alone = trio.Lock()
-        self._left = trio.Event()
+        self._left = Signal()
 
     @asynccontextmanager
     async def shared(self) -> AsyncGenerator[None]:
@@ -31,13 +33,12 @@ class Gate:
         finally:
             self._inside -= 1
             if not self._inside:
-                self._left.set()
+                self._left.notify()
 
     @asynccontextmanager
     async def alone(self) -> AsyncGenerator[None]:
         """With nobody else inside."""
         async with self._alone:
             while self._inside:
-                self._left = trio.Event()
                 await self._left.wait()
             yield

@@ -63,6 +63,7 @@ class Resident:
         instance = self.instance
         return (
             not self.is_lost
+            and instance.sequence > 0
             and instance.outcome is None
             and instance.held is None
             and not instance.is_paused

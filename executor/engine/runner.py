@@ -19,6 +19,7 @@ from executor.core.errors import Corrupt, NotFound, PerdureError, Refused, Unava
 from executor.core.failure import ErrorFact
 from executor.engine.resident import Key, Resident, Run
 from executor.engine.sandboxes import WarmSandbox, WarmSandboxes
+from executor.engine.signal import Signal
 from executor.ports import CodeSource, OutputText, SandboxHost
 from executor.sandbox.protocol import (
     CHUNK_BYTES,
@@ -44,6 +45,8 @@ log = logging.getLogger(__name__)
 DEATHS_BEFORE_ALONE = 2
 DEATH_PAUSE_S = 0.05
 UNAVAILABLE_PAUSE_S = 1.0
+JOURNAL_ENTRIES_MAX = 100_000
+"""A run that asks for more is held: replay is linear in the journal, and a loop without end must not fill the disk."""
 
 
 class Runner:
@@ -61,10 +64,10 @@ class Runner:
         self._numbers = count(1)
         self._activating = 0
         self._running = 0
-        self._has_room = trio.Event()
+        self._has_room = Signal()
         self._nursery: trio.Nursery | None = None
         self._is_quiescing = False
-        self._quiet = trio.Event()
+        self._quiet = Signal()
 
     @property
     def run_count(self) -> int:
@@ -87,7 +90,6 @@ class Runner:
             while True:
                 await self._engine.queue.wait()
                 while self._running + self._activating >= self._engine.limits.active_runs_max:
-                    self._has_room = trio.Event()
                     await self._has_room.wait()
                 key = self._engine.queue.take()
                 if key is not None and not self._is_quiescing:
@@ -101,7 +103,6 @@ class Runner:
             for run, _ in warm.runs.values():
                 self._quiesce_run(run)
         while self._running:
-            self._quiet = trio.Event()
             await self._quiet.wait()
 
     def stop(self) -> None:
@@ -120,7 +121,7 @@ class Runner:
             await self._engine.hold_corrupt(key, corrupt)
         finally:
             self._activating -= 1
-            self._has_room.set()
+            self._has_room.notify()
 
     async def _activate(self, key: Key) -> None:
         engine = self._engine
@@ -210,8 +211,8 @@ class Runner:
         resident.run = None
         self._sandboxes.leave(run.sandbox, run)
         self._running -= 1
-        self._has_room.set()
-        self._quiet.set()
+        self._has_room.notify()
+        self._quiet.notify()
 
     def _send(self, resident: Resident, run: Run) -> None:
         while run.sent < resident.durable:
@@ -286,6 +287,10 @@ class Runner:
             self._sandboxes.condemn(warm, "a turn names an entry that was not sent")
             return
         now_ms = self._engine.clock.now_ms()
+        if instance.sequence + len(turn.commands) > JOURNAL_ENTRIES_MAX and instance.held is None:
+            message = f"its journal has {instance.sequence} entries, the limit is {JOURNAL_ENTRIES_MAX}"
+            self._engine.commit(resident, (Held(now_ms, "limit_exceeded", message, None, None),))
+            return
         resolved_before = instance.resolved_at
         row_rests, resident.is_resting = resident.is_resting, False
         try:

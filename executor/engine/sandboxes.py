@@ -6,16 +6,19 @@ longest gives way. An instance under suspicion of killing its sandbox gets one o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import trio
 
 from executor.core.errors import Unavailable
 from executor.engine.resident import Key, Resident, Run
+from executor.engine.signal import Signal
 from executor.ports import CodeSource, Sandbox, SandboxHost
-from executor.sandbox.protocol import FromSandbox, ToSandbox
+from executor.sandbox.protocol import Entries, FacetImage, FromSandbox, ProtocolError, ToSandbox
 from executor.sandbox.spec import DeathReason, SandboxDied, SandboxSpec
+
+MESSAGE_BYTES = 2 * 1024 * 1024
 
 Place = tuple[str, str, str]
 """Tenant, commit, and the id of the only instance allowed in ("" for all)."""
@@ -69,7 +72,7 @@ class WarmSandboxes:
         self._on_death = on_death
         self._warm: dict[Place, WarmSandbox] = {}
         self._opening: dict[Place, trio.Event] = {}
-        self._freed = trio.Event()
+        self._freed = Signal()
         self._nursery: trio.Nursery | None = None
 
     def __len__(self) -> int:
@@ -128,14 +131,13 @@ class WarmSandboxes:
     def _note_idle(self, warm: WarmSandbox) -> None:
         if warm.is_idle:
             warm.idle_since = trio.current_time()
-            self._freed.set()
+            self._freed.notify()
             if warm.place[2] and not warm.is_dead:
                 self._end(warm, "killed")
 
     async def _open(self, place: Place) -> WarmSandbox:
         tenant, commit, _ = place
         while len(self._warm) + len(self._opening) > self._count_max and not self._evict_one():
-            self._freed = trio.Event()
             await self._freed.wait()
         bundle = await trio.to_thread.run_sync(self._code.bundle, tenant, commit)
         sandbox = await self._host.open(SandboxSpec(tenant, commit, bundle))
@@ -159,7 +161,7 @@ class WarmSandboxes:
         warm.has_mail.set()
         if self._warm.get(warm.place) is warm:
             del self._warm[warm.place]
-        self._freed.set()
+        self._freed.notify()
         warm.sandbox.kill(reason, detail)
 
     def condemn(self, warm: WarmSandbox, detail: str) -> None:
@@ -182,8 +184,10 @@ class WarmSandboxes:
             while not warm.is_dead:
                 await warm.has_mail.wait()
                 frames, warm.outbox, warm.has_mail = warm.outbox, [], trio.Event()
-                if frames:
-                    await warm.sandbox.send(frames)
+                for message in _messages(frames):
+                    await warm.sandbox.send(message)
+        except ProtocolError as error:
+            self.condemn(warm, str(error))
         except SandboxDied as died:
             if not warm.is_dead:
                 self._end(warm, died.reason)
@@ -193,3 +197,23 @@ class WarmSandboxes:
         """End all sandboxes; nothing is reported."""
         for warm in list(self._warm.values()):
             self._end(warm, "killed")
+
+
+def _messages(frames: list[ToSandbox]) -> Iterator[list[ToSandbox]]:
+    """The frames in messages of a size that either side can hold."""
+    message: list[ToSandbox] = []
+    size = 0
+    for frame in frames:
+        message.append(frame)
+        match frame:
+            case Entries():
+                size += sum(map(len, frame.entries))
+            case FacetImage():
+                size += len(frame.data)
+            case _:
+                pass
+        if size >= MESSAGE_BYTES:
+            yield message
+            message, size = [], 0
+    if message:
+        yield message

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 
-import trio
-
 from executor.engine.resident import Key
+from executor.engine.signal import Signal
 
 
 class FairQueue:
@@ -15,7 +14,7 @@ class FairQueue:
     def __init__(self) -> None:
         self._by_tenant: OrderedDict[str, deque[Key]] = OrderedDict()
         self._members: set[Key] = set()
-        self._filled = trio.Event()
+        self._filled = Signal()
 
     def __len__(self) -> int:
         return len(self._members)
@@ -26,7 +25,7 @@ class FairQueue:
             return
         self._members.add(key)
         self._by_tenant.setdefault(key[0], deque()).append(key)
-        self._filled.set()
+        self._filled.notify()
 
     def take(self) -> Key | None:
         """The next key, or None. Its tenant goes to the end of the round."""
@@ -42,5 +41,4 @@ class FairQueue:
     async def wait(self) -> None:
         """Return when there is something to take."""
         while not self._members:
-            self._filled = trio.Event()
             await self._filled.wait()
