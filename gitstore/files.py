@@ -13,7 +13,8 @@ from .errors import InvalidName, Refused, VersionNotFound
 from .libgit import open_repository
 from .names import DEFAULT_BRANCH, DEFAULT_CHANNEL, branch_ref
 from .parts import Parts
-from .push import Push, PushOptions, PushRequest
+from .push import Push, PushRequest
+from .push_options import PushOptions
 from .rows import Deployment, RefUpdate
 from .shown import shown
 

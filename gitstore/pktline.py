@@ -13,7 +13,7 @@ import re
 import textwrap
 import unicodedata
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from enum import Enum
 from typing import Final, Protocol
 
@@ -32,6 +32,7 @@ __all__ = [
     "PacketReader",
     "Readable",
     "malformed",
+    "nothing",
     "pack_stream",
     "packet",
     "remote_lines",
@@ -126,6 +127,11 @@ def packet(payload: bytes) -> bytes:
     """One pkt-line."""
     assert len(payload) <= PACKET_BYTES_MAX - 4
     return pkt_line(payload)
+
+
+def nothing() -> Generator[bytes, None, None]:
+    """The empty answer, with the `close()` that every answer has."""
+    yield from ()
 
 
 def sideband(channel: int, data: bytes, *, packet_bytes_max: int = PACKET_BYTES_MAX) -> Iterator[bytes]:

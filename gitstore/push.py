@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal, Self
 
@@ -25,49 +25,14 @@ from . import history, ingest, mirror, prepare, report
 from .errors import Conflict, GitStoreError, Refused
 from .ingest import NewTip
 from .libgit import open_repository
-from .names import DEFAULT_BRANCH, DEFAULT_CHANNEL, HEADS, branch_ref, parse_channel, ref_problem
+from .names import DEFAULT_BRANCH, DEFAULT_CHANNEL, HEADS, branch_ref, ref_problem
 from .parts import Parts
+from .push_options import PushOptions
 from .rows import Deployment, NewDeployment, PushCommitted, RefOutcome, RefUpdate
-from .shown import shown
 
-__all__ = ["Push", "PushOptions", "PushRequest", "PushResult", "parse_options"]
+__all__ = ["Push", "PushRequest", "PushResult"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class PushOptions:
-    """What `git push -o …` asks for. `warnings`: options that mean nothing here."""
-
-    message: str | None = None
-    no_deploy: bool = False
-    pin: bool = False
-    channel: str | None = None
-    warnings: tuple[str, ...] = ()
-
-
-def parse_options(options: Iterable[bytes]) -> PushOptions:
-    """Read push options; unknown ones become warnings. Raises InvalidName for a bad channel."""
-    message: str | None = None
-    channel: str | None = None
-    no_deploy = pin = False
-    warnings: list[str] = []
-    for option in options:
-        name, equals, value = option.decode(errors="replace").partition("=")
-        if name == "message" and equals:
-            message = value
-        elif name == "channel" and equals:
-            channel = parse_channel(value)
-        elif name == "no-deploy" and not equals:
-            no_deploy = True
-        elif name == "pin" and not equals:
-            pin = True
-        else:
-            known = "message=TEXT, channel=NAME, no-deploy, pin"
-            warnings.append(f"push option {shown(option)!r} is unknown (known: {known})")
-    if no_deploy and channel is not None:
-        warnings.append("push option 'channel' does nothing beside 'no-deploy'")
-    return PushOptions(message, no_deploy, pin, channel, tuple(warnings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +69,7 @@ class Push:
         self._request = request
         self._reasons: dict[bytes, str] = {}
         self._objects_error: GitStoreError | None = None
+        self.has_whole_pack = False
         # Held so that its counter of collections lives as long as this push does.
         self._lock = parts.lock(request.tenant)
         self._quarantine: ingest.Quarantine | None = None
@@ -124,6 +90,7 @@ class Push:
         """Take in the pack. What is wrong with it is said by `finish()`; errors of `body` itself come through."""
         try:
             self._started().add_pack(body)
+            self.has_whole_pack = True
         except GitStoreError as error:
             self._objects_error = error
 

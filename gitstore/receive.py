@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final, cast
 
-from . import pktline, push, report
+from . import pktline, report
 from .errors import GitStoreError, LimitExceeded, Refused
 from .limits import Limits
 from .parts import Parts
 from .pktline import FLUSH, Mark, PacketReader, packet
-from .push import Push, PushOptions, PushRequest, PushResult
+from .push import Push, PushRequest, PushResult
+from .push_options import PushOptions, parse_options
 from .rows import RefUpdate
 from .upload import Advertised
 
@@ -39,13 +40,13 @@ _DRAIN_BYTES: Final = 1 << 16
 
 def receive_advertisement(advertised: Advertised, *, version: int) -> bytes:
     """What `GET info/refs?service=git-receive-pack` answers."""
-    answer = packet(b"# service=git-receive-pack\n") + FLUSH
+    answer = [packet(b"# service=git-receive-pack\n"), FLUSH]
     if version == 1:
-        answer += packet(b"version 1\n")
+        answer.append(packet(b"version 1\n"))
     entries = [(oid, name) for name, oid in advertised.refs.items()] or [(b"0" * 40, b"capabilities^{}")]
     for number, (oid, name) in enumerate(entries):
-        answer += packet(oid + b" " + name + (b"\0" + _CAPABILITIES if number == 0 else b"") + b"\n")
-    return answer + FLUSH
+        answer.append(packet(oid + b" " + name + (b"\0" + _CAPABILITIES if number == 0 else b"") + b"\n"))
+    return b"".join(answer) + FLUSH
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ class _Body:
             raise
 
 
-def receive(parts: Parts, tenant: str, body: BinaryIO, *, who: str) -> Iterator[bytes]:
+def receive(parts: Parts, tenant: str, body: BinaryIO, *, who: str) -> Generator[bytes, None, None]:
     """Answer one `POST git-receive-pack`.
 
     Raises Refused at the call for what is no push, TenantNotFound. The iterator does the work as it is consumed: when
@@ -133,14 +134,16 @@ def receive(parts: Parts, tenant: str, body: BinaryIO, *, who: str) -> Iterator[
     wrapped = _Body(body)
     commands = _parse(PacketReader(wrapped), parts.limits)
     if commands is None:
-        return iter(())
+        return pktline.nothing()
     return _conversation(parts, tenant, commands, wrapped, who=who)
 
 
-def _conversation(parts: Parts, tenant: str, commands: _Commands, body: _Body, *, who: str) -> Iterator[bytes]:
+def _conversation(
+    parts: Parts, tenant: str, commands: _Commands, body: _Body, *, who: str
+) -> Generator[bytes, None, None]:
     answer = _Answer(commands.capabilities)
     try:
-        options = push.parse_options(commands.options)
+        options = parse_options(commands.options)
         bad_option: GitStoreError | None = None
     except GitStoreError as error:
         options, bad_option = PushOptions(), error
@@ -168,8 +171,9 @@ def _conversation(parts: Parts, tenant: str, commands: _Commands, body: _Body, *
                     code="internal_error",
                 )
             )
-        # A client that still sends does not read: without this it would see a reset instead of the reason.
-        _drain(body, parts.limits.pack_bytes_max)
+        if commands.has_pack and not running.has_whole_pack:
+            # A client that still sends does not read: without this it would see a reset instead of the reason.
+            _drain(body, parts.limits.pack_bytes_max)
     log.info(
         "push",
         extra={

@@ -5,13 +5,13 @@
     POST git-receive-pack      receive_pack(…)   → chunks (push)
 
 Whoever serves these checks the token first, un-gzips bodies and joins chunked ones, and may stop consuming at any
-time: closing an iterator is always safe.
+time: closing a generator is always safe.
 Source: gitprotocol-http.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import BinaryIO, Literal
 
 import pygit2
@@ -47,14 +47,16 @@ def advertise(parts: Parts, tenant: str, service: Service, *, protocol: str | No
     )
 
 
-def upload_pack(parts: Parts, tenant: str, body: BinaryIO, *, protocol: str | None = None) -> Iterator[bytes]:
+def upload_pack(
+    parts: Parts, tenant: str, body: BinaryIO, *, protocol: str | None = None
+) -> Generator[bytes, None, None]:
     """Answer one fetch request. Raises TenantNotFound and, before anything is yielded, Refused for a bad request."""
     advertised, repository = _view(parts, tenant)
     fetch = upload.fetch_v2 if _version(protocol) == 2 else upload.fetch_v0
     return fetch(PacketReader(body), advertised, repository)
 
 
-def receive_pack(parts: Parts, tenant: str, body: BinaryIO, *, who: str) -> Iterator[bytes]:
+def receive_pack(parts: Parts, tenant: str, body: BinaryIO, *, who: str) -> Generator[bytes, None, None]:
     """Answer one push request; see `receive.receive`."""
     return receive.receive(parts, tenant, body, who=who)
 

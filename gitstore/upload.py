@@ -8,27 +8,22 @@ Source: gitprotocol-pack and gitprotocol-v2; the state machine of negotiation fo
 
 from __future__ import annotations
 
-import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import pygit2
-from dulwich.protocol import extract_want_line_capabilities
 
 from . import history, pktline
 from .errors import Corrupt, Refused
-from .history import Deepen
+from .fetch_request import FetchRequest, parse_v0, parse_v2, request_lines, shown_line
 from .pktline import DELIMITER, FLUSH, Mark, PacketReader, packet
 
-__all__ = ["REQUEST_BYTES_MAX", "Advertised", "advertised_refs", "fetch_v0", "fetch_v2", "upload_advertisement"]
+__all__ = ["Advertised", "advertised_refs", "fetch_v0", "fetch_v2", "upload_advertisement"]
 
-# 100,000 lines of haves; git's own clients stop at some thousands.
-REQUEST_BYTES_MAX: Final = 5_000_000
 # A want that is no tip is looked for in the history of the tips, so far and no farther.
 WANTS_MAX: Final = 10_000
-_OID = re.compile(rb"[0-9a-f]{40}\Z")
 _CAPABILITIES_V0: Final = (
     b"multi_ack multi_ack_detailed no-done thin-pack side-band side-band-64k ofs-delta shallow deepen-since "
     b"deepen-relative no-progress include-tag allow-tip-sha1-in-want allow-reachable-sha1-in-want "
@@ -56,10 +51,9 @@ def upload_advertisement(advertised: Advertised, repository: pygit2.Repository |
     if version == 2:
         lines = [b"version 2\n", pktline.AGENT + b"\n", *(name + b"\n" for name in _CAPABILITIES_V2)]
         return b"".join(map(packet, lines)) + FLUSH
-    lines = [b"# service=git-upload-pack\n"]
-    answer = packet(lines[0]) + FLUSH
+    answer = [packet(b"# service=git-upload-pack\n"), FLUSH]
     if version == 1:
-        answer += packet(b"version 1\n")
+        answer.append(packet(b"version 1\n"))
     entries: list[tuple[bytes, bytes]] = []
     capabilities = _CAPABILITIES_V0 + b" " + pktline.AGENT
     if advertised.head in advertised.refs:
@@ -73,8 +67,8 @@ def upload_advertisement(advertised: Advertised, repository: pygit2.Repository |
     if not entries:
         entries.append((b"0" * 40, b"capabilities^{}"))
     for number, (oid, name) in enumerate(entries):
-        answer += packet(oid + b" " + name + (b"\0" + capabilities if number == 0 else b"") + b"\n")
-    return answer + FLUSH
+        answer.append(packet(oid + b" " + name + (b"\0" + capabilities if number == 0 else b"") + b"\n"))
+    return b"".join(answer) + FLUSH
 
 
 def _peeled(repository: pygit2.Repository | None, name: bytes, oid: bytes) -> bytes | None:
@@ -85,113 +79,20 @@ def _peeled(repository: pygit2.Repository | None, name: bytes, oid: bytes) -> by
     return str(target.id).encode() if tags else None
 
 
-@dataclass(slots=True)
-class _Request:
-    """One request of either protocol, parsed."""
-
-    wants: dict[str, None] = field(default_factory=dict)
-    haves: list[str] = field(default_factory=list)
-    client_shallow: set[str] = field(default_factory=set)
-    deepen: Deepen = field(default_factory=Deepen)
-    capabilities: frozenset[bytes] = frozenset()
-    is_done: bool = False
-    # Version 0: the body ended right after the first flush, so only the shallow list is asked for.
-    is_ended: bool = False
-
-
-def _oid(value: bytes, line: bytes) -> str:
-    if not _OID.match(value):
-        raise pktline.malformed(f"the fetch request names no object id: {_shown(line)}")
-    return value.decode()
-
-
-def _shown(line: bytes) -> str:
-    return repr(line[:80].decode("ascii", "replace"))
-
-
-def _number(value: bytes, line: bytes) -> int:
-    if not value.isdigit() or len(value) > 15:
-        raise pktline.malformed(f"the fetch request holds no number: {_shown(line)}")
-    return int(value)
-
-
-def _take_shallow_line(request: _Request, line: bytes) -> bool:
-    """`shallow`, `deepen`, `deepen-since`, `deepen-relative`: alike in both versions."""
-    word, _, value = line.partition(b" ")
-    deepen = request.deepen
-    if word == b"shallow":
-        request.client_shallow.add(_oid(value, line))
-    elif word == b"deepen":
-        depth = _number(value, line)
-        if depth < 1:
-            raise pktline.malformed("the depth of a fetch must be at least 1")
-        request.deepen = Deepen(depth=depth, is_relative=deepen.is_relative)
-    elif word == b"deepen-since":
-        request.deepen = Deepen(since_s=_number(value, line), is_relative=deepen.is_relative)
-    elif line == b"deepen-relative":
-        request.deepen = Deepen(depth=deepen.depth, since_s=deepen.since_s, is_relative=True)
-    else:
-        return False
-    return True
-
-
-def _lines(reader: PacketReader) -> Iterator[bytes | Mark]:
-    """Packets without their newline, under the bound on the whole request; the last one is Mark.END."""
-    while True:
-        item = reader.read()
-        if reader.bytes_read > REQUEST_BYTES_MAX:
-            raise Refused(
-                f"the fetch request is larger than {REQUEST_BYTES_MAX} bytes",
-                code="request_too_large",
-                hint="fetch fewer branches at once, or clone again",
-            )
-        yield item.removesuffix(b"\n") if isinstance(item, bytes) else item
-        if item is Mark.END:
-            return
-
-
-def _parse_v0(reader: PacketReader) -> _Request:
-    request = _Request()
-    lines = _lines(reader)
-    for line in lines:
-        if not isinstance(line, bytes):
-            break
-        if line.startswith(b"want "):
-            if not request.wants:
-                _, names = extract_want_line_capabilities(line)
-                request.capabilities = frozenset(names)
-                request.wants[_oid(line[5:45], line)] = None
-            else:
-                request.wants[_oid(line[5:], line)] = None
-        elif not _take_shallow_line(request, line):
-            raise pktline.malformed(f"unexpected line in a fetch request: {_shown(line)}")
-    if b"deepen-relative" in request.capabilities and request.deepen.depth is not None:
-        request.deepen = Deepen(depth=request.deepen.depth, is_relative=True)
-    request.is_ended = True
-    for line in lines:
-        if not isinstance(line, bytes):
-            request.is_ended = line is Mark.END and request.is_ended
-            break
-        request.is_ended = False
-        if line == b"done":
-            request.is_done = True
-            break
-        if not line.startswith(b"have "):
-            raise pktline.malformed(f"unexpected line in a fetch request: {_shown(line)}")
-        request.haves.append(_oid(line[5:], line))
-    return request
-
-
-def fetch_v0(body: PacketReader, advertised: Advertised, repository: pygit2.Repository | None) -> Iterator[bytes]:
+def fetch_v0(
+    body: PacketReader, advertised: Advertised, repository: pygit2.Repository | None
+) -> Generator[bytes, None, None]:
     """Answer one `POST git-upload-pack` of protocol version 0 or 1. Raises Refused before the first byte only."""
-    request = _parse_v0(body)
+    request = parse_v0(body)
     if not request.wants:
-        return iter(())
+        return pktline.nothing()
     repository = _checked(request, advertised, repository)
     return _answer_v0(request, advertised, repository)
 
 
-def _answer_v0(request: _Request, advertised: Advertised, repository: pygit2.Repository) -> Iterator[bytes]:
+def _answer_v0(
+    request: FetchRequest, advertised: Advertised, repository: pygit2.Repository
+) -> Generator[bytes, None, None]:
     change = history.shallow(repository, _commits(repository, request.wants), request.deepen, request.client_shallow)
     if request.deepen.is_wanted:
         yield from _shallow_lines(change, request)
@@ -234,9 +135,11 @@ def _answer_v0(request: _Request, advertised: Advertised, repository: pygit2.Rep
     yield from _pack(request, advertised, repository, change, common, packet_bytes_max=packet_bytes_max)
 
 
-def fetch_v2(body: PacketReader, advertised: Advertised, repository: pygit2.Repository | None) -> Iterator[bytes]:
+def fetch_v2(
+    body: PacketReader, advertised: Advertised, repository: pygit2.Repository | None
+) -> Generator[bytes, None, None]:
     """Answer one `POST git-upload-pack` of protocol version 2: `ls-refs` or `fetch`."""
-    lines = _lines(body)
+    lines = request_lines(body)
     command = b""
     separator: bytes | Mark = Mark.END
     for line in lines:
@@ -248,7 +151,7 @@ def fetch_v2(body: PacketReader, advertised: Advertised, repository: pygit2.Repo
         elif line.startswith(b"object-format=") and line != b"object-format=sha1":
             raise pktline.malformed("this server keeps SHA-1 repositories only")
     if not command:
-        return iter(())
+        return pktline.nothing()
     arguments: list[bytes] = []
     if separator is Mark.DELIMITER:
         for line in lines:
@@ -258,14 +161,16 @@ def fetch_v2(body: PacketReader, advertised: Advertised, repository: pygit2.Repo
     if command == b"ls-refs":
         return _ls_refs(arguments, advertised, repository)
     if command != b"fetch":
-        raise pktline.malformed(f"unknown command in a version 2 request: {_shown(command)}")
-    request = _parse_v2(arguments)
+        raise pktline.malformed(f"unknown command in a version 2 request: {shown_line(command)}")
+    request = parse_v2(arguments)
     if not request.wants:
-        return iter(())
+        return pktline.nothing()
     return _answer_v2(request, advertised, _checked(request, advertised, repository))
 
 
-def _ls_refs(arguments: list[bytes], advertised: Advertised, repository: pygit2.Repository | None) -> Iterator[bytes]:
+def _ls_refs(
+    arguments: list[bytes], advertised: Advertised, repository: pygit2.Repository | None
+) -> Generator[bytes, None, None]:
     prefixes = tuple(a.removeprefix(b"ref-prefix ") for a in arguments if a.startswith(b"ref-prefix "))
     with_symrefs, with_peeled = b"symrefs" in arguments, b"peel" in arguments
     entries: list[tuple[bytes, bytes]] = []
@@ -287,25 +192,9 @@ def _ls_refs(arguments: list[bytes], advertised: Advertised, repository: pygit2.
     yield FLUSH
 
 
-def _parse_v2(arguments: list[bytes]) -> _Request:
-    request = _Request()
-    words: set[bytes] = set()
-    for line in arguments:
-        if line.startswith(b"want "):
-            request.wants[_oid(line[5:], line)] = None
-        elif line.startswith(b"have "):
-            request.haves.append(_oid(line[5:], line))
-        elif line == b"done":
-            request.is_done = True
-        elif line in {b"thin-pack", b"ofs-delta", b"no-progress", b"include-tag"}:
-            words.add(line)
-        elif not _take_shallow_line(request, line):
-            raise pktline.malformed(f"unexpected argument of a version 2 fetch: {_shown(line)}")
-    request.capabilities = frozenset(words)
-    return request
-
-
-def _answer_v2(request: _Request, advertised: Advertised, repository: pygit2.Repository) -> Iterator[bytes]:
+def _answer_v2(
+    request: FetchRequest, advertised: Advertised, repository: pygit2.Repository
+) -> Generator[bytes, None, None]:
     common = [have for have in request.haves if _is_commit(repository, have)]
     if request.haves and not request.is_done:
         yield packet(b"acknowledgments\n")
@@ -327,7 +216,7 @@ def _answer_v2(request: _Request, advertised: Advertised, repository: pygit2.Rep
     yield from _pack(request, advertised, repository, change, common, packet_bytes_max=pktline.PACKET_BYTES_MAX)
 
 
-def _checked(request: _Request, advertised: Advertised, repository: pygit2.Repository | None) -> pygit2.Repository:
+def _checked(request: FetchRequest, advertised: Advertised, repository: pygit2.Repository | None) -> pygit2.Repository:
     """The repository, once every want is a tip that the client may see or a commit in the history of one."""
     if len(request.wants) > WANTS_MAX:
         raise Refused(
@@ -373,11 +262,11 @@ def _commits(repository: pygit2.Repository, oids: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(str(target.id) for target in targets if isinstance(target, pygit2.Commit)))
 
 
-def _is_covered(repository: pygit2.Repository, request: _Request, common: list[str]) -> bool:
+def _is_covered(repository: pygit2.Repository, request: FetchRequest, common: list[str]) -> bool:
     return history.covered(repository, _commits(repository, request.wants), set(common))
 
 
-def _shallow_lines(change: history.ShallowChange, request: _Request) -> Iterator[bytes]:
+def _shallow_lines(change: history.ShallowChange, request: FetchRequest) -> Iterator[bytes]:
     for oid in sorted(change.shallow - request.client_shallow):
         yield packet(f"shallow {oid}".encode())
     for oid in sorted(change.unshallow):
@@ -385,7 +274,7 @@ def _shallow_lines(change: history.ShallowChange, request: _Request) -> Iterator
 
 
 def _pack(
-    request: _Request,
+    request: FetchRequest,
     advertised: Advertised,
     repository: pygit2.Repository,
     change: history.ShallowChange,

@@ -114,9 +114,7 @@ class Handler(BaseHTTPRequestHandler):
                 pass
             self.wfile.write(b"0\r\n\r\n")
         finally:
-            close = getattr(chunks, "close", None)
-            if close is not None:
-                close()
+            chunks.close()
 
     @staticmethod
     def _tenant(path: str, suffix: str) -> str:

@@ -16,7 +16,8 @@ from gitstore.files import commit_files
 from gitstore.libgit import open_repository
 from gitstore.limits import Limits
 from gitstore.parts import Parts
-from gitstore.push import Push, PushOptions, PushRequest, parse_options
+from gitstore.push import Push, PushRequest
+from gitstore.push_options import PushOptions, parse_options
 from gitstore.rows import RefUpdate
 from tests.gitstore.git_requests import SOURCE, Objects, open_parts
 

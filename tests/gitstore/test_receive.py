@@ -476,7 +476,7 @@ def test_an_answer_dropped_early_leaves_nothing(store: Parts, tenant: str) -> No
     )
     assert b"Checking" in next(chunks)
     assert leftovers(store, tenant) != []
-    chunks.close()  # type: ignore[attr-defined]
+    chunks.close()
     assert leftovers(store, tenant) == []
     assert store.database.refs(tenant) == {}
 

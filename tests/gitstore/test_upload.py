@@ -11,7 +11,7 @@ from dulwich.object_store import MemoryObjectStore
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gitstore import transport, upload
+from gitstore import fetch_request, transport, upload
 from gitstore.errors import Refused, TenantNotFound
 from gitstore.parts import Parts
 from tests.gitstore.git_requests import NONE, SOURCE, Objects, line, open_parts, packets, push_request
@@ -252,12 +252,12 @@ def test_advertisements_of_each_version(store: SimpleNamespace) -> None:
 def test_a_fetch_dropped_early_harms_nothing(store: SimpleNamespace) -> None:
     chunks = transport.upload_pack(store.parts, "acme", io.BytesIO(fetch_v0([store.commits[3]])))
     next(chunks)
-    chunks.close()  # type: ignore[attr-defined]
+    chunks.close()
     assert b"PACK" in ask(store.parts, fetch_v0([store.commits[3]]))
 
 
 def test_an_oversized_request_is_refused(store: SimpleNamespace) -> None:
-    haves = line(f"have {'f' * 40}\n") * (upload.REQUEST_BYTES_MAX // 50 + 10)
+    haves = line(f"have {'f' * 40}\n") * (fetch_request.REQUEST_BYTES_MAX // 50 + 10)
     with pytest.raises(Refused) as refused:
         ask(store.parts, fetch_v0([store.commits[3]])[:-9] + haves)
     assert refused.value.code == "request_too_large"
