@@ -402,10 +402,10 @@ class SandboxHost:
                 with trio.move_on_after(limits.boot_timeout_s):
                     await opened.known.wait()
             except trio.Cancelled:
-                opened.abandoned = True  # the answer, when it comes, is undone by whoever reads it
+                self._abandon(opened)
                 raise
             if not opened.known.is_set():
-                opened.abandoned = True
+                self._abandon(opened)
                 raise Unavailable("no sandbox was made in time", code="sandbox_unavailable", hint="Try again.")
             if opened.failure:
                 self._requests.pop(opened.number, None)
@@ -416,6 +416,13 @@ class SandboxHost:
                     hint="The machine is short of processes or memory; try again, or run fewer sandboxes.",
                 )
             return opened
+
+    def _abandon(self, opened: _Opened) -> None:
+        """Nobody waits for it any more. An answer that is still to come is undone by whoever reads it."""
+        opened.abandoned = True
+        if opened.known.is_set():  # it came in the very moment of giving up
+            self._requests.pop(opened.number, None)
+            opened.discard()
 
     def _ask(self, cell: Cell, spec: SandboxSpec, limits: SandboxLimits) -> _Opened:
         with contextlib.ExitStack() as stack:

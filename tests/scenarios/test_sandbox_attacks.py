@@ -18,6 +18,7 @@ import sqlite3
 import sys
 from pathlib import Path
 
+import landlockpy
 import pytest
 import trio
 
@@ -257,7 +258,7 @@ def ground(tmp_path_factory):
             {
                 "secret": {"path": str(folder / "secret")},
                 "root": {"path": "/"},
-                "site": {"path": str(Path(os.__file__).parent / "site-packages")},
+                "site": {"path": str(Path(landlockpy.__file__).resolve().parents[1])},
                 "git": {"path": str(folder / "git" / "workflows.py")},
                 "state": {"path": str(folder / "state.sqlite")},
                 "bundle": {"path": str(bundle)},
