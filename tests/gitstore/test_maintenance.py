@@ -12,7 +12,7 @@ from pathlib import Path
 import pygit2
 import pytest
 
-from gitstore import Corrupt, GitStore, InvalidName, Limits, TenantNotFound, Unavailable, maintenance
+from gitstore import Corrupt, GitStore, InvalidName, Limits, TenantNotFound, Unavailable, VersionNotFound, maintenance
 from gitstore.libgit import open_repository
 from gitstore.names import bundle_path
 from tests.gitstore.stores import git, open_store, push, write_commit
@@ -365,6 +365,7 @@ def test_a_bundle_that_another_tenant_uses_stays(store: GitStore) -> None:
 def test_deleting_a_tenant_leaves_nothing_of_it(store: GitStore, repository: Path) -> None:
     a = one(store, "secret content")
     push(store, TENANT, a)
+    assert store.repository(TENANT).read_file(a, "x") == b"secret content", "from now on a handle is open"
     store.create_token(TENANT)
     store.delete_tenant(TENANT)
     assert not repository.exists()
@@ -375,7 +376,9 @@ def test_deleting_a_tenant_leaves_nothing_of_it(store: GitStore, repository: Pat
         store.delete_tenant(TENANT)
     store.create_tenant(TENANT)
     assert store.refs(TENANT) == {}
-    assert not has(store, a)
+    one(store, "of the next tenant of that name")
+    with pytest.raises(VersionNotFound):
+        store.repository(TENANT).read_file(a, "x")
 
 
 def test_a_crash_while_deleting_leaves_no_code_for_the_next_tenant_of_that_name(

@@ -9,7 +9,7 @@ import pygit2
 import pytest
 from dulwich.repo import Repo
 
-from gitstore import GitStore, mirror
+from gitstore import GitStore, Limits, mirror
 from gitstore.database import MirrorContent
 from gitstore.names import write_durably
 from gitstore.rows import RefUpdate
@@ -88,6 +88,29 @@ def test_versions_of_a_channel_survive_git_gc_by_hand(store: GitStore, repositor
     git(repository, "gc", "--quiet", "--prune=now")
     assert store.rollback(TENANT, who="kim").to_commit == a
     assert store.repository(TENANT).read_file(a, "x") == b"1"
+
+
+def test_every_way_to_move_a_channel_protects_its_version_from_git_gc_by_hand(tmp_path: Path) -> None:
+    with open_store(tmp_path / "kept", Limits(channel_history_kept=1)) as store:
+        store.create_tenant(TENANT)
+        repository = store._parts.repository_path(TENANT)
+        versions = [write_commit(store, TENANT, {"x": b"%d" % number}) for number in range(5)]
+        for commit in versions:
+            push(store, TENANT, commit)
+
+        def shown() -> set[str]:
+            return {line.rpartition("/")[2] for line in git(repository, "show-ref").splitlines() if "/pins/" in line}
+
+        assert shown() == {versions[4], versions[3]}
+        store.move_channel(TENANT, "production", to=versions[0], who="kim", why="")
+        assert shown() == {versions[4], versions[3], versions[0]}
+        rollback = store.rollback(TENANT, to=versions[1], who="kim")
+        assert shown() == {versions[4], versions[1], versions[0]}
+        store.rollback(TENANT, to=versions[2], who="kim")
+        assert shown() == {versions[2], versions[1], versions[0]}
+        store.undo(TENANT, rollback.id + 1, who="kim")
+        assert shown() == {versions[2], versions[1], versions[0]}
+        assert store.verify(TENANT) == []
 
 
 def test_a_crash_between_commit_and_mirror_heals_at_open(store: GitStore, repository: Path) -> None:
