@@ -12,10 +12,8 @@
 Code length 0: no bytecode (no Python source, not importable, or larger than `source_bytes_max`). Bytecode is a
 marshalled code object, compiled with the path in the tree as its file name. Symbolic links are left out.
 
-The key is the SHA-256 over format, interpreter, and path, mode and SHA-256 of every file. Equal keys mean equal bytes:
-hence marshal version 2, which writes no back references; those of later versions depend on how often the compiling
-process happens to use a string elsewhere. Git's own id of the tree is no key: SHA-1 alone must not decide whose code
-runs.
+The key is the SHA-256 over format, interpreter, and path, mode and SHA-256 of every file. Equal keys mean equal bytes
+(see `compiler.marshalled`). Git's own id of the tree is no key: SHA-1 alone must not decide whose code runs.
 
 Bytecode comes only from here, the platform's limited child: what a tenant's process made is never loaded.
 """

@@ -14,6 +14,7 @@ from types import ModuleType
 import pytest
 
 from gitstore import GitStore, bundle, ingest, prepare
+from gitstore.compiler import marshalled
 from gitstore.errors import Diagnostic, LimitExceeded, NotFound, Refused
 from gitstore.ingest import NewTip
 from gitstore.limits import Limits
@@ -145,6 +146,19 @@ def test_bytes_and_key_are_the_same_in_every_process_and_store(parts: Parts, tmp
         second, _ = deploy(other._parts, FILES)
         assert second.bundle.key == first.bundle.key
         assert second.bundle.path.read_bytes() == first.bundle.path.read_bytes()
+
+
+def test_bytecode_does_not_depend_on_who_else_holds_its_strings() -> None:
+    source = (
+        "class Held_Once:\n    def held_method(self, held_argument):\n        return 'a held text', held_argument\n"
+    )
+    plain = marshal.dumps(compile(source, "m.py", "exec"))
+    first = marshalled(compile(source, "m.py", "exec"))
+    holders = [sys.intern(name) for name in ("Held_" + "Once", "held_" + "method", "held_" + "argument")]
+    # The trap itself: without it this test would prove nothing.
+    assert marshal.dumps(compile(source, "m.py", "exec")) != plain
+    assert marshalled(compile(source, "m.py", "exec")) == first
+    assert len(holders) == 3
 
 
 def test_key_depends_on_every_path_mode_and_content(parts: Parts) -> None:

@@ -132,6 +132,29 @@ def test_thin_pack_is_completed_from_this_repository(parts: Parts, tenant: str) 
     assert pygit2.Odb(str(parts.repository_path(tenant) / "objects")).read(oid(BLOB, result).hex())[1] == result
 
 
+def test_base_that_is_outside_and_in_the_pack_is_indexed_once(parts: Parts, tenant: str) -> None:
+    # Deltas are resolved in the order of their bases' ids: small's first, from the repository. Only then comes small
+    # itself, as a delta on other.
+    other = bytes(range(1, 102))
+    small = other * 2
+    assert oid(BLOB, small) < oid(BLOB, other)
+    root = tree((b"100644", b"a", oid(BLOB, small)), (b"100644", b"b", oid(BLOB, other)))
+    head = commit(oid(TREE, root))
+    body = pack_of((BLOB, small), (BLOB, other), (TREE, root), (COMMIT, head))
+    push(parts, tenant, body, oid(COMMIT, head).hex())
+    longer = hostile.varint(202) + hostile.varint(203) + b"\x90\xca\x01!"  # copy 202 bytes, add one
+    body = pack(
+        entry(REF_DELTA, longer, base=oid(BLOB, small)),
+        entry(REF_DELTA, copy_delta(len(other), 2), base=oid(BLOB, other)),
+    )
+    with ingest.start(parts, tenant) as quarantine:
+        quarantine.add_pack(io.BytesIO(body))
+        quarantine.check([])
+        (index,) = (quarantine.objects_path / "pack").glob("*.idx")
+        ids = list(ingest._indexed(index))
+    assert len(ids) == len(set(ids)) == 3
+
+
 def test_base_that_another_tenant_has_does_not_help(store: GitStore, parts: Parts, tenant: str) -> None:
     base = bytes(range(1, 100))
     root = tree((b"100644", b"a", oid(BLOB, base)))

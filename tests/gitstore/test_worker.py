@@ -129,6 +129,11 @@ def test_what_is_not_the_inputs_fault_is_unavailable(pool: WorkerPool, job: str,
     assert caught.value.message == f"The process that checks pushes failed: {why}."
 
 
+def test_progress_without_bound_is_not_taken(pool: WorkerPool) -> None:
+    with pytest.raises(Unavailable, match="it sent a frame that is none, at garbage"):
+        run(pool, "garbage", Ask("long"))
+
+
 def test_answer_without_bound_is_not_taken(pool: WorkerPool) -> None:
     assert len(run(pool, "large", Ask(number=1 << 20)).text) == 1 << 20
     with pytest.raises(Unavailable, match="the answer is too large"):

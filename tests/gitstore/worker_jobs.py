@@ -88,7 +88,7 @@ def garbage(ask: Ask, report: Report) -> Told:
     """Write nonsense to every socket that the child has: the frames of a child that was taken over."""
     for name in os.listdir("/proc/self/fd"):
         try:
-            os.write(int(name), b"\xff" * 64)
+            os.write(int(name), b"P\x40\0\0\0" if ask.text == "long" else b"\xff" * 64)
         except OSError:
             continue
     os._exit(0)
