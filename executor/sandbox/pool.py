@@ -227,15 +227,14 @@ class Sandbox:
         """Look after it once. Returns an async function to start, if a Ping is to be sent."""
         if self._ended or self._killed is not None:
             return None
-        if sample_memory:
+        if self._reading_paused:
+            self._watch.host_paused(now_s)
+        what = self._watch.due(now_s)
+        if sample_memory or what == "kill":
             used = memory_bytes(self.pid).private - self._shared_bytes
             if used > self.limits.memory_bytes:
                 self.kill("memory", f"it took {used} bytes of memory; its limit is {self.limits.memory_bytes}")
                 return None
-        if self._reading_paused:
-            self._watch.host_paused(now_s)
-            return None
-        what = self._watch.due(now_s)
         if what == "kill":
             self.kill("time", f"no answer to a Ping within {self.limits.turn_timeout_s:g} s")
         return self._ping if what == "ping" else None
@@ -346,6 +345,11 @@ class SandboxHost:
 
         Raises IsolationUnavailable. Optional: `run` does it too, but its errors come in a nursery's group.
         """
+        if self.options.isolation is not Isolation.CELL:
+            _log.warning(
+                "tenant code is not isolated in a cell: for trusted tenants only",
+                extra={"isolation": self.options.isolation.value, "level": self.isolation_level},
+            )
         if self._prepared is None and self._cell is None:
             self._prepared = await self._start_cell()
 
@@ -373,10 +377,11 @@ class SandboxHost:
             sandbox._exited(opened.exit)
         nursery.start_soon(sandbox._run)
         self._wake()
+        frames: list[protocol.FromSandbox] = []
         try:
-            with trio.move_on_at(deadline_s) as boot:
+            with trio.move_on_at(deadline_s):
                 frames = await sandbox.receive()
-            if boot.cancelled_caught:
+            if not frames:
                 sandbox.kill("time", f"it was not ready within {limits.boot_timeout_s:g} s")
                 raise await sandbox.wait_dead()
         except trio.Cancelled:

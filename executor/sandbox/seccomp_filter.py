@@ -34,10 +34,13 @@ ALLOWED = (  # noqa: SIM905 - grouped words are read more easily than a hundred 
     # who am I
     "getpid getppid gettid getuid geteuid getgid getegid getpgrp getpgid getsid getgroups getresuid getresgid uname "
     # the control channel, and asyncio's pair of sockets to wake itself
-    "recvfrom getsockname getpeername getsockopt shutdown"
+    "getsockname getpeername shutdown"
 ).split()
 
 _AF_UNIX = 1
+_MSG_OOB = 1
+_SOL_SOCKET = 1
+_SOCKET_OPTIONS = (3, 4, 38, 39)  # SO_TYPE, SO_ERROR, SO_PROTOCOL, SO_DOMAIN
 _FCNTL = (0, 1, 2, 3, 4, 1030)  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC
 _IOCTL = (0x5421, 0x5451, 0x5450, 0x541B, 0x5401)  # FIONBIO, FIOCLEX, FIONCLEX, FIONREAD, TCGETS (isatty)
 _PRCTL = (15, 16)  # PR_SET_NAME, PR_GET_NAME
@@ -61,7 +64,15 @@ def program() -> bytes:
         _allow(seccomp, filter_, name)
     # One rule for each permitted value of the argument that matters.
     _allow(seccomp, filter_, "socketpair", seccomp.Arg(0, seccomp.EQ, _AF_UNIX))
-    _allow(seccomp, filter_, "sendto", seccomp.Arg(4, seccomp.EQ, 0))  # no address: the connected peer only
+    # No address (the connected peer only), and no out-of-band bytes, a corner of unix sockets that exploits have used.
+    in_band = seccomp.Arg(3, seccomp.MASKED_EQ, _MSG_OOB, 0)
+    _allow(seccomp, filter_, "sendto", in_band, seccomp.Arg(4, seccomp.EQ, 0))
+    _allow(seccomp, filter_, "recvfrom", in_band)
+    # Type, error, protocol, domain; not the peer's identity, of which the newest form is a descriptor of its process.
+    for option in _SOCKET_OPTIONS:
+        _allow(
+            seccomp, filter_, "getsockopt", seccomp.Arg(1, seccomp.EQ, _SOL_SOCKET), seccomp.Arg(2, seccomp.EQ, option)
+        )
     for command in _FCNTL:
         _allow(seccomp, filter_, "fcntl", seccomp.Arg(1, seccomp.EQ, command))
     for request in _IOCTL:

@@ -19,6 +19,7 @@ import os
 import resource
 import signal
 import socket
+import struct
 import threading
 import time
 from pathlib import Path
@@ -769,6 +770,23 @@ def receive_descriptors():
     return "recvmsg is open"
 
 
+def peer_identity():
+    pid, *_ = struct.unpack("3i", CONTROL[0].getsockopt(socket.SOL_SOCKET, 17, 12))
+    return f"the executor is {pid}"
+
+
+def peer_descriptor():
+    os.close(CONTROL[0].getsockopt(socket.SOL_SOCKET, 77))
+    return "a descriptor of the executor's process"
+
+
+def out_of_band():
+    one, other = socket.socketpair()
+    with one, other:
+        one.send(b"x", socket.MSG_OOB)
+    return "sent out of band"
+
+
 def core_dump():
     if resource.getrlimit(resource.RLIMIT_CORE)[1] == 0:
         raise Refused("core dumps are off, for good")
@@ -796,7 +814,11 @@ def outcome(name, arguments):
         return ["fault", repr(error)]
 
 
+CONTROL = []
+
+
 def serve(control, bundle, limits):
+    CONTROL.append(control)
     stream = control.makefile("rwb")
     for line in stream:
         request = json.loads(line)

@@ -174,6 +174,9 @@ ATTACKS = [
     Attack("descriptors inherited from the zygote", "inherited_descriptors", "none beyond its own five", alike=True),
     Attack("descriptors piled up in a socket", "send_descriptors", "none can be sent"),
     Attack("descriptors piled up in a socket", "receive_descriptors", "none can be taken"),
+    Attack("who is the executor?", "peer_identity", "the channel does not tell"),
+    Attack("a descriptor of the executor", "peer_descriptor", "the channel does not give one", absent=True),
+    Attack("out-of-band bytes, a favourite of exploits", "out_of_band", "refused"),
     Attack("core dumps on the host's disk", "core_dump", "they are off", alike=True, absent=True),
     Attack("memory pinned", "lock_memory", "no memory can be locked", absent=True),
 ]

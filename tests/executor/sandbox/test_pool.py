@@ -14,9 +14,17 @@ import trio
 from executor.core.errors import Refused, Unavailable
 from executor.sandbox import cell as cell_module
 from executor.sandbox import protocol
-from executor.sandbox.cell import CellOptions, Isolation, IsolationUnavailable, MemoryBytes, memory_bytes, process_id
+from executor.sandbox.cell import (
+    Cell,
+    CellOptions,
+    Isolation,
+    IsolationUnavailable,
+    MemoryBytes,
+    memory_bytes,
+    process_id,
+)
 from executor.sandbox.limits import SandboxLimits
-from executor.sandbox.pool import SandboxHost, sandbox_host
+from executor.sandbox.pool import SandboxHost, _explain, sandbox_host
 from executor.sandbox.protocol import Activate, Attempt, Drop, Output, Turn
 from executor.sandbox.spec import SandboxDied, SandboxFailed, SandboxSpec
 
@@ -185,6 +193,33 @@ def test_first_reason_of_a_kill_stays(spec):
         assert (death.reason, death.detail) == ("time", "as decided by the engine")
 
     run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("notice", "last_words", "told"),
+    [
+        ({"signal": 24}, "", ("time", "it used up its processor time")),
+        ({"signal": 9}, "", ("memory", "the kernel killed it, most likely for want of memory")),
+        ({"signal": 31}, "", ("crashed", "it was ended by SIGSYS")),
+        ({"signal": 60}, "", ("crashed", "it was ended by signal 60")),
+        ({"code": 0}, "", ("crashed", "it exited with status 0")),
+        ({"code": 1}, "Traceback\nMemoryError\n", ("memory", "it ran out of memory")),
+        ({"code": 2}, "x" * 300, ("crashed", "it exited with status 2: " + "x" * 200)),
+        ({}, "", ("crashed", "it is gone, and nobody knows how")),
+        (None, "", ("crashed", "it is gone, and nobody knows how")),
+    ],
+)
+def test_exit_notice_is_turned_into_a_reason(notice, last_words, told):
+    assert _explain(notice, last_words) == told
+
+
+def test_everything_the_child_imports_is_in_the_tree():
+    """The real entry, warmed: a module that is missing inside would otherwise show at the first tenant's start."""
+    cell = Cell.start(CellOptions())
+    try:
+        assert cell.missing == []
+    finally:
+        cell.close()
 
 
 # --- watching
