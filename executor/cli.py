@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from executor.platform import Platform, Run
 
 DEFAULT_URL = "http://127.0.0.1:8420"
+CONFINED_LEVEL = 2
+"""The least isolation that the server accepts by itself: a cell (see executor.sandbox.probe)."""
 
 
 def _version() -> str:
@@ -93,6 +95,8 @@ class Of(Common):
 
 
 COMMON = Common()
+Payload = Annotated[str, Parameter(allow_leading_hyphen=True)]
+"""A lone hyphen means standard input."""
 
 
 def _show(common: Common, value: Any, text: Any) -> None:
@@ -177,18 +181,22 @@ def serve(
 
 @app.command
 def doctor(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
-    """Say what this machine offers to confine tenant code, and how to mend what is missing."""
+    """Say what this machine offers to confine tenant code, and how to mend what is missing. Exit code 2: not enough."""
     from executor.provenance import check_own_packages  # noqa: PLC0415
-    from executor.sandbox.probe import probe  # noqa: PLC0415
+    from executor.sandbox.probe import level_of, probe  # noqa: PLC0415
 
     check_own_packages()
     found = probe()
+    level = level_of(found)
     if json:
-        _text().document([{"name": row.name, "ok": row.ok, "detail": row.detail, "mend": row.mend} for row in found])
+        rows: list[Any] = [{"name": row.name, "ok": row.ok, "detail": row.detail, "mend": row.mend} for row in found]
+        _text().document({"level": level, "protections": rows})
     else:
-        rows = [("ok" if row.ok else "MISSING", row.name, row.detail, "" if row.ok else row.mend) for row in found]
+        rows = [("ok" if row.ok else "missing", row.name, row.detail, "" if row.ok else row.mend) for row in found]
         _text().table(("", "protection", "detail", "to mend it"), rows, empty="Nothing was probed.")
-    return 0 if all(row.ok for row in found) else 1
+        verdict = "tenant code runs confined" if level >= CONFINED_LEVEL else "the server refuses to run tenant code"
+        _text().line(f"Isolation level {level}: {verdict}.")
+    return 0 if level >= CONFINED_LEVEL else 2
 
 
 @app.command
@@ -408,7 +416,7 @@ def unpin(*, channel: str = "live", why: str = "", of: Of) -> None:
 @app.command
 def start(
     workflow: str,
-    payload: str = "null",
+    payload: Payload = "null",
     *,
     id: str | None = None,
     channel: str = "live",
@@ -514,7 +522,7 @@ def journal(id: str, *, after: int = 0, limit: int = 1000, of: Of) -> None:
 
 
 @instances.command
-def send_event(id: str, type: str, payload: str = "null", *, event_id: str | None = None, of: Of) -> None:
+def send_event(id: str, type: str, payload: Payload = "null", *, event_id: str | None = None, of: Of) -> None:
     """Send an event of TYPE to an instance.
 
     Parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -94,8 +95,13 @@ def table(columns: Sequence[str], rows: Rows, *, empty: str) -> None:
         shown.add_column(column, overflow="fold")
     for row in rows:
         shown.add_row(*[Text("" if cell is None else visible(str(cell))) for cell in row])
-    terminal = sys.stdout.isatty()
-    Console(file=sys.stdout, width=None if terminal else 400, highlight=False).print(shown)
+    if sys.stdout.isatty():
+        Console(file=sys.stdout, highlight=False).print(shown)
+        return
+    piped = io.StringIO()
+    Console(file=piped, width=400, highlight=False).print(shown)
+    for text in piped.getvalue().rstrip("\n").split("\n"):
+        line(text.rstrip())
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> None:

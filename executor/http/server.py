@@ -36,7 +36,7 @@ def bind(host: str, port: int) -> socket.socket:
         ) from None
     except OSError as error:
         raise Refused(
-            f"Port {port} of {host} cannot be taken: {error.strerror}.",
+            f"Port {port} of {host} cannot be taken: {os.strerror(error.errno or 0)}.",
             hint="Stop what listens there, or choose another port (--port N; 0 takes a free one).",
         ) from None
 

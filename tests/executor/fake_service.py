@@ -350,7 +350,7 @@ class FakeService:
         kept = self._tenant(caller, tenant, "write")
         payload = self._encode(payload)
         self.number += 1
-        id = ids.parse_instance_id(id) if id is not None else f"run_{self.number}"
+        id = ids.parse_instance_id(id) if id is not None else f"run_{self.number}"  # noqa: A001
         existing = self.instances_.get((tenant, id))
         if existing is not None:
             if (existing.workflow, existing.payload) != (workflow, payload):
