@@ -135,14 +135,14 @@ def _present(view: View, tenant: str, instance: str, snapshot: Snapshot) -> Inst
 
 def next_wake_ms(snapshot: Snapshot, view: View, wake: Wake | None) -> int | None:
     """The earliest wake time of all."""
-    times = [] if wake is None else [wake[0]]
+    earliest = None if wake is None else wake[0]
     for stored in _select(snapshot, "wake_at_ms IS NOT NULL ORDER BY wake_at_ms"):
+        if earliest is not None and stored.wake_at_ms is not None and earliest <= stored.wake_at_ms:
+            break
         row = view.resolve(stored, snapshot.folded)
         if row is not None and row.wake_at_ms is not None:
-            times.append(row.wake_at_ms)
-        if row is stored or (times and stored.wake_at_ms is not None and min(times) <= stored.wake_at_ms):
-            break
-    return min(times, default=None)
+            earliest = row.wake_at_ms if earliest is None else min(earliest, row.wake_at_ms)
+    return earliest
 
 
 def in_states(snapshot: Snapshot, view: View, states: Sequence[str], *, after: int, limit: int) -> list[InstanceRow]:

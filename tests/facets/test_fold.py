@@ -79,6 +79,16 @@ def test_log_is_trimmed_only_after_the_state_database_was_fsynced(tmp_path: Path
         assert vfs.syncs[:2] == ["state.db-wal", "state.db"]
 
 
+def test_trim_keeps_what_was_appended_since_the_fold(store: StateStore) -> None:
+    store.append([record("a", 1)])
+    store._fold.fold()
+    store.append([record("a", 2)])
+    assert store._fold.trim() is True
+    assert [position for position, _ in store._log.read_from(2)] == [2]
+    with pytest.raises(Corrupt):
+        list(store._log.read_from(1))
+
+
 def test_reader_in_the_way_of_the_checkpoint_postpones_the_trim(store: StateStore) -> None:
     """A checkpoint that could not move everything has not made everything durable."""
     store.fold()

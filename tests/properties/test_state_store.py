@@ -120,6 +120,11 @@ class Machine(RuleBasedStateMachine):
         self.store._fold.fold()
 
     @rule()
+    def trim(self) -> None:
+        """Of what was folded some time ago; later records are in the log only."""
+        self.store._fold.trim()
+
+    @rule()
     def reopen(self) -> None:
         self.store.close()
         self.store = StateStore.open(self.store.path, fold="manual")
