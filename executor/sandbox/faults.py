@@ -25,10 +25,10 @@ def fact(error: BaseException, files: Container[str], *, code: str) -> ErrorFact
     retryable = not isinstance(error, NonRetryableError)
     message = text_of(error)
     if isinstance(error, PerdureError):
-        code = error.code
-        message = error.message + (f" {error.hint}" if error.hint else "")
-        retryable = False  # a value that is refused, a bound that is passed: trying again changes nothing
-    elif isinstance(error, StepFailed) and code == "workflow_failed":
+        # A value that is refused, a bound that is passed: trying again changes nothing, and no line of the tenant raised it.
+        message = error.message + (f". {error.hint}" if error.hint else "")
+        return ErrorFact(type(error).__name__, message, "", retryable=False, code=error.code).bounded()
+    if isinstance(error, StepFailed) and code == "workflow_failed":
         code = "step_failed"
     return ErrorFact(type_name(type(error)), message, tenant_traceback(error, files), retryable, code).bounded()
 

@@ -17,6 +17,9 @@ from executor.workflow.options import Retry
 from executor.workflow.runtime import ReceivedEvent
 from executor.workflow.step import CurrentAttempt, Step
 
+for _public in (EventTimeout, FacetBusy, NonRetryableError, NotHere, StepFailed, StepTimeout):
+    _public.__module__ = __name__  # the name under which tenants know it, in tracebacks and journals too
+
 __all__ = [
     "CurrentAttempt",
     "Duration",

@@ -111,11 +111,20 @@ class Story:
     turns: list[Turn] = field(default_factory=list)
     now_ms: int = BASE_MS
 
-    def append(self, entry: AnyEntry, delta: bytes | None = None) -> None:
-        self.instance.apply(entry)
-        self.stored.append(codec.encode(entry, self.instance.chain))
+    def __post_init__(self) -> None:
+        self.events = list(self.events)
+
+    cuts: list[int] = field(default_factory=list)
+    """Lengths at which the journal can end after a crash: what one decision appends is written as one."""
+
+    def append(self, *entries: AnyEntry, delta: bytes | None = None) -> None:
+        for entry in entries:
+            self.instance.apply(entry)
+            self.stored.append(codec.encode(entry, self.instance.chain))
         if delta:
             self.deltas.append(delta)
+        if entries:
+            self.cuts.append(len(self.stored))
 
     def begin(self) -> Story:
         if not self.stored:
@@ -308,8 +317,7 @@ class FakeExecutor:
 
     def _append(self, story: Story, command: Command, seen: int) -> None:
         decided = decide.on_command(story.instance, command, seen=seen, now_ms=story.now_ms)
-        for number, entry in enumerate(decided.entries):
-            story.append(entry, decided.delta if number == 0 else None)
+        story.append(*decided.entries, delta=decided.delta)
 
     def _choose(self, story: Story, ready: dict[str, StepDone]) -> str | None:
         """Append one outcome, or give the path of the retry that is to be made."""
@@ -331,8 +339,7 @@ class FakeExecutor:
             decided = decide.on_event(
                 story.instance, id=f"event-{number}", type=type_, payload=encoded, now_ms=story.now_ms
             )
-            for entry in decided.entries:
-                story.append(entry)
+            story.append(*decided.entries)
         else:
             assert wake_ms is not None
             story.now_ms = max(story.now_ms, wake_ms)
