@@ -27,25 +27,37 @@ TARGETS = [b"a", b"../a", b"../../a", b"/a", b"a/../b", b".git/x", b""]
 def histories(draw: st.DrawFn) -> tuple[bytes, str]:
     """A pack whose objects mostly fit together, and the id of one of them as the tip."""
     objects: list[tuple[int, bytes]] = [(BLOB, draw(st.sampled_from(TARGETS)))]
+    objects.append((TREE, b""))
     for _ in range(draw(st.integers(1, 8))):
         kind = draw(st.sampled_from([BLOB, TREE, TREE, COMMIT, COMMIT, TAG]))
         known = st.sampled_from([oid(*one) for one in objects])
         ids = known | known | known | st.just(bytes(20))
+        trees = st.sampled_from([oid(*one) for one in objects if one[0] == TREE] or [bytes(20)])
+        commits = st.sampled_from([oid(*one) for one in objects if one[0] == COMMIT] or [bytes(20)])
+        is_odd = draw(st.integers(0, 9)) == 0
         if kind == BLOB:
             content = draw(st.sampled_from(TARGETS) | st.binary(max_size=40))
         elif kind == TREE:
             entries = draw(st.lists(st.tuples(MODES, NAMES, ids), max_size=4))
+            if not is_odd:
+                of = draw(st.lists(st.sampled_from(objects), max_size=3))
+                names = [b"a", b"b.py", b"c"]
+                modes = {BLOB: draw(st.sampled_from([b"100644", b"120000"])), TREE: b"40000"}
+                entries = [
+                    (modes[one[0]], name, oid(*one)) for name, one in zip(names, of, strict=False) if one[0] in modes
+                ]
             content = tree(*(sorted(entries, key=lambda one: one[1]) if draw(st.booleans()) else entries))
         elif kind == COMMIT:
-            content = commit(draw(ids), *draw(st.lists(ids, max_size=2)))
+            parents = [one for one in draw(st.lists(commits, max_size=2)) if any(one)]
+            content = commit(draw(ids if is_odd else trees), *(draw(st.lists(ids, max_size=2)) if is_odd else parents))
         else:
-            content = b"object %b\ntype tree\ntag t\n\nm\n" % draw(ids).hex().encode()
-        if draw(st.integers(0, 5)) == 0 and content:
+            content = b"object %b\ntype tree\ntag t\n\nm\n" % draw(ids if is_odd else trees).hex().encode()
+        if draw(st.integers(0, 19)) == 0 and content:
             place = draw(st.integers(0, len(content) - 1))
             content = content[:place] + draw(st.binary(max_size=2)) + content[place + draw(st.integers(0, 2)) :]
         objects.append((kind, content))
     entries_of_pack = [entry(kind, content) for kind, content in dict.fromkeys(objects)]
-    if draw(st.booleans()):
+    if draw(st.integers(0, 3)) == 0:
         size = draw(st.integers(1, 60))
         delta = draw(st.just(hostile.copy_delta(size, 2)) | st.binary(max_size=20).map(lambda t: bytes([size, 5]) + t))
         if draw(st.booleans()):
