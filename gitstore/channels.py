@@ -4,7 +4,8 @@ A channel's versions in effect form a stack, kept in the rows themselves: each m
 
 - push, deploy and pin put their commit on top of the stack;
 - a rollback takes versions off until its target is on top (a target that is not in the stack is put on top);
-- an undo brings back the stack as it was before the move it undoes.
+- an undo brings back the stack as it was before the move it undoes;
+- a pin also fastens the channel: pushes do not move it until an unpin, whatever else does keeps it fastened.
 
 So "previous" is the version that was in effect before the current one came, and what was rolled back is forgotten:
 after pushes A, B, C two rollbacks give B and then A; after a push of D on B, previous is B and not C.
@@ -21,8 +22,8 @@ import apsw
 from .rows import Channel, ChannelMove, MoveKind
 
 _SELECT: Final = (
-    "SELECT id, channel, from_commit, to_commit, kind, who, why, at_ms, deployment_id, below_id"
-    " FROM channel_moves WHERE "
+    "SELECT id, channel, from_commit, to_commit, kind, who, why, at_ms, deployment_id, below_id,"
+    " is_pinned FROM channel_moves WHERE "
 )
 
 
@@ -33,12 +34,13 @@ class Node:
     move: ChannelMove
     deployment_id: int
     below_id: int | None
+    is_pinned: bool
 
 
 def _node(row: tuple[apsw.SQLiteValue, ...]) -> Node:
     values: tuple[object, ...] = row
-    *facts, deployment_id, below_id = values
-    return Node(ChannelMove(*facts), deployment_id, below_id)  # type: ignore[arg-type]  # a STRICT table has the types
+    *facts, deployment_id, below_id, is_pinned = values
+    return Node(ChannelMove(*facts), deployment_id, below_id, bool(is_pinned))  # type: ignore[arg-type]  # a STRICT table has the types
 
 
 def node(connection: apsw.Connection, move_id: int) -> Node:
@@ -92,24 +94,32 @@ def add_move(
 ) -> ChannelMove | None:
     """Move the channel and write the history row; None, and nothing written, when it is there already.
 
+    With kind "pin" or "unpin" the row is written also if only the fastening changes.
+
     With kind "undo", `to_commit` is where the channel was before its latest move.
     """
     current = top(connection, tenant_id, channel)
-    if current is not None and current.move.to_commit == to_commit:
-        return None
+    is_pinned = False if current is None else current.is_pinned
+    if kind in {"pin", "unpin"}:
+        is_pinned = kind == "pin"
     below_id = None if current is None else current.move.id
+    if current is not None and current.move.to_commit == to_commit:
+        if kind != "undo" and is_pinned == current.is_pinned:
+            return None
+        below_id = current.below_id
     if current is not None and kind == "rollback":
         target = find_below(connection, current, to_commit)
         if target is not None:
             below_id = target.below_id
     elif current is not None and kind == "undo":
         before = before_move(connection, tenant_id, current)
-        below_id = None if before is None else before.below_id
+        if before is not None:
+            below_id, is_pinned = before.below_id, before.is_pinned
     from_commit = None if current is None else current.move.to_commit
-    facts = (channel, from_commit, to_commit, kind, who, why, at_ms, deployment_id, below_id)
+    facts = (channel, from_commit, to_commit, kind, who, why, at_ms, deployment_id, below_id, is_pinned)
     connection.execute(
         "INSERT INTO channel_moves (tenant_id, channel, from_commit, to_commit, kind, who, why, at_ms, deployment_id,"
-        " below_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " below_id, is_pinned) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (tenant_id, *facts),
     )
     move_id = connection.last_insert_rowid()
@@ -137,11 +147,14 @@ def history(connection: apsw.Connection, tenant_id: int, channel: str, limit: in
 def channels(connection: apsw.Connection, tenant_id: int, name: str | None = None) -> list[Channel]:
     """All channels by name, or the one called `name`."""
     rows = connection.execute(
-        "SELECT c.name, m.to_commit, m.deployment_id, m.at_ms, m.who FROM channels c"
+        "SELECT c.name, m.to_commit, m.deployment_id, m.at_ms, m.who, m.is_pinned FROM channels c"
         " JOIN channel_moves m ON m.id = c.move_id WHERE c.tenant_id = ? AND (?2 IS NULL OR c.name = ?2) ORDER BY 1",
         (tenant_id, name),
     )
-    return [Channel(*row) for row in rows]
+    return [
+        Channel(found, commit, deployment_id, at_ms, who, bool(is_pinned))
+        for found, commit, deployment_id, at_ms, who, is_pinned in rows
+    ]
 
 
 def kept(connection: apsw.Connection, tenant_id: int, count: int) -> set[str]:

@@ -134,7 +134,8 @@ class Database:
 
         `atomic`: all updates or none. Else each stands alone. Deletions go first, so `a` may give way to `a/b`.
         The deployment and its channel move happen unless the update of its branch, where `updates` has one, failed.
-        `channel` None: deploy without moving a channel. `pins`: commits to keep, if anything of the push was accepted.
+        `channel` None: deploy without moving a channel; a pinned one is not moved either.
+        `pins`: commits to keep, if anything of the push was accepted.
         What cannot be updated comes back as an outcome with a reason for the client's terminal, not as an exception.
         Durable on return. The caller holds the tenant's lock and has published the objects.
         Raises TenantNotFound, LimitExceeded (too many updates), InvalidName (channel or ids).
@@ -161,6 +162,11 @@ class Database:
                 is_accepted = by_name.get(HEADS + deployment.branch.encode(), all(by_name.values()))
             row: Deployment | None = None
             move: ChannelMove | None = None
+            pinned: Channel | None = None
+            if is_accepted and deployment is not None and channel is not None:
+                pinned = next((one for one in channels.channels(connection, tenant_id, channel) if one.is_pinned), None)
+                if pinned is not None:
+                    channel = None
             if is_accepted and deployment is not None:
                 row = deployments.add(
                     connection,
@@ -187,7 +193,7 @@ class Database:
                 for commit in pins:
                     self._add_pin(connection, tenant_id, commit, PUSH_PIN_REASON, now_ms)
             bump_refs_version(connection, tenant_id)
-        return PushCommitted(tuple(outcomes), row, move)
+        return PushCommitted(tuple(outcomes), row, move, pinned)
 
     # -- deployments and channels --------------------------------------------------------------------------------
 
@@ -199,7 +205,7 @@ class Database:
     def deployment(self, tenant: str, commit: str) -> Deployment:
         """The newest deployment of a commit, given in full or by a unique prefix of at least 7 digits.
 
-        Raises VersionNotFound, Refused `version_ambiguous`, InvalidName, TenantNotFound.
+        Raises VersionNotFound, Refused `version_ambiguous`, TenantNotFound.
         """
         with self.connections.read() as connection:
             return deployments.find(connection, (self.tenant_id(connection, tenant), tenant), commit)

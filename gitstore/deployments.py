@@ -7,7 +7,7 @@ from typing import Final
 
 import apsw
 
-from .errors import Refused, VersionNotFound
+from .errors import InvalidName, Refused, VersionNotFound
 from .names import parse_commit, parse_prefix
 from .rows import Deployment, NewDeployment, WorkflowFound
 
@@ -69,10 +69,13 @@ def page(connection: apsw.Connection, tenant_id: int, *, limit: int, before_id: 
 def find(connection: apsw.Connection, tenant: tuple[int, str], commit: str) -> Deployment:
     """The newest deployment of a commit, given in full or by a unique prefix of at least 7 digits.
 
-    Raises VersionNotFound, Refused `version_ambiguous`, InvalidName.
+    Raises VersionNotFound, Refused `version_ambiguous`.
     """
     tenant_id, name = tenant
-    prefix = parse_prefix(commit)
+    try:
+        prefix = parse_prefix(commit)
+    except InvalidName:
+        prefix = "none"  # no id begins like this: the name of a thing that cannot exist is not found
     matches = connection.execute(
         "SELECT DISTINCT commit_oid FROM deployments WHERE tenant_id = ? AND commit_oid >= ? AND commit_oid < ?"
         " LIMIT 2",
@@ -81,7 +84,7 @@ def find(connection: apsw.Connection, tenant: tuple[int, str], commit: str) -> D
     if not matches:
         raise VersionNotFound(
             f"Tenant {name!r} has no deployed version {commit!r}.",
-            hint="List the versions to see which there are.",
+            hint="List the versions to see which there are, and give at least the first 7 digits.",
             details={"tenant": name, "commit": commit},
         )
     if len(matches) > 1:

@@ -53,7 +53,7 @@ def collect_garbage(parts: Parts, repositories: Repositories, tenant: str, *, ke
     Raises Corrupt `object_missing` (nothing was removed), Unavailable (disk full), TenantNotFound, InvalidName.
     """
     extra = {parse_commit(commit) for commit in keep}
-    with _disk_errors(tenant), parts.lock(tenant) as lock:
+    with _disk_errors(tenant), parts.removing, parts.lock(tenant) as lock:
         if mirror.problems(parts, tenant):
             mirror.rewrite(parts, tenant)
         content = parts.database.mirror_content(tenant)
@@ -121,7 +121,7 @@ def delete_tenant(parts: Parts, repositories: Repositories, tenant: str) -> None
     A crash in between leaves a repository without a row, which `sweep` removes at the next open and
     `discard_repository` before the name is used again. Raises TenantNotFound.
     """
-    with parts.lock(tenant):
+    with parts.removing, parts.lock(tenant):
         parts.database.delete_tenant(tenant, remove_bundle=bundle_remover(parts, []))
         repositories.forget(tenant)
         discard_repository(parts, tenant)

@@ -49,7 +49,6 @@ def parse_tenant(name: str) -> TenantName:
     if not isinstance(name, str) or _TENANT.fullmatch(name) is None:
         raise InvalidName(
             f"{name!r} is no tenant name.",
-            code="invalid_tenant_name",
             hint="Use 1 to 63 of a-z, 0-9, '-' and '_', with a letter or digit at both ends.",
             details={"tenant": name},
         )
@@ -61,7 +60,6 @@ def parse_channel(name: str) -> ChannelName:
     if not isinstance(name, str) or _CHANNEL.fullmatch(name) is None or ".." in name:
         raise InvalidName(
             f"{name!r} is no channel name.",
-            code="invalid_channel_name",
             hint="Use 1 to 64 letters, digits, '.', '_' and '-', with a letter or digit at both ends.",
             details={"channel": name},
         )
@@ -97,9 +95,7 @@ def parse_ref(name: bytes) -> RefName:
     problem = ref_problem(name)
     if problem is not None:
         shown = name[:_REF_BYTES_MAX].decode(errors="backslashreplace")
-        raise InvalidName(
-            f"The ref {shown!r} cannot be written: {problem}.", code="invalid_ref_name", details={"ref": shown}
-        )
+        raise InvalidName(f"The ref {shown!r} cannot be written: {problem}.", details={"ref": shown})
     return RefName(name)
 
 
@@ -118,7 +114,6 @@ def parse_commit(text: str) -> CommitId:
     if not isinstance(text, str) or _HEX.fullmatch(text) is None:
         raise InvalidName(
             f"{text!r} is no commit id.",
-            code="invalid_commit_id",
             hint="Give all 40 hexadecimal digits.",
             details={"commit": text},
         )
@@ -130,7 +125,6 @@ def parse_prefix(text: str) -> str:
     if not isinstance(text, str) or _PREFIX.fullmatch(text) is None:
         raise InvalidName(
             f"{text!r} is no commit id.",
-            code="invalid_commit_id",
             hint="Give at least the first 7 hexadecimal digits.",
             details={"commit": text},
         )
@@ -155,7 +149,7 @@ def bundles_root(root: Path) -> Path:
 def bundle_path(root: Path, key: str) -> Path:
     """The file of the bundle with this key (64 hexadecimal digits); it may be missing. Raises InvalidName."""
     if _KEY.fullmatch(key) is None:
-        raise InvalidName(f"{key!r} is no bundle key.", code="invalid_bundle_key")
+        raise InvalidName(f"{key!r} is no bundle key.")
     return bundles_root(root) / f"{key}.bundle"
 
 

@@ -50,6 +50,8 @@ class Parts:
         self.database = database
         self.limits = limits
         self.now_ms = now_ms
+        # Held by whoever removes objects, and by a backup while it copies what the rows name.
+        self.removing = threading.RLock()
         self._guard = threading.Lock()
         self._locks: WeakValueDictionary[str, TenantLock] = WeakValueDictionary()
         self._shared: dict[type[Closable], Closable] = {}

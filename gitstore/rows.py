@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 Access = Literal["read", "write"]
-MoveKind = Literal["push", "deploy", "rollback", "pin", "undo"]
+MoveKind = Literal["push", "deploy", "rollback", "pin", "unpin", "undo"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +108,21 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """Where a channel is now."""
+    """Where a channel is now. A pinned channel is not moved by pushes."""
 
     name: str
     commit: str
     deployment_id: int
     moved_at_ms: int
     who: str
+    is_pinned: bool
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelMove:
-    """One row of a channel's history. `from_commit` None: the channel's first move."""
+    """One row of a channel's history. `from_commit` None: the channel's first move; it may equal `to_commit` in a
+    "pin" or "unpin".
+    """
 
     id: int
     channel: str
@@ -133,11 +136,15 @@ class ChannelMove:
 
 @dataclass(frozen=True, slots=True)
 class PushCommitted:
-    """What one transaction of `Database.commit_push` did; outcomes in the order of the updates."""
+    """What one transaction of `Database.commit_push` did; outcomes in the order of the updates.
+
+    `pinned`: the channel that would have moved but for its pin.
+    """
 
     outcomes: tuple[RefOutcome, ...]
     deployment: Deployment | None
     move: ChannelMove | None
+    pinned: Channel | None = None
 
 
 @dataclass(frozen=True, slots=True)

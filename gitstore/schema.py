@@ -8,7 +8,8 @@ the bump of the number, so a crash leaves the old schema or the new. A file of a
     refs            the truth about branches and tags
     deployments     commits that were checked and made ready; never changed
     channel_moves   a channel's history; never changed. `below_id` is the move that was in effect under this one:
-                    following it gives the versions before, without those that were rolled back (see channels.py)
+                    following it gives the versions before, without those that were rolled back. `is_pinned` is
+                    the channel's state after the move (see channels.py)
     channels        the move that each channel rests on now
     pins            commits kept, once per reason
     bundles         which bundle file a commit uses with the interpreter that asked last
@@ -68,11 +69,12 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         from_commit TEXT,
         to_commit TEXT NOT NULL,
         deployment_id INTEGER NOT NULL,
-        kind TEXT NOT NULL CHECK (kind IN ('push', 'deploy', 'rollback', 'pin', 'undo')),
+        kind TEXT NOT NULL CHECK (kind IN ('push', 'deploy', 'rollback', 'pin', 'unpin', 'undo')),
         who TEXT NOT NULL,
         why TEXT NOT NULL,
         at_ms INTEGER NOT NULL,
-        below_id INTEGER
+        below_id INTEGER,
+        is_pinned INTEGER NOT NULL
     ) STRICT;
     CREATE INDEX channel_moves_by_channel ON channel_moves (tenant_id, channel, id);
 
@@ -117,7 +119,7 @@ MIGRATIONS: Final[tuple[str, ...]] = (
 def migrate(connection: apsw.Connection) -> int:
     """Bring the file to the newest schema and return its number. Durable on return.
 
-    Raises Refused `newer_schema` for a file of a newer program, `foreign_file` for some other program's database.
+    Raises Refused `schema_too_new` for a file of a newer program, `foreign_file` for some other program's database.
     """
     with connection:  # a savepoint of the caller's transaction
         application = connection.pragma("application_id")
@@ -133,7 +135,7 @@ def migrate(connection: apsw.Connection) -> int:
         if stored > len(MIGRATIONS):
             raise Refused(
                 f"{connection.filename} has schema {stored}; this program knows schemas up to {len(MIGRATIONS)}.",
-                code="newer_schema",
+                code="schema_too_new",
                 hint="Start the newer program that wrote it.",
                 details={"path": connection.filename, "stored": stored, "known": len(MIGRATIONS)},
             )

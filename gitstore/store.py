@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, Literal, Self
 
-from . import bundle, files, maintenance, mirror, transport
+from . import backup, bundle, files, maintenance, mirror, transport
 from .database import Database
 from .errors import Unavailable
 from .limits import Limits
@@ -22,7 +22,6 @@ from .rows import (
     ChannelMove,
     Deployment,
     GarbageReport,
-    MoveKind,
     NewToken,
     Pin,
     TenantRow,
@@ -56,7 +55,7 @@ class GitStore:
     ) -> GitStore:
         """Open the store in the folder `path`, made if missing, and put right what a crash left half done.
 
-        `limits` None: the defaults. Raises Conflict `data_in_use` (one process at a time), Refused `newer_schema` or
+        `limits` None: the defaults. Raises Conflict `data_in_use` (one process at a time), Refused `schema_too_new` or
         `foreign_file`, Corrupt, Unavailable.
         """
         root = Path(path).absolute()
@@ -203,7 +202,7 @@ class GitStore:
         who: str,
         why: str,
         expected: str | None = None,
-        kind: MoveKind = "pin",
+        kind: Literal["deploy", "rollback", "pin"] = "deploy",
     ) -> ChannelMove:
         """Compare-and-set of a channel; see `Versions.move_channel`."""
         return self._versions.move_channel(tenant, channel, to=to, who=who, why=why, expected=expected, kind=kind)
@@ -224,6 +223,21 @@ class GitStore:
     def undo(self, tenant: str, move_id: int, *, who: str, why: str = "") -> ChannelMove:
         """Take back a channel's latest move; see `Versions.undo`."""
         return self._versions.undo(tenant, move_id, who=who, why=why)
+
+    def pin_channel(self, tenant: str, commit: str, *, channel: str = DEFAULT_CHANNEL, who: str, why: str) -> Channel:
+        """Move a channel to a version and fasten it there: pushes do not move it until `unpin_channel`."""
+        self._versions.move_channel(tenant, channel, to=commit, who=who, why=why, kind="pin")
+        return self._existing_channel(tenant, channel)
+
+    def unpin_channel(self, tenant: str, *, channel: str = DEFAULT_CHANNEL, who: str, why: str) -> Channel:
+        """Let pushes move the channel again; see `Versions.unpin_channel`."""
+        self._versions.unpin_channel(tenant, channel, who=who, why=why)
+        return self._existing_channel(tenant, channel)
+
+    def _existing_channel(self, tenant: str, channel: str) -> Channel:
+        found = self._parts.database.channel(tenant, channel)
+        assert found is not None, "a channel is never removed while its tenant exists"
+        return found
 
     def pin(self, tenant: str, commit: str, *, reason: str) -> None:
         """Keep a commit through garbage collection; idempotent; see `Versions.pin`."""
@@ -246,6 +260,10 @@ class GitStore:
     def rewrite_mirror(self, tenant: str) -> None:
         """Write packed-refs from the rows."""
         mirror.rewrite(self._parts, tenant)
+
+    def backup(self, target: str | Path) -> None:
+        """A consistent copy of the whole store in the new folder `target`; opening it restores; see `backup.py`."""
+        backup.backup(self._parts, Path(target).absolute())
 
     def verify(self, tenant: str) -> list[str]:
         """Problems of the tenant's rows, mirror and objects in words; none if sound."""

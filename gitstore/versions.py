@@ -6,7 +6,7 @@ What "previous" means is told in channels.py. All changes are durable on return,
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 import apsw
 
@@ -38,10 +38,11 @@ class Versions:
         who: str,
         why: str,
         expected: str | None = None,
-        kind: MoveKind = "pin",
+        kind: Literal["deploy", "rollback", "pin"] = "deploy",
     ) -> ChannelMove:
         """Move a channel to a deployed version (full id or unique prefix), making the channel if it is new.
 
+        With kind "pin" pushes do not move it any more, until `unpin_channel`.
         `expected`: the full commit it must be on now, else ChannelMoved; None asks nothing. A channel that is there
         already stays, and its last move is returned. Raises VersionNotFound, InvalidName, TenantNotFound.
         """
@@ -56,6 +57,18 @@ class Versions:
                 move = self._move(connection, tenant_id, channel, current, target, kind=kind, who=who, why=why)
             mirror.refresh(self._parts, tenant)
         return move
+
+    def unpin_channel(self, tenant: str, channel: str, *, who: str, why: str) -> ChannelMove:
+        """Let pushes move a pinned channel again; it stays where it is until then. Unpinned already: nothing happens.
+
+        Raises NotFound `channel_not_found`, TenantNotFound.
+        """
+        database = self._parts.database
+        with database.connections.write() as connection:
+            tenant_id = database.tenant_id(connection, tenant)
+            current = self._current(connection, tenant_id, tenant, channel)
+            target = deployments.find(connection, (tenant_id, tenant), current.move.to_commit)
+            return self._move(connection, tenant_id, channel, current, target, kind="unpin", who=who, why=why)
 
     def rollback(
         self,
@@ -194,9 +207,8 @@ class Versions:
         why: str,
     ) -> ChannelMove:
         database = self._parts.database
-        if current is not None and current.move.to_commit == target.commit:
-            return current.move
-        self._require_object(target.tenant, target.commit)
+        if current is None or current.move.to_commit != target.commit:
+            self._require_object(target.tenant, target.commit)
         move = channels.add_move(
             connection,
             tenant_id,
@@ -208,7 +220,9 @@ class Versions:
             why=database.text(why),
             at_ms=self._parts.now_ms(),
         )
-        assert move is not None, "the channel was seen elsewhere in this transaction"
+        if move is None:
+            assert current is not None, "only a channel that exists can be there already"
+            return current.move
         bump_refs_version(connection, tenant_id)
         return move
 

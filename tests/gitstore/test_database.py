@@ -301,8 +301,9 @@ def test_a_version_is_found_by_a_unique_prefix_of_seven_digits(database: Databas
         database.deployment("acme", "1234567")
     assert ambiguous.value.code == "version_ambiguous"
     assert str(ambiguous.value) == "'1234567' is the beginning of several versions of tenant 'acme'. Give more digits."
-    with pytest.raises(InvalidName):
-        database.deployment("acme", "123456")
+    for no_id in ("123456", "main", "1234567g", ""):
+        with pytest.raises(VersionNotFound):
+            database.deployment("acme", no_id)
 
 
 def test_another_tenants_version_is_not_found(database: Database) -> None:
@@ -379,7 +380,7 @@ def test_a_newer_schema_is_refused_untouched(tmp_path: Path) -> None:
     newer.close()
     with pytest.raises(Refused) as caught:
         Connections(path)
-    assert caught.value.code == "newer_schema"
+    assert caught.value.code == "schema_too_new"
     assert caught.value.message == f"{path} has schema 99; this program knows schemas up to {len(schema.MIGRATIONS)}."
 
 

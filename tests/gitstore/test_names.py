@@ -40,7 +40,7 @@ def test_ordinary_tenant_names_are_accepted(name: str) -> None:
 def test_other_tenant_names_are_refused(name: str) -> None:
     with pytest.raises(InvalidName) as caught:
         parse_tenant(name)
-    assert caught.value.code == "invalid_tenant_name"
+    assert caught.value.code == "invalid_name"
     assert str(caught.value) == (
         f"{name!r} is no tenant name. Use 1 to 63 of a-z, 0-9, '-' and '_', with a letter or digit at both ends."
     )
@@ -67,7 +67,7 @@ def test_ordinary_channel_names_are_accepted(name: str) -> None:
 def test_other_channel_names_are_refused(name: str) -> None:
     with pytest.raises(InvalidName) as caught:
         parse_channel(name)
-    assert caught.value.code == "invalid_channel_name"
+    assert caught.value.code == "invalid_name"
 
 
 @pytest.mark.parametrize(

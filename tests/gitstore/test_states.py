@@ -195,7 +195,7 @@ class Store(RuleBasedStateMachine):
             assert self.store.rollback(TENANT, channel=channel, who="kim").to_commit == previous
             self.model.move(channel, "rollback", previous)
 
-    @rule(channel=channel_names, commit=commits, kind=st.sampled_from(["rollback", "pin"]))
+    @rule(channel=channel_names, commit=commits, kind=st.sampled_from(["rollback", "deploy"]))
     def move(self, channel: str, commit: str, kind: str) -> None:
         if kind == "rollback" and not self.model.channels.get(channel):
             return

@@ -224,7 +224,7 @@ def test_the_first_move_and_foreign_moves_cannot_be_undone(store: GitStore) -> N
 def test_a_channel_is_made_by_its_first_move(store: GitStore) -> None:
     a, b = versions(store, "ab")
     move = store.move_channel(TENANT, "production", to=a, who="kim", why="tested")
-    assert (move.channel, move.from_commit, move.to_commit, move.kind) == ("production", None, a, "pin")
+    assert (move.channel, move.from_commit, move.to_commit, move.kind) == ("production", None, a, "deploy")
     assert [(channel.name, channel.commit) for channel in store.channels(TENANT)] == [("live", b), ("production", a)]
 
 
@@ -256,6 +256,77 @@ def test_channels_of_tenants_are_apart(store: GitStore) -> None:
     store.create_tenant("other")
     assert store.channel("other") is None
     assert store.channel_history("other") == []
+
+
+# -- pinned channels -------------------------------------------------------------------------------------------------
+
+
+def test_a_push_deploys_but_does_not_move_a_pinned_channel(store: GitStore) -> None:
+    a, b = versions(store, "ab")
+    channel = store.pin_channel(TENANT, a, who="kim", why="freeze")
+    assert (channel.commit, channel.is_pinned, channel.who) == (a, True, "kim")
+    c = write_commit(store, TENANT, {"workflows.py": b"c"})
+    done = push(store, TENANT, c)
+    assert done.move is None
+    assert done.pinned == channel
+    assert done.deployment is not None
+    assert done.deployment.channel == "", "it moved none"
+    assert live(store) == a
+    assert store.refs(TENANT) == {MAIN: c.encode()}
+    assert b != c
+
+
+def test_after_unpinning_the_next_push_moves_the_channel(store: GitStore) -> None:
+    a, _ = versions(store, "ab")
+    store.pin_channel(TENANT, a, who="kim", why="freeze")
+    channel = store.unpin_channel(TENANT, who="lee", why="thaw")
+    assert (channel.commit, channel.is_pinned, channel.who) == (a, False, "lee")
+    (c,) = versions(store, "c")
+    assert live(store) == c
+    assert store.rollback(TENANT, who="kim").to_commit == a
+    assert [kind for kind, _ in history(store)] == ["push", "push", "pin", "unpin", "push", "rollback"]
+
+
+def test_pinning_and_unpinning_twice_changes_nothing(store: GitStore) -> None:
+    (a,) = versions(store, "a")
+    for act in (
+        lambda: store.pin_channel(TENANT, a, who="kim", why=""),
+        lambda: store.unpin_channel(TENANT, who="kim", why=""),
+    ):
+        first = act()
+        moves = store.channel_history(TENANT)
+        assert act() == first
+        assert store.channel_history(TENANT) == moves
+
+
+def test_pinning_where_the_channel_is_hides_no_version(store: GitStore) -> None:
+    a, b = versions(store, "ab")
+    store.pin_channel(TENANT, b, who="kim", why="")
+    assert store.rollback(TENANT, who="kim").to_commit == a
+    channel = store.channel(TENANT)
+    assert channel is not None
+    assert channel.is_pinned, "a rollback moves a pinned channel and keeps it pinned"
+
+
+def test_undoing_a_pin_loosens_the_channel_again(store: GitStore) -> None:
+    a, b = versions(store, "ab")
+    store.pin_channel(TENANT, a, who="kim", why="")
+    store.undo(TENANT, store.channel_history(TENANT)[0].id, who="kim")
+    channel = store.channel(TENANT)
+    assert channel is not None
+    assert (channel.commit, channel.is_pinned) == (b, False)
+    store.pin_channel(TENANT, b, who="kim", why="")
+    undo = store.undo(TENANT, store.channel_history(TENANT)[0].id, who="kim")
+    assert (undo.from_commit, undo.to_commit) == (b, b)
+    channel = store.channel(TENANT)
+    assert channel is not None
+    assert not channel.is_pinned
+
+
+def test_a_channel_that_does_not_exist_cannot_be_unpinned(store: GitStore) -> None:
+    with pytest.raises(NotFound) as caught:
+        store.unpin_channel(TENANT, channel="production", who="kim", why="")
+    assert caught.value.code == "channel_not_found"
 
 
 # -- pins ------------------------------------------------------------------------------------------------------------
