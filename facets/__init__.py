@@ -8,6 +8,7 @@ from facets import delta
 from facets.backup import restore
 from facets.errors import (
     Conflict,
+    ConstraintFailed,
     Corrupt,
     DataInUse,
     FacetError,
@@ -34,6 +35,7 @@ __all__ = [
     "SHARD_COUNT",
     "CommitLog",
     "Conflict",
+    "ConstraintFailed",
     "Corrupt",
     "DataInUse",
     "Facet",

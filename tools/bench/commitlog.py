@@ -19,6 +19,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -74,7 +75,7 @@ def run(sizes: Sizes, directory: Path) -> dict[str, object]:
     store = StateStore.open(directory)
     times: list[float] = []
     cpu_before = time.process_time()
-    total_s = timed(lambda: times.extend(timed(lambda batch=batch: store.append(batch)) for batch in batches))
+    total_s = timed(lambda: times.extend(timed(partial(store.append, batch)) for batch in batches))
     cpu_s = time.process_time() - cpu_before
     backlog = store._tail.size
     fold_s = timed(store.fold)
@@ -86,8 +87,7 @@ def run(sizes: Sizes, directory: Path) -> dict[str, object]:
     store = opened[0]
     middle = NOW_MS + sizes.instances // 2
     singles = [
-        timed(lambda number=number: store.append([record(number, 3, b"woken", wake_at_ms=None)]))
-        for number in range(sizes.singles)
+        timed(partial(store.append, [record(number, 3, b"woken", wake_at_ms=None)])) for number in range(sizes.singles)
     ]
     store.fold()
     due_s = timed(lambda: [store.due(middle, limit=10) for _ in range(sizes.queries)])
