@@ -152,6 +152,25 @@ def test_death_of_the_zygote_takes_its_children_along(cell):
     child.close()
 
 
+def test_cell_has_namespaces_of_its_own_and_no_capabilities(entry):
+    """Looked at from the host: inside, seccomp and Landlock refuse the same things, so a missing namespace would hide."""
+    cell = Cell.start(CellOptions(entry="zygote_entry:main", extra={"zygote_entry.py": entry}))
+    try:
+        child = Child(cell)
+        assert child.socket.recv(2) == b"in"  # the entry runs: all layers are on
+        for pid in (process_id(cell.zygote_pidfd), process_id(child.pidfd)):
+            for kind in ("user", "pid", "net", "ipc", "uts", "mnt"):
+                own, its = (os.readlink(f"/proc/{who}/ns/{kind}") for who in ("self", pid))
+                assert own != its, kind
+            status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+            assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == int(status["CapBnd"], 16) == 0
+            assert status["NoNewPrivs"] == "1"
+        assert status["Seccomp"] == "2"  # the child's; the zygote itself runs no tenant code
+        child.close()
+    finally:
+        cell.close()
+
+
 def test_environment_of_the_executor_does_not_reach_the_zygote(monkeypatch, entry):
     monkeypatch.setenv("PERDURE_ADMIN_TOKEN", "secret of the executor")
     for isolation in (Isolation.CELL, Isolation.NONE):
