@@ -254,12 +254,14 @@ def test_a_failing_disk_is_unavailable_and_changes_nothing(
 # -- beside others -----------------------------------------------------------------------------------------------------
 
 
-def test_a_new_pack_is_seen_by_handles_that_were_open_before(store: GitStore) -> None:
+def test_a_collection_gives_back_the_space_of_packs_that_were_open(store: GitStore) -> None:
     a = one(store, "a")
     push(store, TENANT, a)
-    held = store.repository(TENANT)
-    assert held.read_file(a, "x") == b"a"
     one(store, "gone")
+    store.collect_garbage(TENANT, keep=[])
+    held = store.repository(TENANT)
+    assert held.read_file(a, "x") == b"a", "from a pack, which is open now"
+    one(store, "gone too")
     store.collect_garbage(TENANT, keep=[])
     descriptors = [
         os.readlink(f"/proc/self/fd/{fd}")
