@@ -11,6 +11,7 @@ import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar
@@ -23,6 +24,7 @@ from executor.core.lifecycle import FINAL
 from executor.engine.engine import Engine
 from executor.engine.gate import Gate
 from executor.engine.resident import Key
+from executor.engine.watchers import Watch
 from executor.ports import Clock, CodeSource, StateStore, StoredRow
 from executor.rendering import instance_view, journal_item, journal_output, status_view
 from executor.views import (
@@ -391,6 +393,16 @@ class Service:
             lambda: self._store.page(tenant, state=state, workflow=workflow, commit=commit, limit=bound, after=after)
         )
         return InstancePage(items=[instance_view(row) for row in rows], next=cursor)
+
+    async def counts(self, caller: Caller, tenant: str) -> dict[str, int]:
+        """How many instances are in each state; states without any are left out."""
+        self._may(caller, tenant, "read")
+        await self._known(tenant)
+        return await _in_thread(self._store.counts, tenant)
+
+    def watching(self, tenant: str, id: str) -> AbstractAsyncContextManager[Watch]:
+        """Wait for changes of an instance: enter, look, `await wait()`, look again."""
+        return self._engine.watchers.watching((tenant, id))
 
     async def journal(
         self, caller: Caller, tenant: str, id: str, *, after: int = 0, limit: int = 1000

@@ -34,7 +34,7 @@ class Limits:
     )
 
     # --- the store, enforced on the host
-    journal_entry_bytes_max: int = _bound(MIB, "one journal entry; larger results belong into the facet or outside")
+    journal_entry_bytes_max: int = _bound(2 * MIB, "one journal entry: a value of 1 MiB, its names and an error's text")
     summary_bytes_max: int = _bound(64 * KIB, "the executor's blob in an instance's row, read with every listing")
     batch_bytes_max: int = _bound(64 * MIB, "one append; a start reads the log batch by batch into memory")
     log_bytes_max: int = _bound(16 * MIB, "folded records kept in the log; trimming them costs a few fsyncs each time")

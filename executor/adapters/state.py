@@ -114,6 +114,10 @@ class FacetsStateStore:
         return [_stored(row) for row in rows], cursor
 
     @translated
+    def counts(self, tenant: str) -> dict[str, int]:
+        return self._store.count(tenant)
+
+    @translated
     def commits(self, tenant: str) -> set[str]:
         return self._store.commits(tenant)
 

@@ -1,7 +1,8 @@
 """Committer: the group commit. Records of many instances go to disk in one batch and one fsync.
 
 While a batch is being written the next one gathers, so a lone record is not delayed and a crowd shares. `on_done` is
-called in the order of submission, after the batch is durable (None) or refused (the error; nothing of it was written).
+called in the order of submission, after the batch is durable (None) or was not written (the error: the disk is full,
+or a record of that unit breaks a limit of the store; the others go on without it).
 Any other failure of the store is fatal: it leaves `run`, and the executor stops. A failed fsync is never retried.
 """
 
@@ -11,13 +12,14 @@ from collections.abc import Callable, Sequence
 
 import trio
 
-from executor.core.errors import PerdureError, Unavailable
+from executor.core.errors import PerdureError, Refused, Unavailable
 from executor.ports import Append, StateStore
 
 BATCH_RECORDS_MAX = 2_000
 BATCH_BYTES_MAX = 8 * 1024 * 1024
 
 OnDone = Callable[[PerdureError | None], None]
+Unit = tuple[Sequence[Append], OnDone]
 
 
 class Committer:
@@ -25,7 +27,7 @@ class Committer:
 
     def __init__(self, store: StateStore) -> None:
         self._store = store
-        self._pending: list[tuple[Sequence[Append], OnDone]] = []
+        self._pending: list[Unit] = []
         self._work = trio.Event()
         self._writing = trio.Lock()
         self._is_over = False
@@ -67,16 +69,30 @@ class Committer:
             error: PerdureError | None = None
             try:
                 await trio.to_thread.run_sync(self._store.append, records)
-            except Unavailable as refused:
-                if refused.code != "storage_full":
+            except Unavailable as full:
+                if full.code != "storage_full":
                     raise
-                error = refused
+                error = full
+            except Refused as refused:
+                # One record breaks a limit of the store and nothing was written: do without its unit.
+                self._set_aside(units, refused)
+                return
             self.batch_count += 1
             self.record_count += len(records)
             for _, on_done in units:
                 on_done(error)
 
-    def _take(self) -> list[tuple[Sequence[Append], OnDone]]:
+    def _set_aside(self, units: list[Unit], refused: Refused) -> None:
+        key = (refused.details.get("tenant"), refused.details.get("instance"))
+        guilty = [unit for unit in units if any((record.tenant, record.instance) == key for record in unit[0])]
+        if not guilty:
+            raise refused
+        self._pending = [unit for unit in units if unit not in guilty] + self._pending
+        self._work.set()
+        for _, on_done in guilty:
+            on_done(refused)
+
+    def _take(self) -> list[Unit]:
         count = size = taken = 0
         for records, _ in self._pending:
             taken += 1

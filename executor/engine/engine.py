@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import trio
 
 from executor.core import codec, decide, summary
-from executor.core.entries import AnyEntry, Paused, Resumed, Started, Terminated, Unheld
+from executor.core.entries import AnyEntry, Held, Paused, Resumed, Started, Terminated, Unheld
 from executor.core.errors import Conflict, Corrupt, NotFound, PerdureError, Unavailable
 from executor.core.failure import ErrorFact
 from executor.core.instance import fold
@@ -75,7 +75,7 @@ class Engine:
         self._residents: dict[Key, Resident] = {}
         self._loading: dict[Key, trio.Event] = {}
         self._deleting: set[str] = set()
-        self._full_disk: trio.Nursery | None = None
+        self._nursery: trio.Nursery | None = None
         self.is_stopping = False
 
     # --- life
@@ -100,7 +100,7 @@ class Engine:
         with scope:
             scope.shield = True
             async with trio.open_nursery() as nursery:
-                self._full_disk = nursery
+                self._nursery = nursery
                 nursery.start_soon(self.committer.run)
                 nursery.start_soon(self.output.run)
                 await nursery.start(self.runner.run)
@@ -339,7 +339,7 @@ class Engine:
         error: PerdureError | None,
     ) -> None:
         if error is not None:
-            self._lose(resident)
+            self._lose(resident, error)
         else:
             resident.durable = max(resident.durable, sequence)
             self.timers.rest_until(wake_at_ms)
@@ -358,19 +358,27 @@ class Engine:
             self.queue.put(resident.key)
         self.evict(resident)
 
-    def _lose(self, resident: Resident) -> None:
-        """Its last commit was refused: memory is ahead of the disk. Drop it, and begin again from the disk."""
+    def _lose(self, resident: Resident, error: PerdureError) -> None:
+        """Its last commit was not written: memory is ahead of the disk. Drop it, and begin again from the disk."""
         if resident.is_lost:
             return
         resident.is_lost = True
+        resident.loss = error
         self.runner.drop(resident)
         self._forget(resident)
-        if resident.durable and self._full_disk is not None:
-            self._full_disk.start_soon(self._requeue_later, resident.key)
+        self.watchers.changed(resident.key)
+        if resident.durable and self._nursery is not None:
+            self._nursery.start_soon(self._begin_again, resident.key, error)
 
-    async def _requeue_later(self, key: Key) -> None:
-        await trio.sleep(FULL_DISK_PAUSE_S)
-        self.queue.put(key)
+    async def _begin_again(self, key: Key, error: PerdureError) -> None:
+        if isinstance(error, Unavailable):
+            await trio.sleep(FULL_DISK_PAUSE_S)
+            self.queue.put(key)
+            return
+        # What the run asked for breaks a limit of the store, and would again: a person has to look.
+        async with self.hold(key) as resident:
+            held = Held(self.clock.now_ms(), "limit_exceeded", error.message, None, None)
+            await self._commit_and_wait(resident, (held,))
 
     async def _commit_and_wait(self, resident: Resident, entries: Sequence[AnyEntry]) -> None:
         """Durable on return. No entries: what is under way already is durable on return."""
@@ -382,12 +390,8 @@ class Engine:
         # Shielded: the caller may go away, but what was handed to the disk will be there.
         with trio.CancelScope(shield=True):
             await durable.wait()
-        if resident.is_lost:
-            raise Unavailable(
-                "the disk is full: nothing was written",
-                code="storage_full",
-                hint="Free disk space; the executor goes on by itself.",
-            )
+        if resident.loss is not None:
+            raise resident.loss
 
     async def _until_durable(self, resident: Resident, sequence: int) -> None:
         async with self.watchers.watching(resident.key) as watch:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from executor.core.errors import PerdureError
 from executor.core.instance import Instance
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ class Resident:
     died_at: int = -1
     """How often its sandbox died while the journal stood at sequence `died_at`."""
     is_lost: bool = False
-    """A commit failed: what is in memory is not on disk. The object is out of the registry and must not be used."""
+    loss: PerdureError | None = None
+    """A commit failed (`loss` says why) or the tenant was deleted: what is in memory is not on disk. The object is out
+    of the registry and must not be used."""
 
     @property
     def is_settled(self) -> bool:

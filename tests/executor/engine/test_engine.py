@@ -1,5 +1,7 @@
 """The engine over a real store, a standing clock and scripted sandboxes."""
 
+import dataclasses
+
 import pytest
 import trio
 
@@ -389,3 +391,43 @@ async def test_timer_beside_an_executing_step_fires_in_the_same_run(tmp_path, ho
         w.clock.advance(1_000)
         assert await w.until_final(KEY) == "complete"
         assert len([frame for frame in host.log if isinstance(frame, Activate)]) == 1
+
+
+async def test_record_over_a_limit_of_the_store_holds_its_instance_and_no_other(tmp_path, host):
+    def too_much(seen):
+        return [StepDone("a#1", ASKED, "w.py:1", 1, 0, bytes(1024 * 1024))], False
+
+    host.scripts["TooMuch"] = too_much
+    async with world(tmp_path, host=host) as w:
+        limits = w.store._store.limits
+        w.store._store.limits = dataclasses.replace(limits, journal_entry_bytes_max=1024)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(start, w, "TooMuch")
+            nursery.start_soon(start, w, "Three", ("acme", "two"))
+        assert await w.until_final(("acme", "two")) == "complete"
+        await w.until(KEY, "held")
+        assert w.kinds(KEY) == ["Started", "Held"]
+        assert w.journal(KEY)[-1].code == "limit_exceeded"
+
+
+async def test_full_disk_refuses_starts_and_running_instances_go_on_when_there_is_room(tmp_path, host, autojump_clock):
+    async with world(tmp_path, host=host) as w:
+        await start(w, "Approval")
+        await w.until(KEY, "waiting")
+        append, w.store.append = w.store.append, full_disk
+        with pytest.raises(Unavailable) as caught:
+            await start(w, "Three", ("acme", "two"))
+        assert caught.value.code == "storage_full"
+        with pytest.raises(Unavailable):
+            await w.engine.send_event(KEY, id="e1", type="approved", payload=b"\xc0")
+        assert w.store.row("acme", "two") is None
+        assert w.kinds(KEY) == ["Started", "WaitStarted"]
+        w.store.append = append
+        assert await start(w, "Three", ("acme", "two"))
+        await w.engine.send_event(KEY, id="e1", type="approved", payload=b"\xc0")
+        assert await w.until_final(KEY) == "complete"
+        assert await w.until_final(("acme", "two")) == "complete"
+
+
+def full_disk(records):
+    raise Unavailable("the disk is full", code="storage_full")
