@@ -40,9 +40,13 @@ def write_commit(
 ) -> str:
     """A commit as loose objects in the tenant's repository. `files`: path → content, folders by `/`."""
     repository = open_repository(store._parts.ensure_repository(tenant))
-    tree = _write_tree(repository, files)
-    author = pygit2.Signature("Kim", "kim@example.com", NOW_MS // 1000, 0)
-    return str(repository.create_commit(None, author, author, message, tree, [pygit2.Oid(hex=one) for one in parents]))
+    try:
+        tree = _write_tree(repository, files)
+        author = pygit2.Signature("Kim", "kim@example.com", NOW_MS // 1000, 0)
+        before = [pygit2.Oid(hex=one) for one in parents]
+        return str(repository.create_commit(None, author, author, message, tree, before))
+    finally:
+        repository.free()  # a handle is part of a reference cycle, so its files stay open until some later collection
 
 
 def _write_tree(repository: pygit2.Repository, files: Mapping[str, bytes]) -> pygit2.Oid:
