@@ -44,6 +44,7 @@ def bind(host: str, port: int) -> socket.socket:
 def address_of(listener: socket.socket) -> str:
     """`http://host:port` of a listening socket; a wildcard address is told as the loopback one."""
     host, port = listener.getsockname()[:2]
+    host = str(host)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

@@ -137,12 +137,10 @@ def _fill(operation: Operation, path: tuple[str, ...]) -> str:
     for name, text in zip(names, path, strict=True):
         whole = "{path}" if name == "path" else ""
         segments = text.split("/") if whole else [text]
-        try:
-            usable = all(segment not in ("", ".", "..") and "/" not in segment for segment in segments)
-            quoted = quote(text, safe="/" if whole else "")
-        except UnicodeEncodeError:
-            usable = False
-        if not usable:
+        # Lone surrogates have no UTF-8 form, and so none in a URL.
+        quoted = quote(text, safe="/" if whole else "", errors="ignore")
+        is_unicode = text.encode(errors="ignore").decode() == text
+        if not is_unicode or any(segment in ("", ".", "..") or "/" in segment for segment in segments):
             raise Refused(
                 f"{text!r} is no {name}.", code="invalid_name", hint="Names have no slashes and are not empty."
             )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,10 +44,12 @@ def test_the_examples_of_the_python_page_run(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     blocks = _blocks("python.md", "python")
     assert len(blocks) >= 7
-    names: dict[str, object] = {"__name__": "docs"}
+    module = types.ModuleType("docs_python")
+    monkeypatch.setitem(sys.modules, "docs_python", module)
+    names = vars(module)
     try:
         for block in blocks:
-            exec(compile(block, "docs/python.md", "exec"), names)
+            exec(compile(block, "docs/python.md", "exec", dont_inherit=True), names)
     finally:
         platform = names.get("platform")
         if isinstance(platform, Platform):
