@@ -26,7 +26,7 @@ from executor.engine.gate import Gate
 from executor.engine.resident import Key
 from executor.engine.watchers import Watch
 from executor.ports import Clock, CodeSource, StateStore, StoredRow
-from executor.rendering import instance_view, journal_item, journal_output, status_view
+from executor.rendering import instance_view, journal_item, journal_output, readable, status_view
 from executor.views import (
     ChannelMoveView,
     ChannelView,
@@ -287,11 +287,11 @@ class Service:
         encoded = self._encode(payload, "payload")
         instance = ids.parse_instance_id(id) if id is not None else ids.InstanceId(new_instance_id())
         key = (tenant, instance)
-        async with self._gate.shared():
+        async with self._gate.shared(), self._engine.watchers.watching(key) as watch:
             pinned = await self._pinned_commit(key, workflow, channel, commit, is_new=id is None)
             await self._keep(tenant, pinned)
-            await self._engine.start(key, workflow=workflow, commit=pinned, payload=encoded)
-        return await self._status(key)
+            await self._engine.start(key, workflow=workflow, commit=pinned, payload=encoded, is_new=id is None)
+            return await self._status(key, watch)
 
     async def start_many(self, caller: Caller, tenant: str, requests: list[StartRequest]) -> list[StartOutcome]:
         """Start up to 1,000 instances at once; each has its own outcome, in the order of the requests."""
@@ -333,9 +333,9 @@ class Service:
         async with self._engine.watchers.watching(key) as watch:
             with trio.move_on_after(float("inf") if timeout_s is None else max(timeout_s, 0)):
                 while True:
-                    row = await self._row(key)
+                    row = watch.row or await self._row(key)
                     if row.row.state in FINAL or row.row.state == "held":
-                        return await self._outcome(key)
+                        return _outcome(await self._status(key, watch))
                     await watch.wait()
         raise Unavailable(
             f'instance "{id}" has not ended within {timeout_s:g} s' if timeout_s is not None else "cancelled",
@@ -550,38 +550,43 @@ class Service:
             )
         return row
 
-    async def _status(self, key: Key) -> Status:
-        row = await self._row(key)
-        output = await self._output(key, row) if row.row.state == "complete" else None
-        return status_view(row, output)
+    async def _status(self, key: Key, watch: Watch | None = None) -> Status:
+        """`watch`: one on `key`, which may know already what the store would say."""
+        row = (watch.row if watch is not None else None) or await self._row(key)
+        if row.row.state != "complete":
+            return status_view(row, None)
+        if watch is not None and watch.output is not None:
+            return status_view(row, readable(watch.output))
+        return status_view(row, await self._output(key, row))
 
     async def _output(self, key: Key, row: StoredRow) -> Any:
         stored = await _in_thread(lambda: self._store.journal(*key, after=row.sequence - 1, limit=1))
         return journal_output(stored)
 
-    async def _outcome(self, key: Key) -> Any:
-        status = await self._status(key)
-        if status.state == "complete":
-            return status.output
-        if status.state == "terminated":
-            raise Conflict(f'instance "{key[1]}" was terminated and has no result', code="instance_terminated")
-        error = status.error
-        if status.state == "held":
-            raise Conflict(
-                f'instance "{key[1]}" is held: {error.message if error else ""}',
-                code="instance_held",
-                hint="Resume it to try again, or terminate it.",
-                reason=error.code if error else "",
-            )
-        if error is None:
-            raise TenantError(f'instance "{key[1]}" failed')
-        raise TenantError(
-            f'instance "{key[1]}" failed: {error.type}: {error.message}',
-            code=error.code,
-            type=error.type,
-            text=error.message,
-            traceback=error.traceback,
+
+def _outcome(status: Status) -> Any:
+    """The output of an ended instance, or the error that says why there is none."""
+    if status.state == "complete":
+        return status.output
+    if status.state == "terminated":
+        raise Conflict(f'instance "{status.id}" was terminated and has no result', code="instance_terminated")
+    error = status.error
+    if status.state == "held":
+        raise Conflict(
+            f'instance "{status.id}" is held: {error.message if error else ""}',
+            code="instance_held",
+            hint="Resume it to try again, or terminate it.",
+            reason=error.code if error else "",
         )
+    if error is None:
+        raise TenantError(f'instance "{status.id}" failed')
+    raise TenantError(
+        f'instance "{status.id}" failed: {error.type}: {error.message}',
+        code=error.code,
+        type=error.type,
+        text=error.message,
+        traceback=error.traceback,
+    )
 
 
 async def _in_thread(function: Callable[..., T], *args: object) -> T:

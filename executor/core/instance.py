@@ -41,6 +41,9 @@ RESOLVING = (StepSucceeded, StepFailed, SleepEnded, WaitEnded)
 """Entries after which `run()` can go on."""
 
 
+Outcome = Completed | Failed | Terminated
+
+
 def event_digest(type: str, payload: bytes) -> bytes:
     """What "the same event" means when an id comes twice."""
     return blake2b(type.encode() + b"\0" + payload, digest_size=16).digest()
@@ -66,7 +69,7 @@ class Instance:
     event_ids: dict[str, bytes] = field(default_factory=dict)
     is_paused: bool = False
     held: Held | None = None
-    outcome: Completed | Failed | Terminated | None = None
+    outcome: Outcome | None = None
 
     @property
     def start(self) -> Started:

@@ -25,8 +25,8 @@ from executor.core import codec, decide, summary
 from executor.core.entries import AnyEntry, Held, Paused, Resumed, Started, Terminated, Unheld
 from executor.core.errors import Conflict, Corrupt, NotFound, PerdureError, Unavailable
 from executor.core.failure import ErrorFact
-from executor.core.instance import fold
-from executor.core.lifecycle import ACTIVE, State, check
+from executor.core.instance import Instance, fold
+from executor.core.lifecycle import ACTIVE, FINAL, State, check
 from executor.engine.committer import Committer
 from executor.engine.output import OutputBuffer
 from executor.engine.resident import Key, Resident
@@ -131,12 +131,16 @@ class Engine:
 
     # --- use cases
 
-    async def start(self, key: Key, *, workflow: str, commit: str, payload: bytes) -> bool:
+    async def start(self, key: Key, *, workflow: str, commit: str, payload: bytes, is_new: bool = False) -> bool:
         """Make the instance, durably. False: it is there already with the same workflow and payload.
+
+        `is_new`: the id was drawn just now and cannot be taken; the store is not asked.
 
         Raises Conflict (`instance_exists`), Unavailable (`busy`, `shutting_down`, `storage_full`).
         """
         self._check_accepting()
+        if is_new:
+            self._residents[key] = Resident(key, Instance(), [], 0, is_resting=False)
         async with self.hold(key, create=True) as resident:
             instance = resident.instance
             if instance.sequence:
@@ -312,9 +316,7 @@ class Engine:
             for index, data in enumerate(encoded)
         ] or [Append(tenant, name, 0, b"", None, row)]
         sequence = instance.sequence
-        self.committer.submit(
-            records, lambda error: self._committed(resident, sequence, row.wake_at_ms, durable, error)
-        )
+        self.committer.submit(records, lambda error: self._committed(resident, sequence, row, durable, error))
 
     def _row(self, resident: Resident) -> Row:
         instance = resident.instance
@@ -334,7 +336,7 @@ class Engine:
         self,
         resident: Resident,
         sequence: int,
-        wake_at_ms: int | None,
+        row: Row,
         durable: trio.Event | None,
         error: PerdureError | None,
     ) -> None:
@@ -342,8 +344,10 @@ class Engine:
             self._lose(resident, error)
         else:
             resident.durable = max(resident.durable, sequence)
-            self.timers.rest_until(wake_at_ms)
-            self.watchers.changed(resident.key)
+            self.timers.rest_until(row.wake_at_ms)
+            tenant, name = resident.key
+            outcome = resident.instance.outcome if row.state in FINAL else None
+            self.watchers.changed(resident.key, StoredRow(tenant, name, 0, sequence, row), outcome)
             self.settle(resident)
         if durable is not None:
             durable.set()

@@ -1,4 +1,4 @@
-"""Watchers: who waits for an instance to change. An instance nobody watches costs nothing here."""
+"""Watchers: who waits for an instance to change, and what it changed to. An unwatched instance costs nothing here."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from executor.core.entries import Completed
+from executor.core.instance import Outcome
 from executor.engine.resident import Key
+from executor.ports import StoredRow
 
 
 class _Watch:
-    __slots__ = ("changed", "watchers")
+    __slots__ = ("changed", "outcome", "row", "watchers")
 
     def __init__(self) -> None:
         self.watchers = 0
         self.changed = trio.Event()
+        self.row: StoredRow | None = None
+        self.outcome: Outcome | None = None
 
 
 class Watch:
@@ -24,6 +29,17 @@ class Watch:
     def __init__(self, watch: _Watch) -> None:
         self._watch = watch
         self._event = watch.changed
+
+    @property
+    def row(self) -> StoredRow | None:
+        """The durable row as of the latest change since somebody watches; None: there was none, ask the store."""
+        return self._watch.row
+
+    @property
+    def output(self) -> bytes | None:
+        """What `run()` returned, encoded, if `row` says complete."""
+        outcome = self._watch.outcome
+        return outcome.value if isinstance(outcome, Completed) else None
 
     async def wait(self) -> None:
         """Return once something has changed since the last call (or since the watch began)."""
@@ -35,10 +51,11 @@ class Watchers:
     def __init__(self) -> None:
         self._watched: dict[Key, _Watch] = {}
 
-    def changed(self, key: Key) -> None:
-        """Wake everybody who watches `key`."""
+    def changed(self, key: Key, row: StoredRow | None = None, outcome: Outcome | None = None) -> None:
+        """Wake everybody who watches `key`. `row`: what is durable now; None: look into the store."""
         watch = self._watched.get(key)
         if watch is not None:
+            watch.row, watch.outcome = row, outcome
             watch.changed.set()
             watch.changed = trio.Event()
 
