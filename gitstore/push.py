@@ -272,6 +272,7 @@ class Push:
             outcomes,
             deployment=committed.deployment,
             move=committed.move,
+            held_channel=committed.pinned,
             pinned=request.options.pin and any(u.new is not None and u.name.startswith(HEADS) for u in accepted),
             no_deploy=request.options.no_deploy,
             warnings=warnings,

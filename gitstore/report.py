@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 
 from .errors import GitStoreError, Refused
 from .names import DEFAULT_BRANCH, HEADS
-from .rows import ChannelMove, Deployment, RefOutcome, RefUpdate
+from .rows import Channel, ChannelMove, Deployment, RefOutcome, RefUpdate
 from .shown import shown
 
 __all__ = ["accepted", "first_line", "ref_label", "refused", "short"]
@@ -62,6 +62,7 @@ def accepted(
     deployment: Deployment | None,
     move: ChannelMove | None,
     pinned: bool = False,
+    held_channel: Channel | None = None,
     no_deploy: bool = False,
     warnings: Sequence[str] = (),
 ) -> list[str]:
@@ -83,6 +84,9 @@ def accepted(
         lines += _labelled("Workflows", texts or ["none found in workflows.py or workflows/*.py"])
     if move is not None:
         lines += _labelled("Channel", [_channel(move)])
+    if held_channel is not None:
+        stays = f"{held_channel.name} stays on {short(held_channel.commit)}: it is pinned there until it is unpinned"
+        lines += _labelled("Channel", [stays])
     if pinned:
         lines += _labelled("Pinned", ["kept until it is unpinned, whatever happens to the branch"])
     branches = [u for u in done if u.new is not None and u.name.startswith(HEADS)]

@@ -25,9 +25,14 @@ INSTANCES_REASON = "instances"
 """Why a commit is pinned in the code store: instances of it exist."""
 
 _CODES = {
-    "repository_not_found": "tenant_not_found",
-    "deployment_not_found": "version_not_found",
-    "channel_unknown": "channel_not_found",
+    "newer_schema": "schema_too_new",
+    "invalid_path": "bad_request",
+    "invalid_access": "bad_request",
+    "no_files": "bad_request",
+    "foreign_file": "bad_request",
+    "git_protocol_error": "bad_request",
+    "unknown_service": "route_not_found",
+    "request_too_large": "payload_too_large",
 }
 _DEFAULT_CODES: list[tuple[type[gitstore.GitStoreError], type[PerdureError], str]] = [
     (gitstore.NotFound, NotFound, "version_not_found"),

@@ -31,7 +31,8 @@ def public_error(error: facets.FacetError) -> PerdureError:
         case facets.NotFound():
             return NotFound(error.message, code="instance_not_found", hint=error.hint, **details)
         case facets.Refused():
-            return Refused(error.message, code="facet_refused", hint=error.hint, **details)
+            code = "bad_request" if error.code == "cursor_invalid" else "facet_refused"
+            return Refused(error.message, code=code, hint=error.hint, **details)
         case _:
             return Corrupt(error.message, code="corrupt_store", hint=error.hint, **details)
 
