@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor, TimeoutError
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from executor import PerdureError
@@ -27,6 +28,7 @@ def main() -> int:
     )
     options = parser.parse_args()
     screen, claims = Screen(), Claims()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the server would outlive us
     screen.title("Perdure: durable workflows for many tenants whose code arrives by git push")
     with tempfile.TemporaryDirectory(prefix="perdure-demo-", ignore_cleanup_errors=True) as name:
         home = Path(name)
@@ -37,7 +39,7 @@ def main() -> int:
                 Story(home, server, fetching, screen, claims).tell()
             except (Stopped, PerdureError, OSError, TimeoutError, subprocess.SubprocessError) as error:
                 screen.alarm(f"The story stops: {error}")
-                claims.check("the story was told to its end", False, type(error).__name__)  # noqa: FBT003 - it was not
+                claims.check("the story was told to its end", False, type(error).__name__)
                 screen.say(server.last_words())
             except KeyboardInterrupt:
                 screen.alarm("Interrupted.")

@@ -121,9 +121,9 @@ def packed(name: str) -> Release:
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         for file in sorted(distribution.files or [], key=str):
             path = str(file)
-            if path.startswith("..") or path.endswith(".pyc") or path.endswith(("RECORD", "INSTALLER", "REQUESTED")):
+            if path.startswith("..") or path.endswith((".pyc", "RECORD", "INSTALLER", "REQUESTED")):
                 continue
-            content = file.locate().read_bytes() if isinstance(file.locate(), Path) else b""
+            content = Path(file.locate()).read_bytes()
             entry = tarfile.TarInfo(f"{top}/{'PKG-INFO' if path.endswith('METADATA') else path}")
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -44,12 +45,12 @@ class Screen:
             self._print(Text(f"  {line}", "green" if line.startswith("remote:") else "dim"))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
         for column in columns:
             table.add_column(column)
         for row in rows:
             table.add_row(*[cell if isinstance(cell, Text) else Text(str(cell)) for cell in row])
-        self._console.print(table)
+        self._console.print(Padding(table, (0, 0, 0, 2), expand=False))
 
     def verdict(self, claims: Claims) -> None:
         """The final table, and one line."""
