@@ -240,4 +240,4 @@ def journal(items: list[JournalItem]) -> None:
 
 def log(entry: LogLine) -> None:
     step = f" {visible(entry.step)}" + (f" #{entry.attempt}" if entry.attempt > 1 else "") if entry.step else ""
-    line(f"{format_ms(entry.at_ms)} {entry.level:7}{step}  {visible(entry.text)}")
+    line(f"{format_ms(entry.at_ms)} {entry.level or entry.stream:7}{step}  {visible(entry.text)}")

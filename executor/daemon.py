@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from executor.config import ADDRESS_FILE, Config, with_admin_token
+from executor.core.errors import PerdureError
 from executor.http.app import create_app
 from executor.http.server import address_of, bind, serve
 from executor.platform.host import composition_root
 from executor.provenance import check_own_packages
+from executor.wire import innermost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,8 +34,8 @@ def run(config: Config, *, announce: Callable[[str], None], running: Running | N
     `announce` gets the address once connections are accepted.
     Raises what opening the data directory raises, and Refused if the port is taken.
     """
-    opened = running or composition_root()
     check_own_packages()
+    opened = running or composition_root()
     # The port is the cheapest thing to be refused, so it comes first; nothing is accepted before all is open.
     listener = bind(config.host, config.port)
     config = with_admin_token(dataclasses.replace(config, port=listener.getsockname()[1]))
@@ -53,7 +55,14 @@ def run(config: Config, *, announce: Callable[[str], None], running: Running | N
                         announce(address)
             nursery.cancel_scope.cancel()
 
-    trio.run(main)
+    try:
+        with listener:  # given to the web server when all is open; until then it is ours to close
+            trio.run(main)
+    except BaseExceptionGroup as group:
+        inner = innermost(group)
+        if isinstance(inner, PerdureError):
+            raise inner from None
+        raise
 
 
 async def _watch_signals(

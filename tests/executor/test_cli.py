@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from executor import cli
+from executor import Refused, cli, daemon, logs
 from tests.executor.surface import Served, serving
 
 Perdure = Callable[..., tuple[int, str, str]]
@@ -263,9 +264,24 @@ def test_the_server_says_where_it_is_and_stops_on_a_signal(tmp_path: Path, numbe
     assert not (data / "address").exists()
 
 
-def test_a_taken_port_is_refused_in_a_sentence(
-    served: Served, capsys: pytest.CaptureFixture[str], tmp_path: Path
+def test_data_in_use_is_refused_in_a_sentence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    @asynccontextmanager
+    async def running(_config: object) -> AsyncIterator[object]:
+        raise ExceptionGroup("nursery", [Refused("Process 7 has it.", code="data_in_use", hint="Stop it.")])
+        yield
+
+    monkeypatch.setattr(daemon, "composition_root", lambda: running)
+    monkeypatch.setattr(logs, "setup", lambda *_: None)
+    assert cli.run(["serve", "--data", str(tmp_path / "data"), "--port", "0"]) == 2
+    assert capsys.readouterr().err == "error: Process 7 has it. [data_in_use]\nhint: Stop it.\n"
+
+
+def test_a_taken_port_is_refused_in_a_sentence(
+    served: Served, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "setup", lambda *_: None)
     port = served.url.rpartition(":")[2]
     assert cli.run(["serve", "--data", str(tmp_path / "data"), "--port", port]) == 2
     assert capsys.readouterr().err.startswith(
