@@ -25,7 +25,7 @@ def fact(error: BaseException, files: Container[str], *, code: str) -> ErrorFact
     retryable = not isinstance(error, NonRetryableError)
     message = text_of(error)
     if isinstance(error, PerdureError):
-        # A value that is refused, a bound that is passed: trying again changes nothing, and no line of the tenant raised it.
+        # A value that is refused, a bound that is passed: another try changes nothing, and no tenant line raised it.
         message = error.message + (f". {error.hint}" if error.hint else "")
         return ErrorFact(type(error).__name__, message, "", retryable=False, code=error.code).bounded()
     if isinstance(error, StepFailed) and code == "workflow_failed":

@@ -321,7 +321,10 @@ class FakeExecutor:
 
     def _choose(self, story: Story, ready: dict[str, StepDone]) -> str | None:
         """Append one outcome, or give the path of the retry that is to be made."""
-        choices: list[tuple[bytes, str, str]] = [(_rank(story.order, path), "step", path) for path in ready]
+        writers = [path for path, done in ready.items() if done.delta]  # their deltas build on each other
+        choices: list[tuple[bytes, str, str]] = [
+            (_rank(story.order, path), "step", path) for path in ready if path not in writers[1:]
+        ]
         wake_ms = story.instance.next_wake_ms(besides=ready)
         if wake_ms is not None:
             choices.append((_rank(story.order, "timer", self._wakes(story, wake_ms)), "timer", ""))
