@@ -169,7 +169,7 @@ class _Walk:
             )
         if kind is dict:
             return self._inside(value, self._dict, depth)
-        if kind is list or (isinstance(value, tuple) and not hasattr(value, "_fields")):
+        if kind is list or (issubclass(kind, tuple) and not hasattr(value, "_fields")):
             return self._inside(value, self._list, depth)
         if kind is datetime:
             return msgspec.msgpack.Ext(_DATETIME, _datetime_text(value).encode())

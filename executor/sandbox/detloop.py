@@ -261,6 +261,8 @@ class DetLoop(asyncio.AbstractEventLoop):
         sequence = self._next_hash()
         name = f"Task-{sequence - self._hash_base}" if name is None else str(name)
         task = DetTask(coro, loop=self, sequence=sequence, name=name, context=context)  # type: ignore[arg-type]
+        # asyncio's own set of all tasks is the process's: it would only grow by the tasks of sleeping runs.
+        asyncio.tasks._unregister_task(task)
         if len(self._tasks) >= self._tasks_prune_at:
             self._tasks = [task for task in self._tasks if not task.done() or getattr(task, "_log_traceback", False)]
             self._tasks_prune_at = 2 * len(self._tasks) + 32

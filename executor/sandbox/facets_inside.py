@@ -29,6 +29,13 @@ class Host(Protocol):
     def call_on_loop(self, callback: Callable[[], object]) -> None: ...
 
 
+class Owner(Protocol):
+    """The run that attempts belong to."""
+
+    @property
+    def facet(self) -> RunFacet: ...
+
+
 class RunFacet:
     """One run's facet and the right to it. Methods may be called on the main thread and in step threads."""
 
@@ -159,8 +166,8 @@ class RunFacet:
 class AttemptFacet:
     """The facet as one attempt sees it. After `end` every use is refused, also by code that outlives its attempt."""
 
-    def __init__(self, shared: RunFacet) -> None:
-        self._shared = shared
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
         self._lock = threading.Lock()
         self._used = False
         self._ended = False
@@ -177,7 +184,7 @@ class AttemptFacet:
     async def exclusive(self) -> AsyncIterator[None]:
         self._check()
         self._used = True
-        await self._shared.take_exclusively(self)
+        await self._owner.facet.take_exclusively(self)
         self._check()
         yield
 
@@ -195,7 +202,7 @@ class AttemptFacet:
                 return b""
         try:
             self._rollback_due = False
-            return self._shared.release(self, commit=commit)
+            return self._owner.facet.release(self, commit=commit)
         finally:
             self._lock.release()
 
@@ -204,12 +211,12 @@ class AttemptFacet:
             with self._lock:
                 self._check()
                 self._used = True
-                return call(self._shared.take(self))
+                return call(self._owner.facet.take(self))
         finally:
             if self._rollback_due:
                 with self._lock:
                     self._rollback_due = False
-                    self._shared.release(self, commit=False)
+                    self._owner.facet.release(self, commit=False)
 
     def _check(self) -> None:
         if self._ended:

@@ -79,7 +79,7 @@ class Run:
 
     def __init__(self, process: Process, activate: Activate) -> None:
         self.number = activate.run
-        self.facet = RunFacet(activate.run, process, process.steps.limits)
+        self._facet: RunFacet | None = None
         self.recorder = output.Recorder(activate.run, process.steps.limits, process.send_output)
         self._process = process
         self._activate = activate
@@ -106,6 +106,13 @@ class Run:
     def is_live(self) -> bool:
         """The whole recorded journal has been delivered."""
         return self._replay.seen >= self._activate.total
+
+    @property
+    def facet(self) -> RunFacet:
+        """Made at the first use: most runs have none."""
+        if self._facet is None:
+            self._facet = RunFacet(self.number, self._process, self._process.steps.limits)
+        return self._facet
 
     # --- frames
 
@@ -142,7 +149,8 @@ class Run:
         for pending in self._pending.values():
             if pending.attempt is not None:
                 pending.attempt.cancel()
-        self.facet.close()
+        if self._facet is not None:
+            self._facet.close()
         self._scope.close()
         with ambient.inside(self._ambient), self._loop.running():
             self._loop.dispose()

@@ -54,8 +54,10 @@ class StepCall:
 class Owner(Protocol):
     """The run that an attempt belongs to."""
 
-    facet: RunFacet
     recorder: output.Recorder
+
+    @property
+    def facet(self) -> RunFacet: ...
 
     def attempt_over(self, attempt: Attempt, report: StepDone | StepError) -> None: ...
 
@@ -73,7 +75,7 @@ class Attempt:
         self.is_over = False
         self.is_started = False
         self._steps = steps
-        self._facet = AttemptFacet(owner.facet)
+        self._facet = AttemptFacet(owner)
         self._output: output.Scope | None = None
         self._started_at_ms = 0
         self._task: asyncio.Task[None] | None = None

@@ -63,7 +63,7 @@ def test_data_files_are_resources(bundle) -> None:
 
 
 def test_missing_module_is_an_ordinary_import_error(bundle) -> None:
-    with pytest.raises(ModuleNotFoundError, match="No module named 'lib.nothing'"):
+    with pytest.raises(ModuleNotFoundError, match=r"No module named 'lib\.nothing'"):
         importlib.import_module("lib.nothing")
 
 
