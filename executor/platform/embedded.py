@@ -8,7 +8,6 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import sniffio
 import trio
 
 from executor.operations import Arguments, Operation
@@ -88,7 +87,7 @@ def _block(future: Future[T]) -> T:
 
 async def _wait(future: Future[T]) -> T:
     """The future's outcome without blocking the caller's event loop. Cancelling the wait cancels the future."""
-    if sniffio.current_async_library() == "asyncio":
+    if not trio.lowlevel.in_trio_task():
         return await asyncio.wrap_future(future)
     done = trio.Event()
     token = trio.lowlevel.current_trio_token()
