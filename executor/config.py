@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
 import os
 import secrets
 import tomllib
@@ -31,6 +32,10 @@ OTHER_VARIABLES = frozenset({"PERDURE_CONFIG", "PERDURE_URL", "PERDURE_TOKEN", "
 CONFIG_FILE = "config.toml"
 ADMIN_TOKEN_FILE = "admin-token"  # noqa: S105 - the name of a file
 ADDRESS_FILE = "address"
+TOKEN_CHARS_MIN = 16
+"""A shorter token of the administrator's own choice is taken, for trials, and warned of."""
+
+logger = logging.getLogger(__name__)
 
 
 def _setting(default: Any, *, unit: str, reason: str) -> Any:
@@ -68,8 +73,8 @@ class Config:
             raise _bad("port", f"must be between 0 and 65535, is {self.port}")
         if self.sandbox_idle_s < 0:
             raise _bad("sandbox_idle_s", f"must not be negative, is {self.sandbox_idle_s:g}")
-        if self.admin_token is not None and len(self.admin_token) < 16:
-            raise _bad("admin_token", "is shorter than 16 characters")
+        if self.admin_token is not None and not (self.admin_token.isascii() and self.admin_token.strip()):
+            raise _bad("admin_token", "is empty, or not ASCII")
 
     def __repr__(self) -> str:
         """Never shows the token, so that a Config can be logged."""
@@ -109,6 +114,10 @@ def with_admin_token(config: Config) -> Config:
     """The same configuration with the administrator's token: the configured one, else the one kept in the data
     directory, else a new one, which is kept there with mode 0600 (durable on return)."""
     if config.admin_token is not None:
+        if len(config.admin_token) < TOKEN_CHARS_MIN:
+            logger.warning(
+                "the administrator's token is short enough to be guessed", extra={"chars_min": TOKEN_CHARS_MIN}
+            )
         return config
     path = config.data_dir / ADMIN_TOKEN_FILE
     try:

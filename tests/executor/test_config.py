@@ -61,7 +61,7 @@ def test_other_programs_variables_of_our_prefix_are_left_alone(tmp_path: Path) -
         ("active_runs_max", 0, 'The setting "active_runs_max" must be at least 1, is 0.'),
         ("log_level", "loud", "The setting \"log_level\" must be one of debug, info, warning, error, is 'loud'."),
         ("host", 5, 'The setting "host" must be a str, is 5.'),
-        ("admin_token", "short", 'The setting "admin_token" is shorter than 16 characters.'),
+        ("admin_token", " ", 'The setting "admin_token" is empty, or not ASCII.'),
         ("admin_token", 5, 'The setting "admin_token" must be a str, is (hidden).'),
     ],
 )
@@ -109,3 +109,10 @@ def test_the_token_is_the_configured_one_else_the_kept_one_else_a_new_one(tmp_pa
     assert stat.S_IMODE((tmp_path / "b" / "admin-token").stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "b").stat().st_mode) == 0o700
     assert with_admin_token(Config(data_dir=tmp_path / "c")).admin_token != made.admin_token
+
+
+def test_a_guessable_token_is_taken_and_warned_of_without_showing_it(caplog: pytest.LogCaptureFixture) -> None:
+    config = Config(admin_token="short-one")
+    assert with_admin_token(config) is config
+    assert "the administrator's token is short enough to be guessed" in caplog.text
+    assert "short-one" not in caplog.text
