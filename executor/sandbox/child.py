@@ -254,18 +254,31 @@ class Channel:
 
 
 def install() -> None:
-    """Change this process for tenant code: clocks, randomness, asyncio's own sets, output."""
+    """Change this process for tenant code: clocks, randomness, asyncio's own sets, output. Idempotent."""
     ambient.install()
     detloop.install()
     output.install()
 
 
+def before_fork() -> None:
+    """In the zygote: what all children share. Without it each does it for itself, which takes some milliseconds."""
+    install()
+    _prepare_facets()
+
+
+def _prepare_facets() -> None:
+    if not _facets_prepared:
+        _facets_prepared.append(True)
+        facets.prepare_process(ChildLimits().facet)
+
+
+_facets_prepared: list[bool] = []
 _prepared: list[tuple[asyncio.AbstractEventLoop, StepPool]] = []
 
 
 def before_seccomp(limits: SandboxLimits) -> None:
     """Make what the filter will refuse later: the step threads, and the loop with its wake-up socket pair."""
-    facets.prepare_process(ChildLimits().facet)
+    _prepare_facets()
     _prepared.append((asyncio.new_event_loop(), StepPool(limits.step_threads)))
 
 
