@@ -147,6 +147,9 @@ FAMILIES: dict[str, type[PerdureError]] = {
 }
 
 
+_PARAMETERS = frozenset({"self", "message", "code", "hint"})
+
+
 def from_json(body: dict[str, Any]) -> PerdureError:
     """The error that `to_json` described; an unknown family or code becomes `internal` rather than a crash."""
     family = FAMILIES.get(str(body.get("family")), PerdureError)
@@ -157,5 +160,9 @@ def from_json(body: dict[str, Any]) -> PerdureError:
         str(body.get("message", "the server gave no message")),
         code=code if code in CODES else "internal",
         hint=str(hint) if hint else None,
-        **({str(key): value for key, value in details.items()} if isinstance(details, dict) else {}),
+        **(
+            {str(key): value for key, value in details.items() if key not in _PARAMETERS}
+            if isinstance(details, dict)
+            else {}
+        ),
     )

@@ -1,0 +1,62 @@
+"""Service: the use cases, one method each. Every permission check of the platform is here.
+
+Surfaces (HTTP, the Python API, the command line) call these methods and nothing below. All are trio coroutines; answers
+are views; errors are PerdureErrors with the codes of `core.errors`. Another tenant's thing is "not found".
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from executor.core.errors import Conflict, Refused
+from executor.service.access import ADMINISTRATOR, Caller, ServiceOptions, in_thread
+from executor.service.instances import Instances
+from executor.service.tenants import Tenants
+from executor.service.versions import Versions
+from executor.views import Health
+
+
+class Service(Tenants, Versions, Instances):
+    """See the module's text. Made by `executor.main.running`."""
+
+    # --- the platform
+
+    async def health(self) -> Health:
+        """How the executor is. Needs no token."""
+        runs, sandboxes = self._engine.active_counts()
+        return Health(
+            ready=not self._engine.is_stopping,
+            version=self._options.version,
+            epoch=self._store.epoch,
+            isolation_level=self._options.isolation_level,
+            active_runs=runs,
+            sandboxes=sandboxes,
+            pid=os.getpid(),
+        )
+
+    async def backup(self, caller: Caller, target: str) -> None:
+        """A consistent copy of code and state into a new directory on the server's machine."""
+        self.administrator(caller)
+        await self._engine.committer.drain()
+        await in_thread(self._backup, Path(target))
+
+    def _backup(self, target: Path) -> None:
+        try:
+            target.mkdir(parents=True, exist_ok=False)
+        except FileExistsError:
+            raise Conflict(f"{target} exists already", code="invalid_state", hint="Name a new directory.") from None
+        except OSError as error:
+            raise Refused(f"{target} cannot be made: {error.strerror}", code="bad_request") from None
+        # Code after state would miss nothing either way: instances pin commits before they are journaled,
+        # so state first means that every commit an instance names is in the copy of the code.
+        self._store.backup(target / "state")
+        self._code.backup(target / "git")
+
+    async def check(self, caller: Caller) -> list[str]:
+        """Problems found in the stored state; []: none."""
+        self.administrator(caller)
+        return await in_thread(self._store.check)
+
+
+__all__ = ["ADMINISTRATOR", "Caller", "Service", "ServiceOptions"]

@@ -1,0 +1,106 @@
+"""Who calls, what they may do, and what all use cases share. Every permission check goes through here."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import trio
+
+from executor.core.errors import NotFound, Refused
+from executor.engine.engine import Engine
+from executor.engine.gate import Gate
+from executor.ports import Clock, CodeSource, StateStore
+
+T = TypeVar("T")
+
+PAGE_MAX = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. `tenant` None: the platform's administrator."""
+
+    who: str
+    tenant: str | None
+    access: Literal["admin", "read", "write"]
+
+
+ADMINISTRATOR = Caller("admin", None, "admin")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceOptions:
+    """`payload_bytes_max`: one payload or event, encoded. `isolation_level`: 0 (none) to 3."""
+
+    admin_token: str
+    version: str
+    isolation_level: int
+    payload_bytes_max: int = 1024 * 1024
+
+
+class Access:
+    """Base of the use cases: the parts they work with, and the checks."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        store: StateStore,
+        code: CodeSource,
+        clock: Clock,
+        options: ServiceOptions,
+    ) -> None:
+        self._engine = engine
+        self._store = store
+        self._code = code
+        self._clock = clock
+        self._options = options
+        self._kept: set[tuple[str, str]] = set()
+        self._gate = Gate()
+
+    async def authenticate(self, secret: str | None) -> Caller:
+        """The caller whose token this is. Raises Refused (`unauthorized`)."""
+        if secret:
+            if hmac.compare_digest(secret.encode(), self._options.admin_token.encode()):
+                return ADMINISTRATOR
+            token = await in_thread(self._code.verify_token, secret)
+            if token is not None:
+                return Caller(
+                    f"token {token.id} ({token.label})" if token.label else f"token {token.id}",
+                    token.tenant,
+                    token.access,
+                )
+        raise Refused(
+            "a valid token is needed" if not secret else "the token is unknown, expired or revoked",
+            code="unauthorized",
+            hint="Send the token as a Bearer token, or as the password of a git remote.",
+        )
+
+    def administrator(self, caller: Caller) -> None:
+        if caller.access != "admin":
+            raise Refused("only the platform's administrator may do this", code="forbidden")
+
+    def may(self, caller: Caller, tenant: str, access: Literal["read", "write"]) -> None:
+        if caller.access == "admin":
+            return
+        if caller.tenant != tenant:
+            # The same answer as for a tenant that does not exist.
+            raise NotFound(f'there is no tenant "{tenant[:80]}"', code="tenant_not_found")
+        if access == "write" and caller.access != "write":
+            raise Refused("this token may only read", code="forbidden", hint="Use a token with write access.")
+
+    async def known(self, tenant: str) -> None:
+        await in_thread(self._code.tenant, tenant)
+
+
+async def in_thread(function: Callable[..., T], *args: object) -> T:
+    """Stores are synchronous: their calls run in worker threads, off the event loop."""
+    return await trio.to_thread.run_sync(function, *args)
+
+
+def limit_of(limit: int) -> int:
+    if not 1 <= limit <= PAGE_MAX:
+        raise Refused(f"limit must be between 1 and {PAGE_MAX}, is {limit}", code="bad_request")
+    return limit

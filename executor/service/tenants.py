@@ -1,0 +1,70 @@
+"""Use cases of tenants and their tokens: the administrator's."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from executor.core.errors import Refused
+from executor.service.access import Access, Caller, in_thread
+from executor.views import (
+    TenantView,
+    TokenView,
+)
+
+
+class Tenants(Access):
+    """Part of Service."""
+
+    async def create_tenant(self, caller: Caller, name: str) -> TenantView:
+        """Durable on return. Raises Conflict (`tenant_exists`), Refused (`invalid_name`)."""
+        self.administrator(caller)
+        return await in_thread(self._code.create_tenant, name)
+
+    async def tenant(self, caller: Caller, name: str) -> TenantView:
+        """Raises NotFound."""
+        self.may(caller, name, "read")
+        return await in_thread(self._code.tenant, name)
+
+    async def tenants(self, caller: Caller) -> list[TenantView]:
+        """All tenants."""
+        self.administrator(caller)
+        return await in_thread(self._code.tenants)
+
+    async def delete_tenant(self, caller: Caller, name: str) -> None:
+        """Its instances, code, tokens and bundles, durably. Raises NotFound."""
+        self.administrator(caller)
+        await self.known(name)
+        async with self._gate.alone():
+            self._kept = {kept for kept in self._kept if kept[0] != name}
+            await self._engine.delete_tenant(name)
+            await in_thread(self._code.delete_tenant, name)
+
+    async def create_token(
+        self,
+        caller: Caller,
+        tenant: str,
+        *,
+        access: Literal["read", "write"] = "write",
+        expires_in_s: float | None = None,
+        label: str = "",
+    ) -> TokenView:
+        """A new token; its secret is in this answer only. Raises NotFound, Refused."""
+        self.administrator(caller)
+        expires_at_ms = None
+        if expires_in_s is not None:
+            if not 0 < expires_in_s < 100 * 366 * 86_400:
+                raise Refused(f"expires_in_s must be above 0, is {expires_in_s:g}", code="bad_request")
+            expires_at_ms = self._clock.now_ms() + int(expires_in_s * 1000)
+        return await in_thread(
+            lambda: self._code.create_token(tenant, access=access, expires_at_ms=expires_at_ms, label=label)
+        )
+
+    async def tokens(self, caller: Caller, tenant: str) -> list[TokenView]:
+        """Without secrets."""
+        self.administrator(caller)
+        return await in_thread(self._code.tokens, tenant)
+
+    async def revoke_token(self, caller: Caller, tenant: str, token_id: str) -> None:
+        """Durable on return."""
+        self.administrator(caller)
+        await in_thread(self._code.revoke_token, tenant, token_id)
