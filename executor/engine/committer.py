@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import trio
 
 from executor.core.errors import PerdureError, Refused, Unavailable
+from executor.engine.resident import Key
 from executor.ports import Append, StateStore
 
 BATCH_RECORDS_MAX = 2_000
@@ -20,6 +21,10 @@ BATCH_BYTES_MAX = 8 * 1024 * 1024
 
 OnDone = Callable[[PerdureError | None], None]
 Unit = tuple[Sequence[Append], OnDone]
+
+
+def _key(record: Append) -> Key:
+    return record.tenant, record.instance
 
 
 class Committer:
@@ -77,17 +82,26 @@ class Committer:
                 # One record breaks a limit of the store and nothing was written: do without its unit.
                 self._set_aside(units, refused)
                 return
-            self.batch_count += 1
-            self.record_count += len(records)
+            if error is not None:
+                units = units + self._withdraw({_key(record) for record in records})
+            else:
+                self.batch_count += 1
+                self.record_count += len(records)
             for _, on_done in units:
                 on_done(error)
 
+    def _withdraw(self, keys: set[Key]) -> list[Unit]:
+        """Take back what is pending of these instances: it rests on records that were not written."""
+        units = [unit for unit in self._pending if any(_key(record) in keys for record in unit[0])]
+        self._pending = [unit for unit in self._pending if unit not in units]
+        return units
+
     def _set_aside(self, units: list[Unit], refused: Refused) -> None:
-        key = (refused.details.get("tenant"), refused.details.get("instance"))
-        guilty = [unit for unit in units if any((record.tenant, record.instance) == key for record in unit[0])]
+        key = (str(refused.details.get("tenant")), str(refused.details.get("instance")))
+        self._pending = units + self._pending
+        guilty = self._withdraw({key})
         if not guilty:
             raise refused
-        self._pending = [unit for unit in units if unit not in guilty] + self._pending
         self._work.set()
         for _, on_done in guilty:
             on_done(refused)

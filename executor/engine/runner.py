@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from executor.core import decide
-from executor.core.commands import StepDone, StepError
+from executor.core.commands import Cancel, StepDone, StepError
 from executor.core.entries import AnyEntry, Failed, Held
 from executor.core.errors import Corrupt, NotFound, PerdureError, Refused, Unavailable
 from executor.core.failure import ErrorFact
@@ -127,6 +127,8 @@ class Runner:
         engine = self._engine
         async with engine.hold(key) as resident:
             resident.is_queued = False
+            # What a run that has died reported is not asked for again: let it become durable first.
+            await engine._until_durable(resident, resident.instance.sequence)
             if not resident.needs_run or resident.run is not None:
                 return
             due = decide.on_clock(resident.instance, engine.clock.now_ms())
@@ -189,7 +191,8 @@ class Runner:
         if instance.outcome is not None or instance.held is not None:
             if resident.is_settled:
                 self.drop(resident)
-        elif instance.is_paused or self._is_quiescing:
+        elif instance.is_paused or self._is_quiescing or run.is_quiesced:
+            # A run that was told to start nothing more never does: after a resume it makes room for another.
             if run.is_quiet and resident.is_settled:
                 self.drop(resident)
             else:
@@ -225,6 +228,7 @@ class Runner:
                     break
             run.sandbox.post(Entries(run.number, run.sent + 1, chunk))
             run.sent += len(chunk)
+            run.is_quiet = False
 
     def _quiesce_run(self, run: Run) -> None:
         if not run.is_quiesced:
@@ -295,7 +299,7 @@ class Runner:
         row_rests, resident.is_resting = resident.is_resting, False
         try:
             for index, command in enumerate(turn.commands):
-                if isinstance(command, StepDone | StepError):
+                if isinstance(command, StepDone | StepError | Cancel):
                     run.attempting.discard(command.path)
                 decided = decide.on_command(instance, command, seen=turn.seen, now_ms=now_ms)
                 if index == len(turn.commands) - 1:
@@ -319,7 +323,7 @@ class Runner:
 
     def _note_idle(self, resident: Resident, run: Run, turn: Turn, resolved_at: int) -> None:
         """Whether the run rests: it is idle, has seen all that could let it go on, and is not merely held back."""
-        run.is_quiet = turn.idle
+        run.is_quiet = turn.idle and turn.seen == run.sent and not run.attempting
         is_up_to_date = turn.seen >= resolved_at and resident.instance.resolved_at == resolved_at
         resident.is_resting = turn.idle and is_up_to_date and not run.attempting and not run.is_quiesced
 

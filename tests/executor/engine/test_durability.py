@@ -1,0 +1,170 @@
+"""Defects that the durability scenarios found, each at its smallest: pauses, deaths and full disks at bad moments."""
+
+import threading
+
+import trio
+import trio.testing
+
+from executor.core.commands import Cancel, Complete, RetryPolicy, StepDone, StepError
+from executor.core.entries import AttemptFailed, Cancelled, StepSucceeded
+from executor.core.errors import Unavailable
+from executor.core.failure import ErrorFact
+from executor.engine.committer import Committer
+from executor.ports import Append, Row
+from executor.sandbox.protocol import Activate, Quiesce, Turn
+from tests.executor.engine.world import COMMIT, ScriptedHost, ScriptedSandbox, world
+
+ASKED = b"q" * 16
+KEY = ("acme", "one")
+
+
+def one_step(seen):
+    if any(isinstance(entry, StepSucceeded) for entry in seen):
+        return [Complete(b"\xc0")], False
+    return [StepDone("a#1", ASKED, "w.py:1", 1, 0, b"\xc0")], False
+
+
+def executes_for_ever(seen):
+    return [], False
+
+
+class BusySandbox(ScriptedSandbox):
+    """Hears of a Quiesce only when it is told to: a step keeps it from answering at once."""
+
+    async def send(self, frames):
+        await super().send([frame for frame in frames if not isinstance(frame, Quiesce)])
+
+
+class BusyHost(ScriptedHost):
+    async def open(self, spec):
+        await trio.lowlevel.checkpoint()
+        sandbox = BusySandbox(self, spec)
+        self.sandboxes.append(sandbox)
+        return sandbox
+
+
+async def test_instance_resumed_before_its_pause_was_heard_goes_on(tmp_path):
+    """The run was told to start nothing more, and never starts anything again: it must make room for a new one."""
+    host = BusyHost()
+    host.scripts["One"] = executes_for_ever
+    async with world(tmp_path, host=host) as w:
+        await w.engine.start(KEY, workflow="One", commit=COMMIT, payload=b"\xc0")
+        with trio.fail_after(5):
+            while not (host.sandboxes and host.sandboxes[0].runs):
+                await trio.testing.wait_all_tasks_blocked(0.001)
+            sandbox = host.sandboxes[0]
+            await w.engine.pause(KEY)
+            await w.engine.resume(KEY)
+            host.scripts["One"] = one_step
+            (number,) = sandbox.runs
+            await ScriptedSandbox.send(sandbox, [Quiesce(number)])
+            assert await w.until_final(KEY) == "complete"
+        assert w.kinds(KEY) == ["Started", "Paused", "Resumed", "StepSucceeded", "Completed"]
+
+
+class GatedStore:
+    """A state store whose appends wait, and fail with what they are told to."""
+
+    def __init__(self, store):
+        self._store = store
+        self.gate = threading.Event()
+        self.gate.set()
+        self.appends = 0
+
+    def append(self, records):
+        self.appends += 1
+        assert self.gate.wait(10)
+        self._store.append(records)
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+
+async def test_step_whose_result_is_on_its_way_to_disk_when_the_sandbox_dies_is_not_executed_again(tmp_path):
+    host = ScriptedHost()
+    host.scripts["One"] = one_step
+    async with world(tmp_path, host=host) as w:
+        await w.engine.start(KEY, workflow="One", commit=COMMIT, payload=b"\xc0")
+        gated = w.engine.committer._store = GatedStore(w.store)
+        gated.gate.clear()
+        with trio.fail_after(5):
+            while not gated.appends:
+                await trio.testing.wait_all_tasks_blocked(0.001)
+            host.sandboxes[0].kill("crashed")
+            # Longer than the pause before a new sandbox is tried; the disk is slower still.
+            await trio.sleep(0.3)
+            assert [frame.total for frame in host.log if isinstance(frame, Activate)] == [1]
+            gated.gate.set()
+            assert await w.until_final(KEY) == "complete"
+        assert [frame.total for frame in host.log if isinstance(frame, Activate)] == [1, 2]
+        assert w.kinds(KEY) == ["Started", "StepSucceeded", "Completed"]
+
+
+def append(sequence):
+    return Append(*KEY, sequence, b"entry", None, Row("running", None, "W", COMMIT, 1, 1, b""))
+
+
+class FullOnce:
+    """The first append finds the disk full, after `go`; room is there at once again."""
+
+    def __init__(self):
+        self.go = threading.Event()
+        self.written = []
+
+    def append(self, records):
+        if not self.go.is_set():
+            assert self.go.wait(10)
+            raise Unavailable("no room", code="storage_full")
+        self.written += [(record.instance, record.sequence) for record in records]
+
+
+async def test_what_follows_a_refused_record_of_the_same_instance_is_refused_too(nursery):
+    """Else the store would be given record 2 after the loss of record 1: a gap, and the end of the executor."""
+    store, outcomes = FullOnce(), []
+    committer = Committer(store)
+    nursery.start_soon(committer.run)
+    other = Append("acme", "two", 1, b"entry", None, Row("running", None, "W", COMMIT, 1, 1, b""))
+    committer.submit([append(1)], lambda error: outcomes.append(("one 1", error)))
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    committer.submit([append(2)], lambda error: outcomes.append(("one 2", error)))
+    committer.submit([other], lambda error: outcomes.append(("two 1", error)))
+    store.go.set()
+    with trio.fail_after(5):
+        while len(outcomes) < 3:
+            await trio.testing.wait_all_tasks_blocked(0.001)
+    assert [(name, getattr(error, "code", None)) for name, error in outcomes] == [
+        ("one 1", "storage_full"),
+        ("one 2", "storage_full"),
+        ("two 1", None),
+    ]
+    assert store.written == [("two", 1)]
+
+
+def gives_up_its_retry(seen):
+    failed = [entry for entry in seen if isinstance(entry, AttemptFailed)]
+    if any(isinstance(entry, Cancelled) for entry in seen):
+        return [], True
+    if not failed:
+        error = StepError("a#1", ASKED, "w.py:1", 1, 0, ErrorFact("ValueError", "no"), RetryPolicy(5, 10, "constant"))
+        return [error], True
+    return [], False
+
+
+async def test_run_that_gave_up_a_retry_while_it_was_asked_for_comes_to_rest(tmp_path):
+    """The attempt never reports: nobody may wait for it."""
+    host = ScriptedHost()
+    host.scripts["One"] = gives_up_its_retry
+    async with world(tmp_path, host=host) as w:
+        await w.engine.start(KEY, workflow="One", commit=COMMIT, payload=b"\xc0")
+        with trio.fail_after(5):
+            await w.until(KEY, "waiting")
+            w.clock.advance(1_000)
+            await w.until(KEY, "running")
+            while not any(run.attempts for sandbox in host.living for run in sandbox.runs.values()):
+                await trio.testing.wait_all_tasks_blocked(0.001)
+            sandbox = host.living[0]
+            (number,) = sandbox.runs
+            sandbox.say([Turn(number, 2, [Cancel("a#1")], True)])
+            await w.until(KEY, "waiting")
+            await w.until_gone(KEY)
+        assert w.kinds(KEY) == ["Started", "AttemptFailed", "Cancelled"]
