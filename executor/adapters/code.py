@@ -192,7 +192,10 @@ class GitCodeSource:
 
     @translated
     def channel_history(self, tenant: str, channel: str, *, limit: int) -> list[ChannelMoveView]:
-        return [_move(move) for move in self._store.channel_history(tenant, channel, limit=limit)]
+        moves = self._store.channel_history(tenant, channel, limit=limit)
+        if not moves:
+            raise NotFound(f'tenant "{tenant}" has no channel "{channel[:80]}"', code="channel_not_found")
+        return [_move(move) for move in moves]
 
     @translated
     def rollback(self, tenant: str, *, to: str, channel: str, who: str, why: str) -> ChannelMoveView:

@@ -12,7 +12,7 @@ import trio
 
 from executor.core import ids, values
 from executor.core.errors import Conflict, NotFound, PerdureError, Refused, TenantError, Unavailable
-from executor.core.lifecycle import FINAL
+from executor.core.lifecycle import FINAL, STATES
 from executor.engine.resident import Key
 from executor.engine.watchers import Watch
 from executor.ports import StoredRow
@@ -158,6 +158,12 @@ class Instances(Access):
         self.may(caller, tenant, "read")
         await self.known(tenant)
         bound = limit_of(limit)
+        if state is not None and state not in STATES:
+            raise Refused(
+                f"{state[:40]!r} is no state of an instance",
+                code="bad_request",
+                hint=f"States are {', '.join(STATES)}.",
+            )
         rows, cursor = await in_thread(
             lambda: self._store.page(tenant, state=state, workflow=workflow, commit=commit, limit=bound, after=after)
         )
@@ -221,8 +227,9 @@ class Instances(Access):
             return values.encode(value, what=what, bytes_max=self._options.payload_bytes_max)
         except Refused as refused:
             if refused.code == "payload_too_large":
-                raise
-            raise Refused(refused.message, code="bad_payload", hint=refused.hint) from None
+                hint = "Keep what is large elsewhere, and send a reference."
+                raise Refused(refused.message, code=refused.code, hint=hint, **refused.details) from None
+            raise Refused(refused.message, code="bad_payload", hint=refused.hint, **refused.details) from None
 
     async def _pinned_commit(self, key: Key, workflow: str, channel: str, commit: str | None, *, is_new: bool) -> str:
         """The commit to pin: that of the existing instance, else the one asked for. Checks that it has `workflow`."""
