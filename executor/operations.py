@@ -135,8 +135,11 @@ class SendEvent(Arguments, frozen=True):
 
 
 class ReadJournal(Arguments, frozen=True):
+    """`wait_s`: wait for an entry after `after`."""
+
     after: Position = 0
     limit: Limit = 1000
+    wait_s: Wait = 0.0
 
 
 class ReadLogs(Arguments, frozen=True):

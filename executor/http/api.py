@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,7 +17,7 @@ from executor.config import Config
 from executor.core.errors import Refused, Unavailable
 from executor.http import bodies, openapi, streams
 from executor.operations import API_PREFIX, OPERATIONS, Arguments, Operation, ResultView
-from executor.views import FINAL_STATES
+from executor.views import FINAL_STATES, JournalItem, LogLine, Status
 
 if TYPE_CHECKING:
     from executor.service import Caller, Service
@@ -26,7 +27,6 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 BATCH_BYTES_MAX = 32 * 1024 * 1024
 KEEP_ALIVE_S = 15.0
 """Shorter than the usual 30 to 60 s after which proxies give up a silent connection."""
-JOURNAL_POLL_S = 0.25
 JSON_OVERHEAD = 2
 """A payload of so many bytes may take twice that as JSON (escapes, base64), plus its envelope."""
 
@@ -164,45 +164,49 @@ async def _log_events(
     service: Service, caller: Caller, tenant: str, instance: str, after: int
 ) -> AsyncGenerator[bytes, None]:
     """`log` events whose ids are cursors, then `end` once the instance has ended and all is told."""
-    await service.status(caller, tenant, instance)
-    yield streams.KEEP_ALIVE
-    while True:
-        lines = await service.logs(caller, tenant, instance, after=after, limit=1000, wait_s=KEEP_ALIVE_S)
-        for line in lines:
-            after = line.cursor
-            yield streams.event(wire.encode(line), name="log", id=line.cursor)
-        if lines:
-            continue
-        status = await service.status(caller, tenant, instance)
-        if status.state not in FINAL_STATES:
-            yield streams.KEEP_ALIVE
-        elif not await service.logs(caller, tenant, instance, after=after, limit=1):
-            yield streams.event(wire.encode(status), name="end")
-            return
+
+    async def lines(after: int, wait_s: float) -> list[tuple[int, LogLine]]:
+        found = await service.logs(caller, tenant, instance, after=after, limit=1000, wait_s=wait_s)
+        return [(line.cursor, line) for line in found]
+
+    async with aclosing(_events("log", lines, lambda: service.status(caller, tenant, instance), after)) as events:
+        async for item in events:
+            yield item
 
 
 async def _journal_events(
     service: Service, caller: Caller, tenant: str, instance: str, after: int
 ) -> AsyncGenerator[bytes, None]:
     """`entry` events whose ids are sequence numbers, then `end` once the instance has ended and all is told."""
-    await service.status(caller, tenant, instance)
+
+    async def entries(after: int, wait_s: float) -> list[tuple[int, JournalItem]]:
+        found = await service.journal(caller, tenant, instance, after=after, limit=1000, wait_s=wait_s)
+        return [(item.sequence, item) for item in found]
+
+    async with aclosing(_events("entry", entries, lambda: service.status(caller, tenant, instance), after)) as events:
+        async for item in events:
+            yield item
+
+
+async def _events(
+    name: str,
+    read: Callable[[int, float], Awaitable[Sequence[tuple[int, LogLine | JournalItem]]]],
+    status: Callable[[], Awaitable[Status]],
+    after: int,
+) -> AsyncGenerator[bytes, None]:
+    """What `read(after, wait_s)` gives, until the instance has ended and nothing is left."""
+    await status()
     yield streams.KEEP_ALIVE
-    quiet_s = 0.0
     while True:
-        items = await service.journal(caller, tenant, instance, after=after, limit=1000)
-        for item in items:
-            after = item.sequence
-            yield streams.event(wire.encode(item), name="entry", id=item.sequence)
+        items = await read(after, KEEP_ALIVE_S)
+        for position, item in items:
+            after = position
+            yield streams.event(wire.encode(item), name=name, id=position)
         if items:
-            quiet_s = 0.0
             continue
-        status = await service.status(caller, tenant, instance)
-        if status.state in FINAL_STATES and status.sequence <= after:
-            yield streams.event(wire.encode(status), name="end")
-            return
-        # The journal has no way to wait yet; a look at one row each quarter of a second costs microseconds.
-        await trio.sleep(JOURNAL_POLL_S)
-        quiet_s += JOURNAL_POLL_S
-        if quiet_s >= KEEP_ALIVE_S:
-            quiet_s = 0.0
+        now = await status()
+        if now.state not in FINAL_STATES:
             yield streams.KEEP_ALIVE
+        elif not await read(after, 0):
+            yield streams.event(wire.encode(now), name="end")
+            return

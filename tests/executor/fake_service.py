@@ -522,9 +522,13 @@ class FakeService:
         return InstancePage(items=views, next=str(rows[limit - 1].number) if len(rows) > limit else None)
 
     async def journal(
-        self, caller: Caller, tenant: str, id: str, *, after: int = 0, limit: int = 1000
+        self, caller: Caller, tenant: str, id: str, *, after: int = 0, limit: int = 1000, wait_s: float = 0
     ) -> list[JournalItem]:
-        return self._instance(caller, tenant, id).journal[after : after + limit]
+        found = self._instance(caller, tenant, id)
+        with trio.move_on_after(wait_s):
+            while len(found.journal) <= after and not found.is_final:
+                await found.changed.wait()
+        return found.journal[after : after + limit]
 
     async def logs(
         self, caller: Caller, tenant: str, id: str, *, after: int = 0, limit: int = 1000, wait_s: float = 0
