@@ -50,6 +50,9 @@ from facets import facet as facets
 MESSAGE_WEIGHT_MAX = 6 * 1024 * 1024
 """Frames are gathered up to about this size; a message may hold FRAME_BYTES_MAX."""
 RECEIVE_BYTES = 256 * 1024
+NO_THREAD_LEFT_GRACE_S = 1.0
+"""Time for the failures of the attempts to be sent, and for a thread to come back after all."""
+EXIT_NO_THREAD_LEFT = 75
 
 
 class Child:
@@ -305,6 +308,7 @@ def main(
     child = Child(loop, pool, bundle, child_limits or ChildLimits(), channel.send, channel.wait)
     channel.on_frames = child.handle
     channel.send([Ready(sorted(bundle.workflows))])
+    child.steps.on_no_thread_left = lambda: loop.call_later(NO_THREAD_LEFT_GRACE_S, _end_without_threads, child)
     loop.set_default_executor(LoopExecutor(pool).as_executor())
     loop.set_exception_handler(_report)
     asyncio.set_event_loop(loop)
@@ -313,6 +317,13 @@ def main(
             loop.run_forever()
         except (SystemExit, KeyboardInterrupt):  # tenant code in a callback of its own: not a reason to end
             continue
+
+
+def _end_without_threads(child: Child) -> None:
+    if child.steps.has_thread_left:
+        return
+    sys.stderr.write("every step thread executes an attempt that timed out or was cancelled and does not end\n")
+    os._exit(EXIT_NO_THREAD_LEFT)
 
 
 def _say_and_exit(control: socket.socket, frame: FromSandbox) -> NoReturn:

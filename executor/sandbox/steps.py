@@ -19,7 +19,7 @@ from collections.abc import Callable, Container, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from executor.core import values
 from executor.core.commands import RetryPolicy, StepDone, StepError
@@ -80,6 +80,7 @@ class Attempt:
         self._started_at_ms = 0
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._thread_state: Literal["", "executing", "abandoned", "returned"] = ""
 
     # --- what tenant code reaches through the context
 
@@ -97,21 +98,28 @@ class Attempt:
     def start(self) -> None:
         """Begin to execute; the outcome goes to the owner, never from within this call."""
         self.is_started = True
-        self._started_at_ms = time.time_ns() // 1_000_000
         call = self.call
-        loop = self._steps.loop
-        timeout_ms = call.options.timeout_ms
-        if timeout_ms is not None:
-            self.deadline = datetime.fromtimestamp((self._started_at_ms + timeout_ms) / 1000, UTC)
-            self._timer = loop.call_later(timeout_ms / 1000, self._timed_out)
         scope = self._output = output.Scope(self.owner.recorder, call.path, self.attempt)
         context = call.context.copy()
         context.run(current_attempt.set, self)
         context.run(output.current_source.set, scope)
         if _is_async(call.function):
-            self._task = loop.create_task(self._run_async(), context=context)
+            self._set_deadline()
+            self._arm_timer()
+            self._task = self._steps.loop.create_task(self._run_async(), context=context)
         else:
             self._steps.pool.submit(functools.partial(context.run, self._run_in_thread))
+
+    def _set_deadline(self) -> None:
+        self._started_at_ms = time.time_ns() // 1_000_000
+        timeout_ms = self.call.options.timeout_ms
+        if timeout_ms is not None:
+            self.deadline = datetime.fromtimestamp((self._started_at_ms + timeout_ms) / 1000, UTC)
+
+    def _arm_timer(self) -> None:
+        timeout_ms = self.call.options.timeout_ms
+        if timeout_ms is not None and not self.is_over:
+            self._timer = self._steps.loop.call_later(timeout_ms / 1000, self._timed_out)
 
     def cancel(self) -> None:
         """Give it up: nothing is reported, its facet writes are rolled back."""
@@ -131,6 +139,10 @@ class Attempt:
         call = self.call
         if self.is_over:
             return
+        self._thread_state = "executing"
+        self._set_deadline()  # the time in the queue before a thread was free is not the attempt's
+        if call.options.timeout_ms is not None:
+            self._steps.call_on_loop(self._arm_timer)
         try:
             result = call.function(*call.args, **call.kwargs)
         except BaseException as error:  # tenant code
@@ -140,7 +152,13 @@ class Attempt:
                 report = functools.partial(self._go_on_async, result, contextvars.copy_context())
             else:
                 report = functools.partial(self._succeeded, result)
-        self._steps.call_on_loop(report)
+        self._steps.call_on_loop(functools.partial(self._thread_returned, report))
+
+    def _thread_returned(self, report: Callable[[], None]) -> None:
+        if self._thread_state == "abandoned":
+            self._steps.abandoned_thread(-1)
+        self._thread_state = "returned"
+        report()
 
     def _go_on_async(self, awaitable: Any, context: contextvars.Context) -> None:
         async def finish() -> None:
@@ -200,6 +218,9 @@ class Attempt:
             self._timer.cancel()
         if self._output is not None:
             self._output.close()
+        if self._thread_state == "executing":
+            self._thread_state = "abandoned"
+            self._steps.abandoned_thread(+1)
         if self._task is not None and not self._task.done() and self._task is not _current_task(self._steps.loop):
             self._task.cancel()
         self._steps.ended(self)
@@ -217,6 +238,8 @@ class Steps:
         self.limits = limits
         self._executing: set[Attempt] = set()
         self._queued: deque[Attempt] = deque()
+        self._abandoned = 0
+        self.on_no_thread_left: Callable[[], object] = lambda: None
 
     def begin(self, owner: Owner, call: StepCall, number: int) -> Attempt:
         """Execute an attempt now, or when there is room."""
@@ -227,6 +250,17 @@ class Steps:
         else:
             self._queued.append(attempt)
         return attempt
+
+    def abandoned_thread(self, change: int) -> None:
+        """Count threads that execute what nobody waits for. They cannot be stopped; with all of them so, the process
+        is of no use for sync steps any more: `on_no_thread_left` ends it, and its instances go on in another."""
+        self._abandoned += change
+        if self._abandoned >= self.pool.count:
+            self.on_no_thread_left()
+
+    @property
+    def has_thread_left(self) -> bool:
+        return self._abandoned < self.pool.count
 
     def ended(self, attempt: Attempt) -> None:
         """Make room. An attempt that never started is found over when its turn comes."""

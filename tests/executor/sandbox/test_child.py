@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from executor.core.commands import Complete, StepDone, StepError
+from executor.sandbox.child_limits import ChildLimits
 from executor.sandbox.protocol import Activate, Attempt, Drop, Entries, Ping, Quiesce
 from tests.executor.fake_executor import COMMIT, BootError, Story, in_process, subprocess_
 from tests.executor.sandbox.test_run import job
@@ -265,3 +266,35 @@ def test_large_results_are_split_over_messages() -> None:
             return await executor.play(Story("Job"), chunk=1)
 
     assert asyncio.run(main()).result == 16
+
+
+def test_time_in_the_queue_for_a_thread_is_not_the_attempts() -> None:
+    source = job(
+        'return sum(await asyncio.gather(*(step.options(timeout=0.2, retry=Retry(limit=0)).do("s", slow) for n in range(6))))',
+        "import time\ndef slow():\n    time.sleep(0.06)\n    return 1",
+    )
+    limits = ChildLimits(step_threads=1)
+    assert in_child(source, lambda executor: executor.play(Story("Job")), limits=limits).result == 6
+
+
+def test_process_whose_threads_are_all_stuck_says_so() -> None:
+    source = job(
+        'try:\n    await step.options(timeout="20 ms", retry=Retry(limit=0)).do("stuck", gate.wait)\n'
+        'except StepTimeout:\n    pass\nawait step.wait_for_event("w", type="t")',
+        "import threading\ngate = threading.Event()",
+    )
+
+    async def main(executor) -> None:
+        import sys
+
+        told = []
+        steps = executor.link.child.steps
+        steps.on_no_thread_left = lambda: told.append(True)
+        await executor.play(Story("Job"), entries_max=3)
+        assert told == [True]
+        assert not steps.has_thread_left
+        sys.modules["workflows"].gate.set()
+        while not steps.has_thread_left:
+            await asyncio.sleep(0)
+
+    in_child(source, main, limits=ChildLimits(step_threads=1))
