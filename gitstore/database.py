@@ -47,8 +47,12 @@ class MirrorContent:
 class Database:
     """All rows of one store. Thread-safe; what returns has been committed and is on disk."""
 
-    def __init__(self, path: Path, limits: Limits, now_ms: Callable[[], int]) -> None:
-        """Open or make the file. Raises Refused (foreign or newer file), Corrupt, Unavailable."""
+    def __init__(self, path: Path, limits: Limits, now_ms: Callable[[], int], *, deploy_pin: str | None = None) -> None:
+        """Open or make the file. `deploy_pin`: see `GitStore.open`.
+
+        Raises Refused (foreign or newer file), Corrupt, Unavailable.
+        """
+        self.deploy_pin = deploy_pin
         self.connections = Connections(path)
         self._limits = limits
         self._now_ms = now_ms
@@ -192,6 +196,8 @@ class Database:
             if is_accepted:
                 for commit in pins:
                     self._add_pin(connection, tenant_id, commit, PUSH_PIN_REASON, now_ms)
+                if row is not None and self.deploy_pin is not None:
+                    self._add_pin(connection, tenant_id, row.commit, self.deploy_pin, now_ms)
             bump_refs_version(connection, tenant_id)
         return PushCommitted(tuple(outcomes), row, move, pinned)
 

@@ -51,11 +51,17 @@ class GitStore:
 
     @classmethod
     def open(
-        cls, path: str | Path, *, limits: Limits | None = None, now_ms: Callable[[], int] = _wall_clock_ms
+        cls,
+        path: str | Path,
+        *,
+        limits: Limits | None = None,
+        now_ms: Callable[[], int] = _wall_clock_ms,
+        deploy_pin: str | None = None,
     ) -> GitStore:
         """Open the store in the folder `path`, made if missing, and put right what a crash left half done.
 
-        `limits` None: the defaults. Raises Conflict `data_in_use` (one process at a time), Refused `schema_too_new` or
+        `limits` None: the defaults. `deploy_pin`: a reason for which every deployed commit is pinned in the transaction
+        of its deployment, so that whoever begins work on it later finds it pinned already. Raises Conflict `data_in_use` (one process at a time), Refused `schema_too_new` or
         `foreign_file`, Corrupt, Unavailable.
         """
         root = Path(path).absolute()
@@ -67,7 +73,8 @@ class GitStore:
             raise Unavailable(f"The folder {root} cannot be used: {error}.", code="storage_failed") from error
         owner = Owner(root)
         try:
-            parts = Parts(root, Database(database_path(root), limits, now_ms), limits, now_ms)
+            database = Database(database_path(root), limits, now_ms, deploy_pin=deploy_pin)
+            parts = Parts(root, database, limits, now_ms)
             try:
                 maintenance.sweep(parts)
                 mirror.heal(parts)

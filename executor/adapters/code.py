@@ -81,7 +81,9 @@ class GitCodeSource:
     @translated
     def open(cls, path: Path, *, pack_bytes_max: int) -> GitCodeSource:
         """Raises Refused (`data_in_use`, `schema_too_new`), Corrupt."""
-        return cls(gitstore.GitStore.open(path, limits=gitstore.Limits(pack_bytes_max=pack_bytes_max)))
+        limits = gitstore.Limits(pack_bytes_max=pack_bytes_max)
+        # Pinned with the deployment: the first start on a version then needs no write in the code store.
+        return cls(gitstore.GitStore.open(path, limits=limits, deploy_pin=INSTANCES_REASON))
 
     # --- tenants and tokens
 

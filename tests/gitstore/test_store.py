@@ -180,3 +180,13 @@ def test_gitstore_imports_no_event_loop_and_no_other_package_of_the_project() ->
 def test_a_library_stays_where_it_is_used(library: str, owners: set[str]) -> None:
     using = {path.stem for path in (ROOT / "gitstore").glob("*.py") if f"import {library}" in path.read_text()}
     assert using == owners
+
+
+def test_deployed_commits_are_pinned_at_once_where_the_store_was_opened_so(tmp_path: Path) -> None:
+    with GitStore.open(tmp_path / "store", deploy_pin="work") as store:
+        store.create_tenant("acme")
+        source = (
+            b"from executor.workflow import Workflow\nclass W(Workflow):\n    async def run(self, event, step): ...\n"
+        )
+        deployed = store.commit_files("acme", {"workflows.py": source}, message="first", who="kim")
+        assert [(pin.commit, pin.reason) for pin in store.pins("acme")] == [(deployed.commit, "work")]
