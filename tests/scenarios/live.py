@@ -255,6 +255,7 @@ def wait_status(run: Any, is_there: Callable[[Status], bool], timeout_s: float =
         status: Status = run.status()
         if is_there(status):
             return status
+        assert not status.is_final, status
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s; it is: {status}"
         time.sleep(0.01)
 
