@@ -265,11 +265,20 @@ class World:
 
     def start(self, tenant: str, instance: str, workflow: str, payload: Any, **where: Any) -> str:
         """Start it, again if need be; its commit."""
-        expected = self.instances.setdefault((tenant, instance), Expected(workflow, payload))
+        self.expect(tenant, instance, workflow, payload)
         status = self.alive.call("start", tenant, workflow, payload, id=instance, **where)
-        assert expected.commit in ("", status.commit), f"{instance} was moved to another commit"
-        expected.commit = status.commit
+        self.acknowledge_start((tenant, instance), status)
         return str(status.commit)
+
+    def expect(self, tenant: str, instance: str, workflow: str, payload: Any) -> Expected:
+        """It is about to be started."""
+        return self.instances.setdefault((tenant, instance), Expected(workflow, payload))
+
+    def acknowledge_start(self, key: Key, status: Any) -> None:
+        """Its start was answered with this status."""
+        expected = self.instances[key]
+        assert expected.commit in ("", status.commit), f"{key[1]} was moved to another commit"
+        expected.commit = status.commit
 
     def send_event(self, tenant: str, instance: str, type: str, payload: Any, event_id: str) -> None:
         """Send it, again if need be."""
