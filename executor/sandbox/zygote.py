@@ -162,6 +162,12 @@ def _entry(
     return getattr(module, "before_seccomp", lambda _limits: None), getattr(module, function)
 
 
+def _prepare_once(entry: str) -> None:
+    """Let the entry's module make here, once, what all children share, if it has a `before_fork()`."""
+    module = importlib.import_module(entry.partition(":")[0])
+    getattr(module, "before_fork", lambda: None)()
+
+
 def _warm(names: list[str]) -> list[str]:
     missing: list[str] = []
     for name in names:
@@ -184,6 +190,7 @@ def main(control_fd: int) -> None:
     try:
         missing = _warm([*WARM, *config["warm"]])
         zygote = Zygote(control, config, program)
+        _prepare_once(config["entry"])
     except Exception:  # reported to the host, which must know why its sandboxes cannot start
         control.send(json.dumps({"broken": traceback.format_exc()}).encode()[:PACKET_BYTES_MAX])
         return
