@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,10 @@ class Server:
                 start_new_session=True,
             )
         assert self._process.stdout is not None
+        too_long = threading.Timer(START_TIMEOUT_S, self._process.kill)
+        too_long.start()
         found = _ADDRESS.search(self._process.stdout.readline())
+        too_long.cancel()
         if found is None:
             self.close()
             raise Stopped(f"the server did not start:\n{self.last_words()}")
