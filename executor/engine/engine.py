@@ -75,6 +75,8 @@ class Engine:
         self._residents: dict[Key, Resident] = {}
         self._loading: dict[Key, trio.Event] = {}
         self._deleting: set[str] = set()
+        self._beginning: set[Key] = set()
+        """Instances whose last commit was refused and that begin again after a pause."""
         self._nursery: trio.Nursery | None = None
         self.is_stopping = False
 
@@ -371,22 +373,35 @@ class Engine:
         self.runner.drop(resident)
         self._forget(resident)
         self.watchers.changed(resident.key)
-        if resident.durable and self._nursery is not None:
+        if resident.durable and self._nursery is not None and resident.key not in self._beginning:
+            self._beginning.add(resident.key)
             self._nursery.start_soon(self._begin_again, resident.key, error)
 
     async def _begin_again(self, key: Key, error: PerdureError) -> None:
-        if isinstance(error, Unavailable):
-            await trio.sleep(FULL_DISK_PAUSE_S)
-            self.queue.put(key)
-            return
-        # What the run asked for breaks a limit of the store, and would again: a person has to look.
-        async with self.hold(key) as resident:
-            held = Held(self.clock.now_ms(), "limit_exceeded", error.message, None, None)
-            await self._commit_and_wait(resident, (held,))
+        try:
+            if isinstance(error, Unavailable):
+                await trio.sleep(FULL_DISK_PAUSE_S)
+            self._beginning.discard(key)
+            async with self.hold(key) as resident:
+                if isinstance(error, Unavailable):
+                    # Nothing may execute before there is room for its result: the row, as it is, tries it out.
+                    await self._commit_and_wait(resident, (), row_alone=True)
+                else:
+                    # What the run asked for breaks a limit of the store, and would again: a person has to look.
+                    held = Held(self.clock.now_ms(), "limit_exceeded", error.message, None, None)
+                    await self._commit_and_wait(resident, (held,))
+        except NotFound:
+            return  # Deleted meanwhile.
+        except Unavailable:
+            return  # Refused again: that began another pause.
+        except Corrupt as corrupt:
+            await self.hold_corrupt(key, corrupt)
 
-    async def _commit_and_wait(self, resident: Resident, entries: Sequence[AnyEntry]) -> None:
-        """Durable on return. No entries: what is under way already is durable on return."""
-        if not entries:
+    async def _commit_and_wait(
+        self, resident: Resident, entries: Sequence[AnyEntry], *, row_alone: bool = False
+    ) -> None:
+        """Durable on return. No entries: what is under way already is, and with `row_alone` the row."""
+        if not entries and not row_alone:
             await self._until_durable(resident, resident.instance.sequence)
             return
         durable = trio.Event()
@@ -421,8 +436,13 @@ class Engine:
         async with trio.open_nursery() as nursery:
             for row in rows:
                 nursery.start_soon(self._wake_row, (row.tenant, row.instance), limiter)
+        if any((row.tenant, row.instance) in self._beginning for row in rows):
+            # The disk is full: they are still due, and would be asked for again at once.
+            await trio.sleep(FULL_DISK_PAUSE_S)
 
     async def _wake_row(self, key: Key, limiter: trio.CapacityLimiter) -> None:
+        if key in self._beginning:
+            return
         try:
             async with limiter, self.hold(key) as resident:
                 # The store may be behind a commit that is under way: let it catch up before asking it again.

@@ -5,8 +5,8 @@ import threading
 import trio
 import trio.testing
 
-from executor.core.commands import Cancel, Complete, RetryPolicy, StepDone, StepError
-from executor.core.entries import AttemptFailed, Cancelled, StepSucceeded
+from executor.core.commands import Cancel, Complete, RetryPolicy, Sleep, StepDone, StepError
+from executor.core.entries import AttemptFailed, Cancelled, SleepEnded, StepSucceeded
 from executor.core.errors import Unavailable
 from executor.core.failure import ErrorFact
 from executor.engine.committer import Committer
@@ -168,3 +168,101 @@ async def test_run_that_gave_up_a_retry_while_it_was_asked_for_comes_to_rest(tmp
             await w.until(KEY, "waiting")
             await w.until_gone(KEY)
         assert w.kinds(KEY) == ["Started", "AttemptFailed", "Cancelled"]
+
+
+class FullStore:
+    """A state store on a disk that is full until it is told otherwise."""
+
+    def __init__(self, store):
+        self._store = store
+        self.is_full = True
+        self.refused = 0
+
+    def append(self, records):
+        if self.is_full:
+            self.refused += 1
+            raise Unavailable("no room", code="storage_full")
+        self._store.append(records)
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+
+def activations(host):
+    return [frame for frame in host.log if isinstance(frame, Activate)]
+
+
+async def test_while_the_disk_is_full_no_step_is_executed_again_and_again(tmp_path, monkeypatch):
+    """Its result could not be kept: first it must be known that there is room."""
+    monkeypatch.setattr("executor.engine.engine.FULL_DISK_PAUSE_S", 0.02)
+    host = ScriptedHost()
+    host.scripts["One"] = one_step
+    async with world(tmp_path, host=host) as w:
+        full = FullStore(w.store)
+        w.engine.committer._store = w.store
+        with trio.fail_after(5):
+            host.scripts["One"] = executes_for_ever
+            await w.engine.start(KEY, workflow="One", commit=COMMIT, payload=b"\xc0")
+            while not activations(host):
+                await trio.testing.wait_all_tasks_blocked(0.001)
+            host.scripts["One"] = one_step
+            w.engine.committer._store = full
+            sandbox = host.living[0]
+            (number,) = sandbox.runs
+            sandbox.say([Turn(number, 1, one_step([])[0], False)])
+            while full.refused < 4:
+                await trio.sleep(0.01)
+            assert len(activations(host)) == 1
+            full.is_full = False
+            assert await w.until_final(KEY) == "complete"
+        assert len(activations(host)) == 2
+        assert w.kinds(KEY) == ["Started", "StepSucceeded", "Completed"]
+
+
+def sleeps(seen):
+    if any(isinstance(entry, SleepEnded) for entry in seen):
+        return [Complete(b"\xc0")], False
+    return [Sleep("s#1", ASKED, "w.py:2", 60_000, None)], True
+
+
+async def test_timer_that_cannot_be_journaled_is_tried_at_a_measured_pace(tmp_path, monkeypatch):
+    monkeypatch.setattr("executor.engine.engine.FULL_DISK_PAUSE_S", 0.1)
+    host = ScriptedHost()
+    host.scripts["One"] = sleeps
+    async with world(tmp_path, host=host) as w:
+        await w.engine.start(KEY, workflow="One", commit=COMMIT, payload=b"\xc0")
+        with trio.fail_after(5):
+            await w.until(KEY, "waiting")
+            await w.until_gone(KEY)
+            full = w.engine.committer._store = FullStore(w.store)
+            w.clock.advance(60_000)
+            await trio.sleep(0.5)
+            assert 2 <= full.refused <= 20
+            full.is_full = False
+            assert await w.until_final(KEY) == "complete"
+        assert w.kinds(KEY) == ["Started", "SleepStarted", "SleepEnded", "Completed"]
+
+
+async def test_instance_deleted_while_the_disk_is_full_harms_nobody(tmp_path, monkeypatch):
+    """What begins again after the pause finds nothing, and the executor goes on."""
+    monkeypatch.setattr("executor.engine.engine.FULL_DISK_PAUSE_S", 0.05)
+    host = ScriptedHost()
+    host.scripts["One"] = executes_for_ever
+    async with world(tmp_path, host=host) as w:
+        await w.engine.start(KEY, workflow="One", commit=COMMIT, payload=b"\xc0")
+        with trio.fail_after(5):
+            while not activations(host):
+                await trio.testing.wait_all_tasks_blocked(0.001)
+            full = w.engine.committer._store = FullStore(w.store)
+            sandbox = host.living[0]
+            (number,) = sandbox.runs
+            sandbox.say([Turn(number, 1, one_step([])[0], False)])
+            while not full.refused:
+                await trio.testing.wait_all_tasks_blocked(0.001)
+            full.is_full = False
+            await w.engine.delete_tenant("acme")
+            await trio.sleep(0.1)
+            host.scripts["One"] = one_step
+            other = ("birch", "two")
+            await w.engine.start(other, workflow="One", commit=COMMIT, payload=b"\xc0")
+            assert await w.until_final(other) == "complete"
