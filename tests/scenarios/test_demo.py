@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tools.demo.claims import Claims
-from tools.demo.releases import NAMES, fetch, packed
+from tools.demo.releases import NAMES_PACKED, fetch, packed
 from tools.demo.screen import Screen
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,10 +43,10 @@ def test_without_a_network_it_packs_installed_packages_and_says_so(
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     fetched = fetch(tmp_path)
     assert fetched.origin.startswith("NOT source distributions: pip could not fetch them (")
-    assert len(fetched.releases) == len(NAMES)
+    assert len(fetched.releases) == len(NAMES_PACKED)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES_PACKED)
 def test_a_packed_release_is_that_of_an_installed_package(name: str) -> None:
     release = packed(name)
     assert release.modules

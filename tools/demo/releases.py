@@ -18,6 +18,8 @@ from tools.demo.claims import Stopped
 
 NAMES = ("mdurl", "typing_extensions", "packaging", "click")
 """Two small ones and two of some size; pure Python, with one small build backend, which pip needs to look at them."""
+NAMES_PACKED = ("mdurl", "typing_extensions", "rich", "trio")
+"""What stands in for them without pip: installed with Perdure, and again two small ones and two of some size."""
 BACKEND = "flit_core"
 PIP_TIMEOUT_S = 20
 CHUNK_BYTES = 200_000
@@ -59,17 +61,17 @@ class Fetched:
 
 
 def fetch(home: Path, *, use_pip: bool = True) -> Fetched:
-    """The releases of NAMES, in that order."""
+    """Four releases: two small ones, then two of some size."""
     if not use_pip:
         return Fetched(
-            [packed(name) for name in NAMES], "packed from the installed packages' files, as pip was not asked"
+            [packed(name) for name in NAMES_PACKED], "packed from the installed packages' files, as pip was not asked"
         )
     try:
         return Fetched(_by_pip(home), "source distributions, fetched by pip")
     except (OSError, subprocess.SubprocessError) as error:
         why = _reason(error)
         origin = f"NOT source distributions: pip could not fetch them ({why}), so installed packages' files were packed"
-        return Fetched([packed(name) for name in NAMES], origin)
+        return Fetched([packed(name) for name in NAMES_PACKED], origin)
 
 
 def _by_pip(home: Path) -> list[Release]:
