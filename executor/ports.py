@@ -102,11 +102,13 @@ class StateStore(Protocol):
     def journal(self, tenant: str, instance: str, *, after: int = 0, limit: int | None = None) -> list[bytes]: ...
     def image(self, tenant: str, instance: str) -> bytes:
         """The facet as of the last durable record, an ordinary SQLite file; b"": it has none."""
+        ...
 
     def due(self, now_ms: int, *, limit: int) -> list[StoredRow]: ...
     def next_wake_ms(self) -> int | None: ...
     def in_states(self, states: Collection[str], *, limit: int, after: int) -> list[StoredRow]:
         """Oldest first; `after`: `generation` of the last row of the page before."""
+        ...
 
     def page(
         self,
@@ -182,6 +184,7 @@ class Sandbox(Protocol):
 
     async def receive(self) -> list[FromSandbox]:
         """The next frames, at least one. Raises SandboxDied."""
+        ...
 
     def kill(self, reason: DeathReason = "killed", detail: str = "") -> None: ...
 
@@ -192,3 +195,4 @@ class SandboxHost(Protocol):
     async def open(self, spec: SandboxSpec) -> Sandbox:
         """A sandbox with the version's code imported. Raises SandboxFailed (the code raised while it was imported),
         SandboxDied (it ended before it was ready), Unavailable (`sandbox_unavailable`)."""
+        ...

@@ -61,8 +61,9 @@ class GitStore:
         """Open the store in the folder `path`, made if missing, and put right what a crash left half done.
 
         `limits` None: the defaults. `deploy_pin`: a reason for which every deployed commit is pinned in the transaction
-        of its deployment, so that whoever begins work on it later finds it pinned already. Raises Conflict `data_in_use` (one process at a time), Refused `schema_too_new` or
-        `foreign_file`, Corrupt, Unavailable.
+        of its deployment, so that whoever begins work on it later finds it pinned already.
+        Raises Conflict `data_in_use` (one process at a time), Refused `schema_too_new` or `foreign_file`, Corrupt,
+        Unavailable.
         """
         root = Path(path).absolute()
         limits = limits or Limits()

@@ -51,8 +51,8 @@ class Decided:
 NOTHING = Decided(())
 
 
-def on_command(instance: Instance, command: Command, *, seen: int, now_ms: int) -> Decided:
-    """The answer to one command of a run that has seen the entries up to `seen`. Raises Violation."""
+def on_command(instance: Instance, command: Command, *, now_ms: int) -> Decided:
+    """The answer to one command of a run. Raises Violation."""
     if instance.outcome is not None or instance.held is not None:
         # The instance ended while the command was under way (a terminate from outside): it is too late.
         return NOTHING
@@ -81,7 +81,7 @@ def on_command(instance: Instance, command: Command, *, seen: int, now_ms: int) 
             _check_new(instance, command)
             return Decided(_wait(instance, command, now_ms))
         case Cancel():
-            return Decided(_cancel(instance, command, seen, now_ms))
+            return Decided(_cancel(instance, command, now_ms))
         case Complete():
             if len(command.value) > VALUE_BYTES_MAX:
                 raise Violation(f"run() returned {len(command.value)} bytes")
@@ -201,16 +201,17 @@ def _wait(instance: Instance, command: Wait, now_ms: int) -> tuple[AnyEntry, ...
     return (started,)
 
 
-def _cancel(instance: Instance, command: Cancel, seen: int, now_ms: int) -> tuple[AnyEntry, ...]:
+def _cancel(instance: Instance, command: Cancel, now_ms: int) -> tuple[AnyEntry, ...]:
     path = command.path
     if path in instance.sleeps or path in instance.waits or path in instance.retries:
         return (Cancelled(now_ms, path),)
     consumed = instance.consumed.get(path)
-    if consumed is None or consumed[2] <= seen:
-        # It ended before the run gave it up, or it is a step that was executing: nothing to undo.
+    if consumed is None:
+        # A sleep that ended in the meantime, or a step that was executing: nothing to undo.
         return ()
-    # The wait took an event that the run never saw: give it back, to the next waiter if there is one.
-    event_type, event, _ = consumed
+    # A run gives up only waits whose event it never saw (the end may have come in the same batch as the entry that
+    # made it give up): give the event back, to the next waiter if there is one.
+    event_type, event = consumed
     for other, wait in instance.waits.items():
         if wait.type == event_type:
             return (Cancelled(now_ms, path), WaitEnded(now_ms, other, event))

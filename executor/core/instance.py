@@ -64,8 +64,8 @@ class Instance:
     settled: set[str] = field(default_factory=set)
     attempts: dict[str, int] = field(default_factory=dict)
     buffered: dict[str, deque[int]] = field(default_factory=dict)
-    consumed: dict[str, tuple[str, int, int]] = field(default_factory=dict)
-    """path of an ended wait -> (event type, event sequence, sequence of the WaitEnded)."""
+    consumed: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """path of an ended wait -> (event type, event sequence)."""
     event_ids: dict[str, bytes] = field(default_factory=dict)
     is_paused: bool = False
     held: Held | None = None
@@ -156,7 +156,7 @@ class Instance:
         self.settled.add(entry.path)
         if entry.event is not None:
             self.buffered[wait.type].remove(entry.event)
-            self.consumed[entry.path] = (wait.type, entry.event, self.sequence)
+            self.consumed[entry.path] = (wait.type, entry.event)
 
     def _cancel(self, path: str) -> None:
         self.sleeps.pop(path, None)
@@ -165,7 +165,7 @@ class Instance:
         self.settled.add(path)
         given_back = self.consumed.pop(path, None)
         if given_back is not None:
-            event_type, event, _ = given_back
+            event_type, event = given_back
             queue = self.buffered.setdefault(event_type, deque())
             # Back to its place in the order of arrival.
             self.buffered[event_type] = deque(sorted((*queue, event)))

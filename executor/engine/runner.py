@@ -301,7 +301,7 @@ class Runner:
             for index, command in enumerate(turn.commands):
                 if isinstance(command, StepDone | StepError | Cancel):
                     run.attempting.discard(command.path)
-                decided = decide.on_command(instance, command, seen=turn.seen, now_ms=now_ms)
+                decided = decide.on_command(instance, command, now_ms=now_ms)
                 if index == len(turn.commands) - 1:
                     self._note_idle(resident, run, turn, resolved_before)
                 if decided.delta:

@@ -11,7 +11,7 @@ answer to the journal, and once that is durable sends it (Entries). Replay and l
 
     executor                                            sandbox
       Activate(run, …, total=n) + Entries(run, 1, …)  →   import, replay n entries
-                                                      ←   Turn(run, seen=n, commands=[StepDone …], idle=False)
+                                                      ←   Turn(run, seen=n, commands=[StepDone …], idle=True)
       [append, fsync]
       Entries(run, n+1, [StepSucceeded])              →   the step's future resolves, run() goes on
                                                       ←   Turn(run, seen=n+1, commands=[Sleep …], idle=True)

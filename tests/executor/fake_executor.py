@@ -251,12 +251,12 @@ class FakeExecutor:
             raise turn
         return turn
 
-    async def until_idle(self, run: int) -> list[tuple[Command, int]]:
-        """The commands up to the next idle Turn, each with the entries that the run had seen."""
-        commands: list[tuple[Command, int]] = []
+    async def until_idle(self, run: int) -> list[Command]:
+        """The commands up to the next idle Turn."""
+        commands: list[Command] = []
         while True:
             turn = await self.turn(run)
-            commands += [(command, turn.seen) for command in turn.commands]
+            commands += turn.commands
             if turn.idle and self._inboxes[run].empty():
                 return commands
 
@@ -292,11 +292,11 @@ class FakeExecutor:
             while True:
                 commands = await self.until_idle(run)
                 first = len(story.stored) + 1
-                for command, seen in commands:
+                for command in commands:
                     if isinstance(command, StepDone):
                         ready[command.path] = command
                     else:
-                        self._append(story, command, seen)
+                        self._append(story, command)
                 due_retry = None
                 if len(story.stored) < first and story.instance.outcome is None and story.held is None:
                     due_retry = self._choose(story, ready)
@@ -315,8 +315,8 @@ class FakeExecutor:
         finally:
             self.drop(run)
 
-    def _append(self, story: Story, command: Command, seen: int) -> None:
-        decided = decide.on_command(story.instance, command, seen=seen, now_ms=story.now_ms)
+    def _append(self, story: Story, command: Command) -> None:
+        decided = decide.on_command(story.instance, command, now_ms=story.now_ms)
         story.append(*decided.entries, delta=decided.delta)
 
     def _choose(self, story: Story, ready: dict[str, StepDone]) -> str | None:
@@ -334,7 +334,7 @@ class FakeExecutor:
             return None
         _, kind, path = min(choices)
         if kind == "step":
-            self._append(story, ready.pop(path), len(story.stored))
+            self._append(story, ready.pop(path))
         elif kind == "event":
             type_, payload = story.events.pop(0)
             number = len(story.instance.event_ids)

@@ -26,8 +26,8 @@ async def replays(executor, story: Story) -> Story:
     run = executor.activate(again)
     commands = await executor.until_idle(run)
     executor.drop(run)
-    (last, _) = commands[-1]
-    assert [type(command).__name__ for command, _ in commands] == ["Complete"], commands
+    last = commands[-1]
+    assert [type(command).__name__ for command in commands] == ["Complete"], commands
     assert last.value == story.instance.outcome.value
     return again
 
@@ -112,7 +112,7 @@ def test_a_journal_with_an_entry_dropped_or_renamed_is_detected(data) -> None:
             run = executor.activate(mutated)
             commands = await executor.until_idle(run)
             executor.drop(run)
-            assert [type(command).__name__ for command, _ in commands] == ["Diverge"], (victim, commands)
+            assert [type(command).__name__ for command in commands] == ["Diverge"], (victim, commands)
 
     asyncio.run(main())
 
@@ -156,7 +156,7 @@ def verdicts() -> dict[str, bool]:
                 run = executor.activate(whole.prefix(len(whole.stored) - 1))
                 commands = await executor.until_idle(run)
                 executor.drop(run)
-                found[name] = any(type(command).__name__ == "Diverge" for command, _ in commands)
+                found[name] = any(type(command).__name__ == "Diverge" for command in commands)
         return found
 
     return asyncio.run(main())

@@ -1,7 +1,7 @@
 """What the benches share: an embedded platform in a temporary folder, CPU of all its processes, percentiles, printing.
 
-A bench answers one question: `run(**sizes) -> dict`, called by a test at small sizes and by `python -m tools.bench.NAME`
-at full ones. With `--json` the last line printed is one JSON object.
+A bench answers one question: `run(**sizes) -> dict`, called by a test at small sizes and by
+`python -m tools.bench.NAME` at full ones. With `--json` the last line printed is one JSON object.
 """
 
 from __future__ import annotations

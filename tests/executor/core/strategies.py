@@ -58,7 +58,7 @@ def actions(draw, instance, now_ms):
         return (Resumed(now_ms),) if instance.is_paused else (Paused(now_ms),)
     else:
         return decide.on_clock(instance, now_ms).entries
-    return decide.on_command(instance, command, seen=draw(st.integers(0, instance.sequence)), now_ms=now_ms).entries
+    return decide.on_command(instance, command, now_ms=now_ms).entries
 
 
 @st.composite
@@ -79,6 +79,6 @@ def journals(draw, min_size=1, max_actions=12):
         journal.append(entry)
     if draw(st.booleans()):
         end = draw(st.sampled_from([Complete(b"\xc0"), Fail(ErrorFact("ValueError", "no"))]))
-        for entry in decide.on_command(instance, end, seen=instance.sequence, now_ms=now_ms).entries:
+        for entry in decide.on_command(instance, end, now_ms=now_ms).entries:
             journal.append(entry)
     return journal

@@ -123,16 +123,16 @@ def test_retry_is_made_when_the_executor_says_so_and_not_before() -> None:
     async def main(executor) -> None:
         story = Story("Job").begin()
         run = executor.activate(story)
-        ((failed, seen),) = await executor.until_idle(run)
+        (failed,) = await executor.until_idle(run)
         assert isinstance(failed, StepError)
         assert (failed.retry.limit, failed.retry.delay_ms, failed.retry.backoff) == (5, 1000, "exponential")
         assert (failed.retry.max_delay_ms, failed.retry.jitter) == (3_600_000, 0.1)
-        executor._append(story, failed, seen)
+        executor._append(story, failed)
         executor.drop(run)
         run = executor.activate(story)  # replayed: the failed attempt is recorded, so nothing is tried
         assert await executor.until_idle(run) == []
         executor.link.send([Attempt(run, "flaky#1", 2), Attempt(run, "nothing#1", 1), Attempt(999, "flaky#1", 2)])
-        ((done, _),) = await executor.until_idle(run)
+        (done,) = await executor.until_idle(run)
         assert isinstance(done, StepDone)
         assert done.attempt == 2
         executor.drop(run)
