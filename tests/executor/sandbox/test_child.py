@@ -63,7 +63,7 @@ def test_turn_is_always_sent_after_the_recorded_journal() -> None:
         run = executor.activate(story)
         turn = await executor.turn(run)
         assert (turn.seen, len(turn.commands), turn.idle) == (1, 1, True)
-        executor._append(story, turn.commands[0], 1)
+        executor._append(story, turn.commands[0])
         executor.drop(run)
         run = executor.activate(story)
         turn = await executor.turn(run)
@@ -155,7 +155,7 @@ def test_quiesce_starts_nothing_new_and_reports_when_the_last_step_is_done() -> 
         run = executor.activate(story)
         turn = await executor.turn(run)
         first = len(story.stored) + 1
-        executor._append(story, turn.commands[0], 1)
+        executor._append(story, turn.commands[0])
         executor._choose(story, {})
         executor.quiesce(run)
         executor.deliver(run, story, first)
