@@ -24,8 +24,8 @@ from executor.core.replay import Divergence, Replay, TimedOut, asked
 
 VERDICT = (
     "Commit and journal are the same as then, so the code is not deterministic: run() decided differently on equal "
-    "facts (order of a set, a global variable, the environment, a file?). Move that into a step; then restart the "
-    "instance, migrate it to the mended version, or terminate it."
+    "facts (order of a set, a global variable, the environment, a file?). Resume the instance to try again, or "
+    "terminate it and start another on code where that is a step."
 )
 ASKED = asked("step", "a", 1)
 
