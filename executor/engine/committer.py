@@ -35,12 +35,17 @@ class Committer:
         self._pending: list[Unit] = []
         self._work = trio.Event()
         self._writing = trio.Lock()
-        self._is_over = False
+        self._in_flight: list[Unit] = []
+        self._failure: PerdureError | None = None
+        self.is_over = False
         self.batch_count = 0
         self.record_count = 0
 
     def submit(self, records: Sequence[Append], on_done: OnDone) -> None:
-        """Queue `records` as one unit: they become durable together or not at all."""
+        """Queue `records` as one unit: they become durable together or not at all. Once `run` is over, never."""
+        if self.is_over:
+            on_done(self._failure or Unavailable("the executor is stopping", code="shutting_down"))
+            return
         self._pending.append((records, on_done))
         self._work.set()
 
@@ -51,24 +56,33 @@ class Committer:
 
     async def drain(self) -> None:
         """Wait until everything submitted so far is written, or nothing more can be: `run` is over."""
-        while not self._is_over and (self._pending or self._writing.locked()):
+        while not self.is_over and (self._pending or self._writing.locked()):
             await trio.lowlevel.checkpoint()
             async with self._writing:
                 pass
 
     async def run(self) -> None:
-        """Write batches until cancelled. A batch that has begun is finished first."""
+        """Write batches until cancelled. A batch that has begun is finished first.
+
+        When a write fails for good, the error leaves here, and is told to all whose records were not written.
+        """
         try:
             while True:
                 await self._work.wait()
                 with trio.CancelScope(shield=True):
                     async with self._writing:
                         await self._write_batch()
+        except PerdureError as failure:
+            self._failure = failure
+            raise
         finally:
-            self._is_over = True
+            self.is_over = True
+            units, self._in_flight, self._pending = self._in_flight + self._pending, [], []
+            for _, on_done in units:
+                on_done(self._failure or Unavailable("the executor is stopping", code="shutting_down"))
 
     async def _write_batch(self) -> None:
-        units = self._take()
+        units = self._in_flight = self._take()
         records = [record for unit, _ in units for record in unit]
         if records:
             error: PerdureError | None = None
@@ -80,8 +94,10 @@ class Committer:
                 error = full
             except Refused as refused:
                 # One record breaks a limit of the store and nothing was written: do without its unit.
+                self._in_flight = []
                 self._set_aside(units, refused)
                 return
+            self._in_flight = []
             if error is not None:
                 units = units + self._withdraw({_key(record) for record in records})
             else:

@@ -125,11 +125,16 @@ class Engine:
 
     async def _stop(self) -> None:
         self.is_stopping = True
-        with trio.move_on_after(self.limits.stop_grace_s):
-            await self.runner.quiesce()
+        if not self.committer.is_over:
+            with trio.move_on_after(self.limits.stop_grace_s):
+                await self.runner.quiesce()
         self.runner.stop()
         await self.committer.drain()
-        await self.output.flush()
+        try:
+            await self.output.flush()
+        except PerdureError as error:
+            # Output is kept as well as can be: it must not hide why the executor stops.
+            log.warning("captured output was not written", extra={"error": str(error)})
 
     # --- use cases
 
@@ -373,6 +378,8 @@ class Engine:
         self.runner.drop(resident)
         self._forget(resident)
         self.watchers.changed(resident.key)
+        if self.committer.is_over:
+            return
         if resident.durable and self._nursery is not None and resident.key not in self._beginning:
             self._beginning.add(resident.key)
             self._nursery.start_soon(self._begin_again, resident.key, error)

@@ -7,12 +7,14 @@ from collections.abc import Callable
 
 import trio
 
+from executor.core.errors import Unavailable
 from executor.engine.resident import Key
 from executor.ports import OutputText, StateStore
 
 LINES_PENDING_MAX = 20_000
 """Beyond this, lines are dropped and counted: output must never grow the executor's memory without bound."""
 FLUSH_DELAY_S = 0.02
+FULL_DISK_PAUSE_S = 1.0
 
 
 class OutputBuffer:
@@ -32,14 +34,21 @@ class OutputBuffer:
         self._lines.append(line)
         self._filled.set()
 
-    async def flush(self) -> None:
-        """Write what is queued now, so that a reader sees it."""
+    async def flush(self) -> bool:
+        """Write what is queued now, so that a reader sees it. False: the disk is full, and it stays queued."""
         async with self._writing:
             lines, self._lines = self._lines, []
             if lines:
-                await trio.to_thread.run_sync(self._store.append_output, lines)
+                try:
+                    await trio.to_thread.run_sync(self._store.append_output, lines)
+                except Unavailable as full:
+                    if full.code != "storage_full":
+                        raise
+                    self._lines = lines + self._lines
+                    return False
                 for key in {(line.tenant, line.instance) for line in lines}:
                     self._on_written(key)
+            return True
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -48,4 +57,7 @@ class OutputBuffer:
             self._filled = trio.Event()
             await trio.sleep(FLUSH_DELAY_S)
             with trio.CancelScope(shield=True):
-                await self.flush()
+                is_written = await self.flush()
+            if not is_written:
+                self._filled.set()
+                await trio.sleep(FULL_DISK_PAUSE_S)

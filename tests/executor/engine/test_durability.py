@@ -2,15 +2,16 @@
 
 import threading
 
+import pytest
 import trio
 import trio.testing
 
 from executor.core.commands import Cancel, Complete, RetryPolicy, Sleep, StepDone, StepError
 from executor.core.entries import AttemptFailed, Cancelled, SleepEnded, StepSucceeded
-from executor.core.errors import Unavailable
+from executor.core.errors import Corrupt, Unavailable
 from executor.core.failure import ErrorFact
 from executor.engine.committer import Committer
-from executor.ports import Append, Row
+from executor.ports import Append, OutputText, Row
 from executor.sandbox.protocol import Activate, Quiesce, Turn
 from tests.executor.engine.world import COMMIT, ScriptedHost, ScriptedSandbox, world
 
@@ -266,3 +267,69 @@ async def test_instance_deleted_while_the_disk_is_full_harms_nobody(tmp_path, mo
             other = ("birch", "two")
             await w.engine.start(other, workflow="One", commit=COMMIT, payload=b"\xc0")
             assert await w.until_final(other) == "complete"
+
+
+class BrokenStore(FullStore):
+    """A state store whose disk fails, slowly: what is on it is unknown from then on."""
+
+    def append(self, records):
+        threading.Event().wait(0.05)
+        raise Corrupt("Writing log.db failed: the disk does not answer.", code="corrupt_store")
+
+
+async def test_failed_write_stops_the_executor_and_is_told_to_everybody_who_waits(tmp_path):
+    """Nobody is acknowledged, and nobody who waits for it keeps the executor from stopping."""
+    host = ScriptedHost()
+    host.scripts["One"] = executes_for_ever
+    told = []
+
+    async def start(w, name):
+        try:
+            await w.engine.start(("acme", name), workflow="One", commit=COMMIT, payload=b"\xc0")
+        except Corrupt as error:
+            told.append((name, error.message))
+
+    with trio.fail_after(5):
+        with pytest.RaisesGroup(Corrupt, flatten_subgroups=True):
+            async with world(tmp_path, host=host) as w:
+                await w.engine.start(KEY, workflow="One", commit=COMMIT, payload=b"\xc0")
+                while not activations(host):
+                    await trio.testing.wait_all_tasks_blocked(0.001)
+                w.engine.committer._store = BrokenStore(w.store)
+                async with trio.open_nursery() as nursery:
+                    for name in ("two", "three", "four"):
+                        nursery.start_soon(start, w, name)
+                    await trio.sleep_forever()
+    message = "Writing log.db failed: the disk does not answer."
+    assert sorted(told) == [("four", message), ("three", message), ("two", message)]
+    async with world(tmp_path, host=ScriptedHost()) as w:
+        assert [row.instance for row in w.store.in_states({"queued", "running"}, limit=9, after=0)] == ["one"]
+
+
+class FullForOutput(FullStore):
+    def append_output(self, lines):
+        if self.is_full:
+            self.refused += 1
+            raise Unavailable("output.db cannot grow", code="storage_full")
+        self._store.append_output(lines)
+
+
+async def test_captured_output_waits_for_room_on_the_disk(tmp_path, monkeypatch):
+    """It neither stops the executor nor is lost, and reading what is there goes on."""
+    monkeypatch.setattr("executor.engine.output.FULL_DISK_PAUSE_S", 0.02)
+    host = ScriptedHost()
+    host.scripts["One"] = executes_for_ever
+    async with world(tmp_path, host=host) as w:
+        await w.engine.start(KEY, workflow="One", commit=COMMIT, payload=b"\xc0")
+        full = w.engine.output._store = FullForOutput(w.store)
+        with trio.fail_after(5):
+            for number in range(3):
+                w.engine.output.add(OutputText(*KEY, 1, number, 1, "stdout", "", "", 0, f"line {number}"))
+            while full.refused < 3:
+                await trio.sleep(0.01)
+            await w.engine.output.flush()
+            assert w.store.output(*KEY, after=0, limit=9) == []
+            full.is_full = False
+            while not (lines := w.store.output(*KEY, after=0, limit=9)):
+                await trio.sleep(0.01)
+        assert [line.text for line in lines] == ["line 0", "line 1", "line 2"]
