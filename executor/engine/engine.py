@@ -304,8 +304,13 @@ class Engine:
         delta: bytes | None = None,
         *,
         durable: trio.Event | None = None,
+        more_follow: bool = False,
     ) -> None:
-        """Apply `entries` and hand them to the committer; none: write the row alone. See the module's text."""
+        """Apply `entries` and hand them to the committer; none: write the row alone. See the module's text.
+
+        `more_follow`: another commit comes in this same moment, so the row may keep its last summary: making one costs
+        as much as there are waits, and a turn may bring thousands.
+        """
         instance = resident.instance
         before = instance.resolved_at
         encoded: list[bytes] = []
@@ -315,6 +320,8 @@ class Engine:
         if instance.resolved_at != before or instance.sequence == len(entries):
             resident.is_resting = False
         resident.stored.extend(encoded)
+        if not more_follow:
+            resident.summary = summary.encode(instance)
         row = self._row(resident)
         first = instance.sequence - len(encoded) + 1
         tenant, name = resident.key
@@ -336,7 +343,7 @@ class Engine:
             start.commit,
             start.at_ms,
             instance.updated_at_ms,
-            summary.encode(instance),
+            resident.summary,
         )
 
     def _committed(

@@ -44,6 +44,8 @@ class Resident:
     stored: list[bytes]
     durable: int
     is_resting: bool
+    summary: bytes = b""
+    """As the row has it."""
     run: Run | None = None
     is_queued: bool = False
     holds: int = 0

@@ -297,6 +297,7 @@ class Runner:
             return
         resolved_before = instance.resolved_at
         row_rests, resident.is_resting = resident.is_resting, False
+        row_is_behind = False
         try:
             for index, command in enumerate(turn.commands):
                 if isinstance(command, StepDone | StepError | Cancel):
@@ -307,14 +308,15 @@ class Runner:
                 if decided.delta:
                     self._engine.store.check_delta(decided.delta)
                 if decided.entries:
-                    self._engine.commit(resident, decided.entries, decided.delta)
+                    row_is_behind = index < len(turn.commands) - 1
+                    self._engine.commit(resident, decided.entries, decided.delta, more_follow=row_is_behind)
                     row_rests = resident.is_resting
         except (decide.Violation, Refused) as violation:
             self._sandboxes.condemn(warm, str(violation))
             return
         if not turn.commands:
             self._note_idle(resident, run, turn, resolved_before)
-        if resident.is_resting and not row_rests:
+        if row_is_behind or (resident.is_resting and not row_rests):
             # Nothing to journal, but the index must know that it rests, or a restart would activate it for nothing.
             self._engine.commit(resident, ())
         if not resident.is_resting:
