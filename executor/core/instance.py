@@ -63,6 +63,8 @@ class Instance:
     retries: dict[str, AttemptFailed] = field(default_factory=dict)
     settled: set[str] = field(default_factory=set)
     attempts: dict[str, int] = field(default_factory=dict)
+    retried: dict[str, int] = field(default_factory=dict)
+    """Those of `attempts` that tell something: more than one, or one that failed and will be tried again."""
     buffered: dict[str, deque[int]] = field(default_factory=dict)
     consumed: dict[str, tuple[str, int]] = field(default_factory=dict)
     """path of an ended wait -> (event type, event sequence)."""
@@ -122,10 +124,12 @@ class Instance:
             case StepSucceeded() | StepFailed():
                 self.retries.pop(entry.path, None)
                 self.attempts[entry.path] = entry.attempt
+                if entry.attempt > 1:
+                    self.retried[entry.path] = entry.attempt
                 self.settled.add(entry.path)
             case AttemptFailed():
                 self.retries[entry.path] = entry
-                self.attempts[entry.path] = entry.attempt
+                self.attempts[entry.path] = self.retried[entry.path] = entry.attempt
             case SleepStarted():
                 self.sleeps[entry.path] = entry.wake_at_ms
             case SleepEnded():
@@ -162,6 +166,8 @@ class Instance:
         self.sleeps.pop(path, None)
         self.waits.pop(path, None)
         self.retries.pop(path, None)
+        if self.retried.get(path) == 1:
+            del self.retried[path]
         self.settled.add(path)
         given_back = self.consumed.pop(path, None)
         if given_back is not None:

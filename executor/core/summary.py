@@ -44,7 +44,7 @@ _EMPTY = _encoder.encode(Summary())
 
 def encode(instance: Instance) -> bytes:
     """The summary of an instance as bytes."""
-    attempts = {path: count for path, count in instance.attempts.items() if count > 1 or path in instance.retries}
+    attempts = instance.retried
     error = _error(instance)
     waits = [] if instance.outcome is not None else _waits(instance)
     if not (waits or attempts or error):
