@@ -35,7 +35,7 @@ from executor.sandbox.protocol import (
     Quiesce,
     Turn,
 )
-from executor.sandbox.spec import SandboxDied, SandboxFailed
+from executor.sandbox.spec import DeathReason, SandboxDied, SandboxFailed
 
 if TYPE_CHECKING:
     from executor.engine.engine import Engine
@@ -142,7 +142,7 @@ class Runner:
                 self._not_loadable(resident, failed.error)
                 return
             except SandboxDied as died:
-                self._died(resident, died.reason)
+                self._died(resident, died.reason, died.detail)
                 return
             except Unavailable as error:
                 log.warning("no sandbox", extra={"tenant": key[0], "instance": key[1], "error": str(error)})
@@ -151,7 +151,7 @@ class Runner:
             try:
                 if resident.needs_run and resident.run is None and not self._is_quiescing:
                     if warm.is_dead:
-                        self._died(resident, "crashed")
+                        self._died(resident, "crashed", "it ended before the instance was begun")
                     else:
                         self._begin(resident, warm)
             finally:
@@ -368,16 +368,16 @@ class Runner:
         log.warning("sandbox died", extra={"tenant": warm.place[0], "commit": warm.place[1], "reason": died.reason})
         for run, resident in list(warm.runs.values()):
             self._leave(resident, run)
-            self._died(resident, died.reason)
+            self._died(resident, died.reason, died.detail)
 
-    def _died(self, resident: Resident, reason: str) -> None:
+    def _died(self, resident: Resident, reason: DeathReason, detail: str) -> None:
         sequence = resident.instance.sequence
         resident.deaths = resident.deaths + 1 if resident.died_at == sequence else 1
         resident.died_at = sequence
         if self._is_quiescing or not resident.needs_run:
             self._engine.settle(resident)
         elif resident.deaths >= self._engine.limits.deaths_max:
-            message = f"its sandbox died {resident.deaths} times at the same point, the last time: {reason}"
+            message = f"its sandbox died {resident.deaths} times at the same point, the last time: {reason}, {detail}"
             held = Held(self._engine.clock.now_ms(), "sandbox_killed", message, None, None)
             self._engine.commit(resident, (held,))
         else:

@@ -308,7 +308,7 @@ async def test_instance_that_keeps_killing_its_sandbox_is_held_and_its_neighbour
         await w.until(KEY, "held")
         held = w.journal(KEY)[-1]
         assert held.code == "sandbox_killed"
-        assert held.message == "its sandbox died 5 times at the same point, the last time: memory"
+        assert held.message == "its sandbox died 5 times at the same point, the last time: memory, scripted"
         await w.until(neighbour, "waiting")
         w.clock.advance(60_000)
         assert await w.until_final(neighbour) == "complete"
