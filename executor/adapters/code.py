@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Literal, ParamSpec, TypeVar
@@ -59,14 +60,27 @@ def public_error(error: gitstore.GitStoreError) -> PerdureError:
     return Corrupt(error.message, code="corrupt_store", hint=error.hint, **details)
 
 
+def disk_error(error: OSError) -> PerdureError:
+    """What the disk of the code store could not do. Nothing was made visible; the same call works again later."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Unavailable(
+            "the disk is full: nothing was deployed or changed",
+            code="storage_full",
+            hint="Free disk space and try again.",
+        )
+    return Unavailable(f"the code store cannot be worked on: {error}", code="busy", hint="Look at the disk.")
+
+
 def translated(method: Callable[P, R]) -> Callable[P, R]:
-    """Let no GitStoreError out of `method`."""
+    """Let no GitStoreError and no OSError out of `method`."""
 
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return method(*args, **kwargs)
         except gitstore.GitStoreError as error:
             raise public_error(error) from error
+        except OSError as error:
+            raise disk_error(error) from error
 
     return call
 
@@ -246,6 +260,8 @@ class GitCodeSource:
                 yield from self._store.upload_pack(tenant, body, protocol=protocol)
         except gitstore.GitStoreError as error:
             raise public_error(error) from error
+        except OSError as error:
+            raise disk_error(error) from error
 
     def backup(self, target: Path) -> None:
         """A consistent copy of rows and packs."""

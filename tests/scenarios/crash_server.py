@@ -42,7 +42,7 @@ import gitstore.mirror
 import gitstore.prepare
 from executor import main
 from executor.adapters.code import GitCodeSource
-from executor.adapters.state import FacetsStateStore
+from executor.adapters.state import FacetsStateStore, translated
 from executor.config import Config
 from executor.core import codec, entries
 from executor.core.errors import PerdureError
@@ -51,6 +51,7 @@ from executor.engine.output import OutputBuffer
 from executor.ports import Append
 from executor.sandbox.pool import SandboxHost
 from executor.service import ADMINISTRATOR, Service
+from tests.facets.faulty_vfs import FaultyVFS
 
 MARK = "@executes"
 ADMIN_TOKEN = "crash-server-admin-token"
@@ -133,9 +134,9 @@ class Points:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def wrap(points: Points, tell: Tell) -> None:
-    """Put the points around what the executor is made of, in this process."""
-    wrap_state(points, tell)
+def wrap(points: Points, tell: Tell, disk: FaultyVFS | None) -> None:
+    """Put the points around what the executor is made of, in this process; its state on `disk`, if there is one."""
+    wrap_state(points, tell, disk)
     wrap_log_and_fold(points)
     wrap_code(points)
     wrap_engine(points, tell)
@@ -159,12 +160,14 @@ def kinds(records: Sequence[Append]) -> list[str]:
     return list(dict.fromkeys(kind for kind in found if kind is not None))
 
 
-def wrap_state(points: Points, tell: Tell) -> None:
+def wrap_state(points: Points, tell: Tell, disk: FaultyVFS | None) -> None:
     class State(FacetsStateStore):
         @classmethod
+        @translated
         def open(cls, path: Path) -> FacetsStateStore:
             # Folds and trims all the time, so that every crash meets them.
-            return cls(facets.StateStore.open(path, limits=facets.Limits(fold_interval_ms=20, log_bytes_max=40_000)))
+            limits = facets.Limits(fold_interval_ms=20, log_bytes_max=40_000)
+            return cls(facets.StateStore.open(path, limits=limits, vfs=None if disk is None else disk.name))
 
         def append(self, records: Sequence[Append]) -> None:
             for kind in kinds(records):
@@ -173,6 +176,12 @@ def wrap_state(points: Points, tell: Tell) -> None:
             tell("journaled", facts(records))
             for kind in kinds(records):
                 points.reach(f"after the append of a {kind}")
+
+        def close(self) -> None:
+            if disk is not None:
+                # A file system's own error while SQLite closes a file is its to ignore; one raised in Python is not.
+                disk.failing_sync = None
+            super().close()
 
         def delete(self, tenant: str, instance: str) -> None:
             points.reach("deletion: before an instance is deleted")
@@ -328,8 +337,9 @@ def wrap_engine(points: Points, tell: Tell) -> None:
 class Serving:
     """Calls of the service by name, each in a task of its own; and a few questions of the tests."""
 
-    def __init__(self, receive: Callable[[], Any], tell: Tell, points: Points) -> None:
+    def __init__(self, receive: Callable[[], Any], tell: Tell, points: Points, disk: FaultyVFS | None) -> None:
         self._receive = receive
+        self._disk = disk
         self._tell = tell
         self._points = points
         self._hosts: list[SandboxHost] = []
@@ -362,6 +372,10 @@ class Serving:
                 value = self._processes()
             elif method == "push":
                 value = await self._push(service, *args)
+            elif method == "disk":
+                # Which fault it has from now on, and for which files.
+                assert self._disk is not None
+                value = setattr(self._disk, *args)
             elif method == "undo":
                 store = service._code._store  # type: ignore[attr-defined]  # no surface for it yet
                 value = await trio.to_thread.run_sync(lambda: store.undo(*args, who="test"))
@@ -384,15 +398,26 @@ class Serving:
 
 
 def serve(
-    data_dir: Path, receive: Callable[[], Any], tell: Tell, *, point: str = "", nth: int = 1, **settings: Any
+    data_dir: Path,
+    receive: Callable[[], Any],
+    tell: Tell,
+    *,
+    point: str = "",
+    nth: int = 1,
+    faulty: bool = False,
+    **settings: Any,
 ) -> int:
-    """Run until asked to stop (0), or until the executor fails (1). `receive`: the next request, None for the end."""
+    """Run until asked to stop (0), or until the executor fails (1). `receive`: the next request, None for the end.
+
+    `faulty`: the state is on a disk that gets faults on request (`tests.facets.faulty_vfs`).
+    """
+    disk = FaultyVFS() if faulty else None
     points = Points(tell)
     if point:
         points.arm(point, nth)
-    wrap(points, tell)
+    wrap(points, tell, disk)
     try:
-        trio.run(Serving(receive, tell, points).run, data_dir, settings)
+        trio.run(Serving(receive, tell, points, disk).run, data_dir, settings)
     except PerdureError as error:
         tell("failed", error.code, error.message)
         return 1
