@@ -56,6 +56,7 @@ async def running(config: Config) -> AsyncGenerator[Service]:
                 version=metadata.version("perdure"),
                 isolation_level=ISOLATION_LEVELS[isolation],
                 payload_bytes_max=config.payload_bytes_max,
+                kept_files=(config.data_dir / HASH_SEED_FILE,),
             )
             async with engine.running():
                 yield Service(engine, store, code, clock, options)

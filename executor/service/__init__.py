@@ -7,6 +7,7 @@ are views; errors are PerdureErrors with the codes of `core.errors`. Another ten
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from executor.core.errors import Conflict, Refused
@@ -52,6 +53,8 @@ class Service(Tenants, Versions, Instances):
         # so state first means that every commit an instance names is in the copy of the code.
         self._store.backup(target / "state")
         self._code.backup(target / "git")
+        for path in self._options.kept_files:
+            shutil.copy2(path, target / path.name)
 
     async def check(self, caller: Caller) -> list[str]:
         """Problems found in the stored state; []: none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import trio
@@ -33,12 +34,14 @@ ADMINISTRATOR = Caller("admin", None, "admin")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceOptions:
-    """`payload_bytes_max`: one payload or event, encoded. `isolation_level`: 0 (none) to 3."""
+    """`payload_bytes_max`: one payload or event, encoded. `isolation_level`: 0 (none) to 3. `kept_files`: small files
+    of the data directory that belong into a backup."""
 
     admin_token: str
     version: str
     isolation_level: int
     payload_bytes_max: int = 1024 * 1024
+    kept_files: tuple[Path, ...] = ()
 
 
 class Access:
