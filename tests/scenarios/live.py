@@ -67,8 +67,9 @@ class Told:
 class LiveServer:
     """One data directory and its server processes, one after the other, on one port."""
 
-    def __init__(self, home: Path, **settings: object) -> None:
+    def __init__(self, home: Path, *, program: str = "executor.cli", **settings: object) -> None:
         self.home = home
+        self._program = program
         self.data = home / "data"
         self.url = ""
         self.log = home / "server.log"
@@ -81,7 +82,7 @@ class LiveServer:
     def start(self) -> LiveServer:
         """Start it and return once it accepts connections."""
         port = self.url.rpartition(":")[2] or "0"
-        command = [sys.executable, "-m", "executor.cli", "serve", "--data", str(self.data), "--port", port]
+        command = [sys.executable, "-m", self._program, "serve", "--data", str(self.data), "--port", port]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
@@ -190,9 +191,9 @@ def run_cli(arguments: list[str], *, stdin: str = "") -> Told:
 
 
 @contextlib.contextmanager
-def serving(home: Path, **settings: object) -> Iterator[LiveServer]:
-    """A started server; killed at the end of the block."""
-    server = LiveServer(home, **settings)
+def serving(home: Path, *, program: str = "executor.cli", **settings: object) -> Iterator[LiveServer]:
+    """A started server; killed at the end of the block. `program`: the module to run in place of `perdure` itself."""
+    server = LiveServer(home, program=program, **settings)
     try:
         yield server.start()
     finally:
