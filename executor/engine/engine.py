@@ -172,8 +172,10 @@ class Engine:
         Raises NotFound, Conflict (`instance_finished`, `event_exists`).
         """
         async with self.hold(key) as resident:
-            check("send_event", self._state(resident), key[1])
             decided = decide.on_event(resident.instance, id=id, type=type, payload=payload, now_ms=self.clock.now_ms())
+            if decided.entries:
+                # A repeated one is known by its id even when the instance has ended on it.
+                check("send_event", self._state(resident), key[1])
             await self._commit_and_wait(resident, decided.entries)
             return bool(decided.entries)
 
