@@ -787,6 +787,22 @@ def test_the_same_event_again_counts_once_on_every_surface(worlds: Worlds) -> No
     assert worlds.snapshot() == before
 
 
+def test_an_event_sent_again_after_the_end_is_known_by_its_id(worlds: Worlds) -> None:
+    """The answer to the first may have been lost, and the instance have ended on it: the sender must learn that it
+    counted. A new event is refused as ever."""
+    for tenant in (worlds.embedded, worlds.remote):
+        run = tenant.start("Waiter", id="answered")
+        assert not run.send_event("go", 7, id="g1").is_duplicate
+        assert run.result(timeout=30) == 7
+        assert run.send_event("go", 7, id="g1").is_duplicate
+        assert _error(lambda: run.send_event("go", 8, id="g1")).code == "event_exists"
+        assert _error(lambda: run.send_event("go", 7, id="g2")).code == "instance_finished"
+    told = worlds.server.cli("instances", "send-event", "answered", "go", "7", "--event-id", "g1", "--tenant", "acme")
+    assert (told.code, told.out) == (0, "Event g1 was there already.\n")
+    for tenant in (worlds.embedded, worlds.remote):
+        tenant.instance("answered").delete()
+
+
 def test_one_bad_start_in_a_batch_refuses_that_one_only(worlds: Worlds) -> None:
     """A batch is not all or nothing: each request has its own outcome, told by its index."""
     for tenant in (worlds.embedded, worlds.remote):
