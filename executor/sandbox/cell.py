@@ -72,12 +72,16 @@ class IsolationUnavailable(Refused):
 @dataclasses.dataclass(frozen=True, slots=True)
 class CellOptions:
     """What a cell is made of. `hash_seed` (0 to 2**32-1) fixes `hash()` of text in all sandboxes and must outlive
-    restarts, or replay meets other set orders; None takes a fresh one. `extra` presents more files inside (tests)."""
+    restarts, or replay meets other set orders; None takes a fresh one. `extra` presents more files inside (tests).
+
+    `spares` sandboxes are kept forked in advance, each 6 MB: one serves a cold start now and then, and a burst pays for
+    forks anyway."""
 
     isolation: Isolation = Isolation.CELL
     hash_seed: int | None = None
     entry: str = DEFAULT_ENTRY
     warm: tuple[str, ...] = ()
+    spares: int = 1
     extra: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
 
@@ -242,6 +246,11 @@ class Cell:
         fds = [child.fileno(), errors_fd] + ([bundle_fd] if bundle_fd >= 0 else [])
         socket.send_fds(self.control, [json.dumps(request).encode()], fds)
         return self._number
+
+    def keep_spares(self, limits: SandboxLimits) -> None:
+        """Let the zygote keep `options.spares` sandboxes forked in advance, for requests with just these limits."""
+        request = {"spares": self.options.spares, "limits": limits.to_json(), "base_bytes": self.base_bytes}
+        self.control.send(json.dumps(request).encode())
 
     def read_message(self) -> tuple[dict[str, Any], int] | None:
         """The zygote's next message and the descriptor that came with it (-1: none). None: the zygote is gone."""

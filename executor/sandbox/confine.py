@@ -13,6 +13,8 @@ Order matters, and every layer must succeed or the process ends (fail closed):
     7. proof         two things that must be refused are tried; a missing protection shows itself in no other way
 
 Threads must come after 4 (Landlock below ABI 8 binds the calling thread and its later children only) and before 6.
+1 to 5 depend on the limits alone, not on the tenant, so a spare child (`spare.py`) does them before it is wanted; no
+tenant code runs before 7 is passed.
 """
 
 from __future__ import annotations
@@ -93,6 +95,17 @@ def descriptors(control: int, errors: int, bundle: int, *, null: int) -> None:
     os.closerange(len(given), _descriptor_end())
 
 
+def take_places(control: int, errors: int, bundle: int = -1) -> None:
+    """In a spare, whose places are taken by others: move these to theirs, and leave no other copy of them."""
+    for target, fd in ((CONTROL_FD, control), (2, errors), (BUNDLE_FD, bundle)):
+        if fd < 0:
+            os.close(target)
+            continue
+        os.dup2(fd, target, inheritable=target <= 2)
+        os.close(fd)
+    os.set_blocking(2, False)
+
+
 def _descriptor_end() -> int:
     return max(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 4096)
 
@@ -107,12 +120,22 @@ def apply(
 
     Raises ConfinementFailed; the caller must then end the process.
     """
+    settle(policy, limits, parent=parent, base_bytes=base_bytes)
+    before_seccomp()
+    seal(policy)
+
+
+def settle(policy: Policy, limits: SandboxLimits, *, parent: int, base_bytes: int) -> None:
+    """The layers 2 to 4 of `apply`."""
     _layer("session", lambda: _session(parent))
     if sys.platform == "linux" or policy.confined:
         _layer("limit", lambda: _limits(limits, base_bytes, files=not policy.confined))
     if policy.landlock:
         _layer("Landlock", lambda: _landlock(policy.read_paths))
-    before_seccomp()
+
+
+def seal(policy: Policy) -> None:
+    """The layers 6 and 7 of `apply`."""
     if policy.seccomp:
         _layer("seccomp", lambda: _seccomp(policy.seccomp))
     if policy.landlock:

@@ -48,6 +48,7 @@ class Sandbox:
         self.pid = process_id(opened.pidfd)
         self.pid_label = f"{spec.tenant}@{spec.commit[:8]}#{self.pid}"
         self.workflows: tuple[str, ...] = ()
+        self.was_spare = opened.was_spare
         self._host = host
         self._number = opened.number
         self._shared_bytes = opened.shared_bytes
@@ -274,6 +275,7 @@ class _Opened:
         self.socket = socket_
         self.errors_fd = errors_fd
         self.pidfd = -1
+        self.was_spare = False
         self.failure = ""
         self.exit: dict[str, Any] | None = None
         self.known = trio.Event()
@@ -469,6 +471,8 @@ class SandboxHost:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(cell.close)
             raise
+        with contextlib.suppress(OSError):  # it has ended already, which whoever listens will see
+            cell.keep_spares(self.limits)
         return cell
 
     async def _listen(self, cell: Cell) -> None:
@@ -501,6 +505,7 @@ class SandboxHost:
         if opened is None:
             return
         opened.pidfd = fd
+        opened.was_spare = bool(message.get("spare"))
         opened.failure = str(message.get("why", ""))
         if opened.abandoned:
             del self._requests[number]

@@ -10,9 +10,14 @@ its memory; and it never runs tenant code. It speaks with the host alone, over o
       {"open": id, "limits", "base_bytes"}
          + socket of the child, its standard error,     →   fork
            bundle (if any)
-                                                        ←   {"opened": id, "pid"} + pidfd of the child
+                                                        ←   {"opened": id, "pid", "spare"} + pidfd of the child
                                                         ←   {"exited": id, "code"} or {"exited": id, "signal"}
+      {"spares": count, "limits", "base_bytes"}         →   keeps so many children forked in advance (spare.py)
       end of file                                       →   kills what is left and ends
+
+A request for the limits that spares are made for goes to a spare, if one is prepared ("spare": true says so); such a
+sandbox is no other than a freshly forked one. A spare is forked only when no sandbox was asked for in SPARE_DELAY_S, so
+that neither the sandbox just opened nor a burst of requests waits for it.
 
 The host is trusted here. The children are not, and hold no end of this socket.
 """
@@ -20,9 +25,11 @@ The host is trusted here. The children are not, and hold no end of this socket.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import importlib
 import json
+import math
 import os
 import select
 import signal
@@ -35,6 +42,7 @@ from typing import Any, NoReturn
 
 from executor.sandbox import confine
 from executor.sandbox.limits import SandboxLimits
+from executor.sandbox.spare import OPEN_FILES_MIN, Spare, await_request
 
 PACKET_BYTES_MAX = 128 * 1024
 DEFAULT_ENTRY = "executor.sandbox.child:main"
@@ -46,6 +54,10 @@ WARM = (  # noqa: SIM905 - a list of words
     "executor.sandbox.protocol"
 ).split()
 """Imported before the first fork. Anything else is imported by the child that wants it, from the runtime tree."""
+SPARE_DELAY_S = 0.03
+"""Longer than a sandbox takes to its first step: its neighbour's preparation shall not take the processor from it."""
+_SPARE_DELAY_MAX_S = 30.0
+"""Spares that die before they are used are replaced ever more slowly, up to this."""
 
 
 class Zygote:
@@ -57,7 +69,13 @@ class Zygote:
             landlock=bool(config["landlock"]), seccomp=program, read_paths=tuple(config["read_paths"])
         )
         confine.warm(self._policy)
-        self._entry = _entry(config["entry"])
+        self._entry = _Entry.named(config["entry"])
+        self._entry.before_fork()
+        self._spares: dict[int, Spare] = {}  # by pidfd
+        self._spare_count = 0
+        self._spare_limits: dict[str, Any] = {}
+        self._spare_due_s = math.inf
+        self._spare_deaths = 0
         self._children: dict[int, tuple[int, int]] = {}  # pidfd: (id given by the host, pid)
         self._null = os.dup(0)  # the host gives /dev/null, which the cell's own tree does not have
         self._epoll = select.epoll()
@@ -66,7 +84,11 @@ class Zygote:
     def serve(self) -> None:
         """Answer requests until the host closes its end."""
         while True:
-            for fd, _ in self._epoll.poll():
+            wait_s = max(self._spare_due_s - time.monotonic(), 0.0)
+            events = self._epoll.poll(None if wait_s == math.inf else wait_s)
+            if not events and time.monotonic() >= self._spare_due_s:
+                self._make_spare()
+            for fd, _ in events:
                 if fd != self._control.fileno():
                     self._reap(fd)
                 elif not self._answer():
@@ -78,13 +100,22 @@ class Zygote:
             return False
         request = json.loads(data)
         try:
-            self._open(request, fds)
+            if "spares" in request:
+                self._keep_spares(request)
+            else:
+                self._open(request, fds)
+                self._plan_spare()
         finally:
             for fd in fds:
                 os.close(fd)
         return True
 
     def _open(self, request: dict[str, Any], fds: list[int]) -> None:
+        spare = self._take_spare(request, fds)
+        if spare is not None:
+            self._children[spare.pidfd] = (request["open"], spare.pid)
+            self._say({"opened": request["open"], "pid": spare.pid, "spare": True}, [spare.pidfd])
+            return
         me = os.getpid()
         try:
             pid = os.fork()
@@ -95,15 +126,61 @@ class Zygote:
             self._become_sandbox(request, fds, me)
         pidfd = os.pidfd_open(pid)
         self._children[pidfd] = (request["open"], pid)
-        self._say({"opened": request["open"], "pid": pid}, [pidfd])
+        self._say({"opened": request["open"], "pid": pid, "spare": False}, [pidfd])
         self._epoll.register(pidfd, select.EPOLLIN)
 
+    # --- spares
+
+    def _keep_spares(self, request: dict[str, Any]) -> None:
+        self._spare_count = request["spares"] if request["limits"]["open_files_max"] >= OPEN_FILES_MIN else 0
+        self._spare_limits = {"limits": request["limits"], "base_bytes": request["base_bytes"]}
+        self._plan_spare()
+
+    def _plan_spare(self) -> None:
+        """The next spare, if one is lacking, is made after a while without requests."""
+        self._spare_due_s = math.inf
+        if len(self._spares) < self._spare_count:
+            delay_s = min(SPARE_DELAY_S * 2 ** min(self._spare_deaths, 16), _SPARE_DELAY_MAX_S)
+            self._spare_due_s = time.monotonic() + delay_s
+
+    def _make_spare(self) -> None:
+        """One; the next, if more are wanted, after another while."""
+        self._spare_due_s = math.inf
+        if len(self._spares) >= self._spare_count:
+            return
+        me = os.getpid()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                pid = os.fork()
+            except OSError:  # short of processes: those who ask for one will be told
+                ours.close()
+                self._spare_deaths += 1
+                self._plan_spare()
+                return
+            if pid == 0:
+                self._become_spare(theirs, me)
+        pidfd = os.pidfd_open(pid)
+        self._spares[pidfd] = Spare(pid, pidfd, ours, self._spare_limits)
+        self._epoll.register(pidfd, select.EPOLLIN)
+        self._plan_spare()
+
+    def _take_spare(self, request: dict[str, Any], fds: list[int]) -> Spare | None:
+        """A spare that has been given the request, or None."""
+        wanted = {"limits": request["limits"], "base_bytes": request["base_bytes"]}
+        for spare in self._spares.values():
+            if spare.fits(wanted) and spare.is_prepared and spare.hand_over(fds):
+                del self._spares[spare.pidfd]
+                self._spare_deaths = 0
+                return spare
+        return None
+
+    # --- in the child
+
     def _become_sandbox(self, request: dict[str, Any], fds: list[int], parent: int) -> NoReturn:
-        """In the child: give everything up, then run the entry. Whatever happens, no code of the zygote goes on."""
-        status = confine.EXIT_UNCONFINED
-        try:
-            prepare, main = self._entry
-            limits = SandboxLimits.from_json(request["limits"])
+        """In the child: give everything up, then run the entry."""
+
+        def confined(limits: SandboxLimits) -> tuple[socket.socket, bool]:
             bundle = fds[2] if len(fds) > 2 else -1
             confine.descriptors(fds[0], fds[1], bundle, null=self._null)
             control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, confine.CONTROL_FD)
@@ -112,10 +189,37 @@ class Zygote:
                 limits,
                 parent=parent,
                 base_bytes=request["base_bytes"],
-                before_seccomp=lambda: prepare(limits),
+                before_seccomp=lambda: self._entry.before_seccomp(limits),
             )
+            return control, bundle >= 0
+
+        self._become(request["limits"], confined)
+
+    def _become_spare(self, channel: socket.socket, parent: int) -> NoReturn:
+        """In the child: give up everything but the channel, wait for a request, then run the entry."""
+
+        def confined(limits: SandboxLimits) -> tuple[socket.socket, bool]:
+            confine.descriptors(channel.detach(), self._null, self._null, null=self._null)
+            waiting = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, confine.CONTROL_FD)
+            confine.settle(self._policy, limits, parent=parent, base_bytes=self._spare_limits["base_bytes"])
+            self._entry.before_seccomp(limits)
+            self._entry.rehearse()
+            control, has_bundle = await_request(waiting)
+            confine.seal(self._policy)
+            return control, has_bundle
+
+        self._become(self._spare_limits["limits"], confined)
+
+    def _become(
+        self, limits_json: dict[str, Any], confined: Callable[[SandboxLimits], tuple[socket.socket, bool]]
+    ) -> NoReturn:
+        """Whatever happens, no code of the zygote goes on."""
+        status = confine.EXIT_UNCONFINED
+        try:
+            limits = SandboxLimits.from_json(limits_json)
+            control, has_bundle = confined(limits)
             status = 1
-            main(control, confine.BUNDLE_FD if bundle >= 0 else -1, limits)
+            self._entry.main(control, confine.BUNDLE_FD if has_bundle else -1, limits)
             status = 0
         except confine.ConfinementFailed as error:
             _last_words(str(error))
@@ -126,12 +230,19 @@ class Zygote:
         finally:
             os._exit(status)
 
+    # --- ends
+
     def _reap(self, pidfd: int) -> None:
-        number, pid = self._children.pop(pidfd)
+        spare = self._spares.pop(pidfd, None)
+        number, pid = (0, spare.pid) if spare is not None else self._children.pop(pidfd)
         self._epoll.unregister(pidfd)
         os.close(pidfd)
         _, status = os.waitpid(pid, 0)
-        if os.WIFSIGNALED(status):
+        if spare is not None:  # nobody was told of it, so nobody is told of its end
+            spare.close()
+            self._spare_deaths += 1
+            self._plan_spare()
+        elif os.WIFSIGNALED(status):
             self._say({"exited": number, "signal": os.WTERMSIG(status)})
         else:
             self._say({"exited": number, "code": os.WEXITSTATUS(status)})
@@ -142,7 +253,7 @@ class Zygote:
 
     def end(self) -> None:
         """Kill what is left. In a cell the kernel does so too, when its first process ends."""
-        for _, pid in self._children.values():
+        for pid in [*(pid for _, pid in self._children.values()), *(spare.pid for spare in self._spares.values())]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -153,19 +264,29 @@ def _last_words(text: str) -> None:
         os.write(2, text.encode("utf-8", "replace"))
 
 
-def _entry(
-    name: str,
-) -> tuple[Callable[[SandboxLimits], object], Callable[[socket.socket, int, SandboxLimits], object]]:
-    """`module:function`, and the module's own `before_seccomp(limits)` if it has one."""
-    module_name, _, function = name.partition(":")
-    module = importlib.import_module(module_name)
-    return getattr(module, "before_seccomp", lambda _limits: None), getattr(module, function)
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Entry:
+    """A sandbox's program: `main`, and hooks that its module may have beside it."""
 
+    main: Callable[[socket.socket, int, SandboxLimits], object]
+    before_fork: Callable[[], object]
+    """In the zygote, once: make what all children share."""
+    before_seccomp: Callable[[SandboxLimits], object]
+    """In the child: make what the filter refuses later."""
+    rehearse: Callable[[], object]
+    """In a spare: touch and warm what the first work of the process will need. It has the time."""
 
-def _prepare_once(entry: str) -> None:
-    """Let the entry's module make here, once, what all children share, if it has a `before_fork()`."""
-    module = importlib.import_module(entry.partition(":")[0])
-    getattr(module, "before_fork", lambda: None)()
+    @classmethod
+    def named(cls, name: str) -> _Entry:
+        """Of `module:function`."""
+        module_name, _, function = name.partition(":")
+        module = importlib.import_module(module_name)
+        return cls(
+            getattr(module, function),
+            getattr(module, "before_fork", lambda: None),
+            getattr(module, "before_seccomp", lambda _limits: None),
+            getattr(module, "rehearse", lambda: None),
+        )
 
 
 def _warm(names: list[str]) -> list[str]:
@@ -190,7 +311,6 @@ def main(control_fd: int) -> None:
     try:
         missing = _warm([*WARM, *config["warm"]])
         zygote = Zygote(control, config, program)
-        _prepare_once(config["entry"])
     except Exception:  # reported to the host, which must know why its sandboxes cannot start
         control.send(json.dumps({"broken": traceback.format_exc()}).encode()[:PACKET_BYTES_MAX])
         return

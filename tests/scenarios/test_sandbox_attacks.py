@@ -16,6 +16,7 @@ import platform
 import socket
 import sqlite3
 import sys
+import time
 from pathlib import Path
 
 import landlockpy
@@ -27,6 +28,7 @@ from executor.sandbox.cell import Cell, CellOptions, Isolation
 from executor.sandbox.limits import SandboxLimits
 from executor.sandbox.pool import sandbox_host
 from executor.sandbox.spec import SandboxDied, SandboxSpec
+from executor.sandbox.zygote import SPARE_DELAY_S
 
 CODE = Path(__file__).with_name("sandbox_attack_code.py")
 MIB = 1024 * 1024
@@ -183,19 +185,31 @@ ATTACKS = [
 
 
 class Prisoner:
-    """One sandbox that carries many attacks, over a cell of its own."""
+    """One sandbox that carries many attacks, over a cell of its own. `spare`: it was forked before it was asked for."""
 
-    def __init__(self, isolation: Isolation, bundle: Path) -> None:
+    def __init__(self, isolation: Isolation, bundle: Path, *, spare: bool = False) -> None:
         options = CellOptions(
             isolation=isolation, entry="sandbox_attack_code:serve", extra={"sandbox_attack_code.py": CODE}
         )
         self.cell = Cell.start(options)
         self.bundle = bundle
-        self.sibling, self.sibling_pid = self._open()
-        self.socket, self.pid = self._open()
+        self.sibling, self.sibling_pid, _ = self._open()
+        self.socket, self.pid, _ = self._open()
+        if spare:
+            self._await_spare()
         self.stream = self.socket.makefile("rwb")
 
-    def _open(self) -> tuple[socket.socket, int]:
+    def _await_spare(self) -> None:
+        self.cell.keep_spares(SandboxLimits())
+        deadline_s = time.monotonic() + 20
+        was_spare = False
+        while not was_spare:
+            assert time.monotonic() < deadline_s
+            time.sleep(2 * SPARE_DELAY_S)  # the zygote makes one when it has been left alone for a while
+            self.socket.close()
+            self.socket, self.pid, was_spare = self._open()
+
+    def _open(self) -> tuple[socket.socket, int, bool]:
         mine, theirs = socket.socketpair()
         errors, their_errors = os.pipe()
         fd = os.open(self.bundle, os.O_RDONLY)
@@ -204,10 +218,12 @@ class Prisoner:
             os.close(descriptor)
         theirs.close()
         message = self.cell.read_message()
+        while message is not None and "exited" in message[0]:
+            message = self.cell.read_message()
         assert message is not None
         os.close(message[1])
         mine.settimeout(20)
-        return mine, message[0]["pid"]
+        return mine, message[0]["pid"], message[0]["spare"]
 
     def attempt(self, attack: str, arguments: dict) -> list[str]:
         self.stream.write(json.dumps({"attack": attack, "arguments": arguments}).encode() + b"\n")
@@ -227,6 +243,7 @@ class Ground:
 
     arguments: dict[str, dict]
     confined: Prisoner
+    spare: Prisoner
     unconfined: Prisoner
 
 
@@ -255,6 +272,8 @@ def ground(tmp_path_factory):
         abstract.listen(8)
         confined = Prisoner(Isolation.CELL, bundle)
         stack.callback(confined.close)
+        spare = Prisoner(Isolation.CELL, bundle, spare=True)
+        stack.callback(spare.close)
         unconfined = Prisoner(Isolation.NONE, bundle)
         stack.callback(unconfined.close)
         yield Ground(
@@ -274,6 +293,7 @@ def ground(tmp_path_factory):
                 "": {},
             },
             confined,
+            spare,
             unconfined,
         )
 
@@ -282,21 +302,24 @@ def _aim(ground: Ground, attack: Attack, prisoner: Prisoner) -> tuple[str, dict]
     name, _, target = attack.attack.partition(":")
     if target == "sibling":
         return name, {"pid": prisoner.sibling_pid}
-    if target == "executor" and prisoner is ground.confined:
+    if target == "executor" and prisoner is not ground.unconfined:
         # Inside the cell numbers are others: all that there are get tried by the one that exists for sure.
         return name, {"pid": 1}
-    if target == "site" and prisoner is ground.confined:
+    if target == "site" and prisoner is not ground.unconfined:
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
         return name, {"path": f"/runtime/{sys.platlibdir}/{version}/site-packages"}
     return name, ground.arguments[target]
 
 
+@pytest.mark.parametrize("came", ["forked", "spare"])
 @pytest.mark.parametrize("attack", ATTACKS, ids=str)
-def test_confined_attack_is_refused(ground, attack):
+def test_confined_attack_is_refused(ground, attack, came):
+    """Whether the sandbox was forked for its request, or in advance."""
     if attack.x86 and not X86:
         pytest.skip("written with the call numbers of x86_64")
-    name, arguments = _aim(ground, attack, ground.confined)
-    result, detail = ground.confined.attempt(name, arguments)
+    prisoner = ground.spare if came == "spare" else ground.confined
+    name, arguments = _aim(ground, attack, prisoner)
+    result, detail = prisoner.attempt(name, arguments)
     assert result in ("refused", "absent"), f"{attack.weakness}: {detail}. It should show that: {attack.proves}"
     if result == "absent":
         # "No such thing" is an answer only where the filter says so on purpose, or no such thing exists out here either.
@@ -325,13 +348,15 @@ def test_same_attack_works_without_confinement(ground, attack):
 
 def test_harness_can_tell_success(ground):
     """The control: an attack that always works says so, inside as well."""
-    assert ground.confined.attempt("none", {}) == ["escaped", "works"]
+    for prisoner in (ground.confined, ground.spare):
+        assert prisoner.attempt("none", {}) == ["escaped", "works"]
 
 
 def test_confined_process_survives_all_refusals(ground):
     """The refusals are answers, not kills: the sandbox still serves after all of them."""
-    assert ground.confined.attempt("fork", {})[0] == "refused"
-    assert ground.confined.attempt("none", {})[0] == "escaped"
+    for prisoner in (ground.confined, ground.spare):
+        assert prisoner.attempt("fork", {})[0] == "refused"
+        assert prisoner.attempt("none", {})[0] == "escaped"
 
 
 @pytest.mark.skipif(not X86, reason="machine code of x86_64")
