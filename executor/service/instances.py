@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import trio
@@ -123,7 +123,8 @@ class Instances(Access):
         encoded = self._encode(payload, "payload")
         event_type = ids.parse_event_type(type)
         name = ids.parse_event_id(event_id) if event_id is not None else ids.EventId(new_instance_id("evt"))
-        is_new = await self._engine.send_event((tenant, id), id=name, type=event_type, payload=encoded)
+        async with self._named((tenant, id)):
+            is_new = await self._engine.send_event((tenant, id), id=name, type=event_type, payload=encoded)
         return EventReceipt(id=name, type=event_type, is_duplicate=not is_new)
 
     async def pause(self, caller: Caller, tenant: str, id: str) -> Status:
@@ -141,7 +142,8 @@ class Instances(Access):
     async def delete(self, caller: Caller, tenant: str, id: str) -> None:
         """Remove everything of an ended instance. Its id can be used again."""
         self.may(caller, tenant, "write")
-        await self._engine.delete((tenant, id))
+        async with self._named((tenant, id)):
+            await self._engine.delete((tenant, id))
 
     async def instances(
         self,
@@ -262,8 +264,18 @@ class Instances(Access):
 
     async def _operate(self, caller: Caller, key: Key, operation: Callable[[Key], Any]) -> Status:
         self.may(caller, key[0], "write")
-        await operation(key)
+        async with self._named(key):
+            await operation(key)
         return await self._status(key)
+
+    @asynccontextmanager
+    async def _named(self, key: Key) -> AsyncGenerator[None]:
+        """What the engine does not find is named as everywhere: an unknown tenant is not an unknown instance."""
+        try:
+            yield
+        except NotFound:
+            await self._row(key)
+            raise
 
     async def _row(self, key: Key) -> StoredRow:
         row = await in_thread(self._store.row, *key)
