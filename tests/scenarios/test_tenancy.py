@@ -136,6 +136,17 @@ def test_another_tenant_is_told_of_as_one_that_does_not_exist(operation: Operati
         assert status == (504 if operation.name == "result" else 200)
 
 
+@pytest.mark.parametrize(
+    "operation",
+    [operation for operation in OF_TENANTS if operation.name != "start_many"],  # each of its starts has its own answer
+    ids=lambda operation: operation.name,
+)
+def test_every_operation_names_an_unknown_tenant_as_such(operation: Operation, world: World) -> None:
+    status, body = _ask(world, world.server.admin_token, operation, _path(operation, world, "acmf"))
+    assert (status, json.loads(body)["code"]) == (404, "tenant_not_found")
+    assert json.loads(body)["message"] == "There is no tenant 'acmf'."
+
+
 @pytest.mark.parametrize("stream", STREAMS)
 def test_streams_of_another_tenant_do_not_begin(stream: str, world: World) -> None:
     client = world.server.http(world.stranger)
