@@ -30,6 +30,11 @@ def parse_instance_id(text: object) -> InstanceId:
     )
 
 
+def is_instance_id(text: str) -> bool:
+    """Whether `parse_instance_id` takes it."""
+    return _INSTANCE_ID.fullmatch(text) is not None
+
+
 def parse_event_type(text: object) -> EventType:
     """1 to 100 characters, no control characters."""
     if isinstance(text, str) and _EVENT_NAME.fullmatch(text):

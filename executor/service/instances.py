@@ -271,6 +271,8 @@ class Instances(Access):
     @asynccontextmanager
     async def _named(self, key: Key) -> AsyncGenerator[None]:
         """What the engine does not find is named as everywhere: an unknown tenant is not an unknown instance."""
+        if not ids.is_instance_id(key[1]):
+            await self._row(key)
         try:
             yield
         except NotFound:
@@ -278,11 +280,12 @@ class Instances(Access):
             raise
 
     async def _row(self, key: Key) -> StoredRow:
-        row = await in_thread(self._store.row, *key)
+        # What is no id names nothing, and need not be looked for; half a surrogate pair could not even be.
+        row = await in_thread(self._store.row, *key) if ids.is_instance_id(key[1]) else None
         if row is None:
             await self.known(key[0])
             raise NotFound(
-                f'tenant "{key[0]}" has no instance "{key[1][:120]}"',
+                f'tenant "{key[0]}" has no instance "{_shown(key[1])}"',
                 code="instance_not_found",
                 hint="List the tenant's instances to see which there are.",
             )
@@ -302,8 +305,13 @@ class Instances(Access):
         return journal_output(stored)
 
 
+def _shown(text: str) -> str:
+    """A name that somebody asked for, as text that every surface can carry."""
+    return text[:120].encode("utf-8", "backslashreplace").decode()
+
+
 def _deadline(timeout_s: float | None) -> float:
-    return trio.current_time() + (float("inf") if timeout_s is None else max(timeout_s, 0))
+    return trio.current_time() + (float("inf") if timeout_s is None else max(0.0, timeout_s))  # NaN counts as 0, in this order
 
 
 async def _changes(watch: Watch, until: float) -> bool:
