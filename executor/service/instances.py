@@ -311,7 +311,8 @@ def _shown(text: str) -> str:
 
 
 def _deadline(timeout_s: float | None) -> float:
-    return trio.current_time() + (float("inf") if timeout_s is None else max(0.0, timeout_s))  # NaN counts as 0, in this order
+    # NaN counts as 0, in this order of the arguments.
+    return trio.current_time() + (float("inf") if timeout_s is None else max(0.0, timeout_s))
 
 
 async def _changes(watch: Watch, until: float) -> bool:
