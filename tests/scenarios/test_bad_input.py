@@ -803,6 +803,23 @@ def test_an_event_sent_again_after_the_end_is_known_by_its_id(worlds: Worlds) ->
         tenant.instance("answered").delete()
 
 
+def test_what_cannot_be_a_name_or_a_time_is_an_error_of_ours_too(worlds: Worlds) -> None:
+    """Never an exception of some library: half a surrogate pair names nothing, and a wait of NaN is over at once."""
+    before = worlds.snapshot()
+    with pytest.raises(PerdureError) as refused:
+        worlds.embedded.instance("\ud800")
+    assert (refused.value.code, refused.value.message) == (
+        "instance_not_found",
+        'tenant "acme" has no instance "\\ud800"',
+    )
+    assert _error(lambda: worlds.remote.instance("\ud800")).code == "invalid_name"
+    assert _error(lambda: worlds.embedded._call("pause", "\ud800")).code == "instance_not_found"
+    for tenant in (worlds.embedded, worlds.remote):
+        assert _error(lambda: tenant.instance("waiter").result(timeout=float("nan"))).code == "timeout"
+        assert _error(lambda: tenant.instance("waiter").result(timeout=-1)).code == "timeout"
+    assert worlds.snapshot() == before
+
+
 def test_one_bad_start_in_a_batch_refuses_that_one_only(worlds: Worlds) -> None:
     """A batch is not all or nothing: each request has its own outcome, told by its index."""
     for tenant in (worlds.embedded, worlds.remote):
