@@ -269,13 +269,18 @@ def test_dead_spare_is_replaced_and_nobody_is_told_of_its_end(cell):
 
 def test_request_for_other_limits_is_served_by_a_fork(cell):
     other = SandboxLimits(step_threads=1, cpu_s=5)
-    from_spare(cell).close()
-    until(lambda: children(process_id(cell.zygote_pidfd)))
+    zygote_pid = process_id(cell.zygote_pidfd)
+    (spare,) = until(lambda: children(zygote_pid))
+    until(lambda: len(list(Path(f"/proc/{spare}/task").iterdir())) == 3)
     for _ in range(3):
+        time.sleep(zygote.SPARE_DELAY_S)
         opened = Opened(cell, limits=other)
         assert not opened.was_spare
         assert opened.facts()["limits"]["RLIMIT_CPU"] == (5, 7)
         opened.close()
+    own = Opened(cell)
+    assert own.pid == spare  # it was there all the time
+    own.close()
 
 
 def test_spare_that_cannot_prepare_is_no_harm(tmp_path):
