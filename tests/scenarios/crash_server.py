@@ -34,6 +34,7 @@ import facets
 import facets.fold
 import facets.log
 import facets.output
+import gitstore
 import gitstore.channels
 import gitstore.database
 import gitstore.ingest
@@ -42,6 +43,7 @@ import gitstore.mirror
 import gitstore.prepare
 from executor import main
 from executor.adapters.code import GitCodeSource
+from executor.adapters.code import translated as code_translated
 from executor.adapters.state import FacetsStateStore, translated
 from executor.config import Config
 from executor.core import codec, entries
@@ -134,11 +136,11 @@ class Points:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def wrap(points: Points, tell: Tell, disk: FaultyVFS | None) -> None:
+def wrap(points: Points, tell: Tell, disk: FaultyVFS | None, history_kept: int) -> None:
     """Put the points around what the executor is made of, in this process; its state on `disk`, if there is one."""
     wrap_state(points, tell, disk)
     wrap_log_and_fold(points)
-    wrap_code(points)
+    wrap_code(points, history_kept)
     wrap_engine(points, tell)
 
 
@@ -250,8 +252,14 @@ def around_method(
     setattr(owner, name, call)
 
 
-def wrap_code(points: Points) -> None:
+def wrap_code(points: Points, history_kept: int) -> None:
     class Code(GitCodeSource):
+        @classmethod
+        @code_translated
+        def open(cls, path: Path, *, pack_bytes_max: int) -> GitCodeSource:
+            limits = gitstore.Limits(pack_bytes_max=pack_bytes_max, channel_history_kept=history_kept)
+            return cls(gitstore.GitStore.open(path, limits=limits))
+
         def keep_for_instances(self, tenant: str, commit: str) -> None:
             points.reach("start: before the pin of the commit")
             super().keep_for_instances(tenant, commit)
@@ -377,14 +385,19 @@ class Serving:
                 assert self._disk is not None
                 value = setattr(self._disk, *args)
             elif method == "undo":
-                store = service._code._store  # type: ignore[attr-defined]  # no surface for it yet
-                value = await trio.to_thread.run_sync(lambda: store.undo(*args, who="test"))
+                value = await trio.to_thread.run_sync(code_translated(lambda: self._git(service).undo(*args, who="me")))
+            elif method == "verify":
+                value = await trio.to_thread.run_sync(code_translated(lambda: self._git(service).verify(*args)))
             else:
                 value = await getattr(service, method)(ADMINISTRATOR, *args, **kwargs)
         except PerdureError as error:
             self._tell("refused", number, error.code, error.message)
         else:
             self._tell("answer", number, value)
+
+    def _git(self, service: Service) -> gitstore.GitStore:
+        """What has no surface yet is asked of the store itself."""
+        return service._code._store  # type: ignore[attr-defined, no-any-return]  # the adapter's own
 
     async def _push(self, service: Service, tenant: str, body: Any) -> bytes:
         chunks = await service.git_exchange(ADMINISTRATOR, tenant, "git-receive-pack", body, protocol=None)
@@ -405,17 +418,19 @@ def serve(
     point: str = "",
     nth: int = 1,
     faulty: bool = False,
+    history_kept: int = 50,
     **settings: Any,
 ) -> int:
     """Run until asked to stop (0), or until the executor fails (1). `receive`: the next request, None for the end.
 
+    `history_kept`: versions of each channel that a garbage collection keeps for its history.
     `faulty`: the state is on a disk that gets faults on request (`tests.facets.faulty_vfs`).
     """
     disk = FaultyVFS() if faulty else None
     points = Points(tell)
     if point:
         points.arm(point, nth)
-    wrap(points, tell, disk)
+    wrap(points, tell, disk, history_kept)
     try:
         trio.run(Serving(receive, tell, points, disk).run, data_dir, settings)
     except PerdureError as error:
