@@ -7,6 +7,7 @@ only runs that were given out on that sandbox's own channel.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from executor.core.entries import AnyEntry, Failed, Held
 from executor.core.errors import Corrupt, NotFound, PerdureError, Refused, Unavailable
 from executor.core.failure import ErrorFact
 from executor.engine.resident import Key, Resident, Run
-from executor.engine.sandboxes import WarmSandbox, WarmSandboxes
+from executor.engine.sandboxes import WarmSandbox, WarmSandboxes, share_of
 from executor.engine.signal import Signal
 from executor.ports import CodeSource, OutputText, SandboxHost
 from executor.sandbox.protocol import (
@@ -62,9 +63,9 @@ class Runner:
             on_death=self._on_death,
         )
         self._numbers = count(1)
-        self._activating = 0
         self._running = 0
-        self._has_room = Signal()
+        self._active: Counter[str] = Counter()
+        """By tenant: runs, and activations that may become runs."""
         self._nursery: trio.Nursery | None = None
         self._is_quiescing = False
         self._quiet = Signal()
@@ -87,14 +88,24 @@ class Runner:
             self._nursery = nursery
             await nursery.start(self._sandboxes.run)
             task_status.started()
+            queue, limits = self._engine.queue, self._engine.limits
             while True:
-                await self._engine.queue.wait()
-                while self._running + self._activating >= self._engine.limits.active_runs_max:
-                    await self._has_room.wait()
-                key = self._engine.queue.take()
-                if key is not None and not self._is_quiescing:
-                    self._activating += 1
+                key = queue.take(self._has_share) if self._active.total() < limits.active_runs_max else None
+                if key is None:
+                    await queue.changed.wait()
+                elif not self._is_quiescing:
+                    self._active[key[0]] += 1
                     nursery.start_soon(self._activate_guarded, key)
+
+    def _has_share(self, tenant: str) -> bool:
+        """Whether the tenant may have one more: no tenant takes all places, whatever its code does in them."""
+        return self._active[tenant] < share_of(self._engine.limits.active_runs_max)
+
+    def _release_place(self, tenant: str) -> None:
+        self._active[tenant] -= 1
+        if not self._active[tenant]:
+            del self._active[tenant]
+        self._engine.queue.changed.notify()
 
     async def quiesce(self) -> None:
         """Let no new step start, and return when none executes."""
@@ -120,8 +131,7 @@ class Runner:
         except Corrupt as corrupt:
             await self._engine.hold_corrupt(key, corrupt)
         finally:
-            self._activating -= 1
-            self._has_room.notify()
+            self._release_place(key[0])
 
     async def _activate(self, key: Key) -> None:
         engine = self._engine
@@ -140,6 +150,13 @@ class Runner:
                 )
             except SandboxFailed as failed:
                 self._not_loadable(resident, failed.error)
+                return
+            except NotFound as missing:
+                if missing.code != "version_not_found":
+                    raise  # Its tenant is being deleted.
+                message = f"the code of its commit is gone: {missing.message}"
+                held = Held(engine.clock.now_ms(), "code_not_loadable", message, None, None)
+                engine.commit(resident, (held,))
                 return
             except SandboxDied as died:
                 self._died(resident, died.reason, died.detail)
@@ -162,6 +179,7 @@ class Runner:
         resident.run = run
         warm.runs[run.number] = (run, resident)
         self._running += 1
+        self._active[resident.key[0]] += 1
         start = resident.instance.start
         warm.post(Activate(run.number, resident.key[1], start.workflow, start.commit, resident.durable))
         self._send(resident, run)
@@ -214,7 +232,7 @@ class Runner:
         resident.run = None
         self._sandboxes.leave(run.sandbox, run)
         self._running -= 1
-        self._has_room.notify()
+        self._release_place(resident.key[0])
         self._quiet.notify()
 
     def _send(self, resident: Resident, run: Run) -> None:

@@ -6,6 +6,7 @@ longest gives way. An instance under suspicion of killing its sandbox gets one o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -72,6 +73,7 @@ class WarmSandboxes:
         self._on_death = on_death
         self._warm: dict[Place, WarmSandbox] = {}
         self._opening: dict[Place, trio.Event] = {}
+        self._booting: Counter[str] = Counter()
         self._freed = Signal()
         self._nursery: trio.Nursery | None = None
 
@@ -137,10 +139,15 @@ class WarmSandboxes:
 
     async def _open(self, place: Place) -> WarmSandbox:
         tenant, commit, _ = place
-        while len(self._warm) + len(self._opening) > self._count_max and not self._evict_one():
+        while not self._has_place(tenant):
             await self._freed.wait()
-        bundle = await trio.to_thread.run_sync(self._code.bundle, tenant, commit)
-        sandbox = await self._host.open(SandboxSpec(tenant, commit, bundle))
+        self._booting[tenant] += 1
+        try:
+            bundle = await trio.to_thread.run_sync(self._code.bundle, tenant, commit)
+            sandbox = await self._host.open(SandboxSpec(tenant, commit, bundle))
+        finally:
+            self._booting[tenant] -= 1
+            self._freed.notify()
         warm = WarmSandbox(place, sandbox, idle_since=trio.current_time())
         self._warm[place] = warm
         if self._nursery is None:
@@ -149,8 +156,18 @@ class WarmSandboxes:
         self._nursery.start_soon(self._write, warm)
         return warm
 
-    def _evict_one(self) -> bool:
-        idle = [warm for warm in self._warm.values() if warm.is_idle]
+    def _has_place(self, tenant: str) -> bool:
+        """Whether one more sandbox of the tenant may be opened now; idle ones give way.
+
+        Those that wait for a place are not counted, or they would wait for one another.
+        """
+        own = self._booting[tenant] + sum(place[0] == tenant for place in self._warm)
+        if own >= share_of(self._count_max):
+            return self._evict_one(tenant)
+        return self._booting.total() + len(self._warm) < self._count_max or self._evict_one(None)
+
+    def _evict_one(self, tenant: str | None) -> bool:
+        idle = [warm for warm in self._warm.values() if warm.is_idle and tenant in (None, warm.place[0])]
         if not idle:
             return False
         self._end(min(idle, key=lambda warm: warm.idle_since), "killed")
@@ -197,6 +214,11 @@ class WarmSandboxes:
         """End all sandboxes; nothing is reported."""
         for warm in list(self._warm.values()):
             self._end(warm, "killed")
+
+
+def share_of(places: int) -> int:
+    """How many of all places one tenant may have: three quarters, so that another's work always finds one."""
+    return max(1, places * 3 // 4)
 
 
 def _messages(frames: list[ToSandbox]) -> Iterator[list[ToSandbox]]:

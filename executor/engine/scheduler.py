@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 
 from executor.engine.resident import Key
 from executor.engine.signal import Signal
@@ -14,7 +15,8 @@ class FairQueue:
     def __init__(self) -> None:
         self._by_tenant: OrderedDict[str, deque[Key]] = OrderedDict()
         self._members: set[Key] = set()
-        self._filled = Signal()
+        self.changed = Signal()
+        """Notified by `put`, and by whoever makes room for what was passed over."""
 
     def __len__(self) -> int:
         return len(self._members)
@@ -25,20 +27,16 @@ class FairQueue:
             return
         self._members.add(key)
         self._by_tenant.setdefault(key[0], deque()).append(key)
-        self._filled.notify()
+        self.changed.notify()
 
-    def take(self) -> Key | None:
-        """The next key, or None. Its tenant goes to the end of the round."""
-        if not self._by_tenant:
+    def take(self, may: Callable[[str], bool]) -> Key | None:
+        """The next key of a tenant that `may`, or None. Its tenant goes to the end of the round."""
+        tenant = next(filter(may, self._by_tenant), None)
+        if tenant is None:
             return None
-        tenant, queue = self._by_tenant.popitem(last=False)
+        queue = self._by_tenant.pop(tenant)
         key = queue.popleft()
         if queue:
             self._by_tenant[tenant] = queue
         self._members.discard(key)
         return key
-
-    async def wait(self) -> None:
-        """Return when there is something to take."""
-        while not self._members:
-            await self._filled.wait()

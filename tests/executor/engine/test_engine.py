@@ -431,3 +431,30 @@ async def test_full_disk_refuses_starts_and_running_instances_go_on_when_there_i
 
 def full_disk(records):
     raise Unavailable("the disk is full", code="storage_full")
+
+
+async def test_tenant_that_fills_its_places_leaves_room_for_another(tmp_path, host):
+    async with world(tmp_path, host=host, limits=EngineLimits(active_runs_max=8, sandboxes_max=4)) as w:
+        for number in range(12):
+            await start(w, "Silent", ("greedy", f"i{number}"))
+        while w.engine.active_counts()[0] < 6:
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        await start(w, "Three")
+        assert await w.until_final(KEY) == "complete"
+        assert w.engine.active_counts()[0] == 6, "three quarters, and no more"
+        await w.engine.terminate(("greedy", "i0"))
+        await w.until_gone(("greedy", "i0"))
+        while w.engine.active_counts()[0] < 6:
+            await trio.testing.wait_all_tasks_blocked(0.001)
+
+
+async def test_tenant_with_many_versions_leaves_a_sandbox_for_another(tmp_path, host):
+    async with world(tmp_path, host=host, limits=EngineLimits(sandboxes_max=4)) as w:
+        for number in range(5):
+            key = ("greedy", f"i{number}")
+            await w.engine.start(key, workflow="Silent", commit=f"{number}" * 40, payload=b"\xc0")
+        while len(host.living) < 3:
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        await start(w, "Three")
+        assert await w.until_final(KEY) == "complete"
+        assert sum(sandbox.spec.tenant == "greedy" for sandbox in host.living) == 3
