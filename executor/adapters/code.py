@@ -24,6 +24,7 @@ R = TypeVar("R")
 
 INSTANCES_REASON = "instances"
 """Why a commit is pinned in the code store: instances of it exist."""
+NAMES_KEPT_MAX = 10_000
 
 _CODES = {
     "newer_schema": "schema_too_new",
@@ -90,6 +91,8 @@ class GitCodeSource:
 
     def __init__(self, store: gitstore.GitStore) -> None:
         self._store = store
+        self._names: dict[tuple[str, str], frozenset[str]] = {}
+        """Workflows' names by tenant and deployed commit: a commit's workflows never change."""
 
     @classmethod
     @translated
@@ -194,7 +197,19 @@ class GitCodeSource:
         return [_channel(channel) for channel in self._store.channels(tenant)]
 
     @translated
-    def channel_commit(self, tenant: str, channel: str) -> str:
+    def startable(self, tenant: str, *, channel: str, commit: str | None) -> tuple[str, Collection[str]]:
+        if commit is not None:
+            deployment = self._store.deployment(tenant, self._resolve(tenant, commit))
+            return deployment.commit, _names(deployment)
+        on = self._channel_commit(tenant, channel)
+        names = self._names.get((tenant, on))
+        if names is None:
+            if len(self._names) >= NAMES_KEPT_MAX:
+                self._names.clear()
+            names = self._names[(tenant, on)] = _names(self._store.deployment(tenant, on))
+        return on, names
+
+    def _channel_commit(self, tenant: str, channel: str) -> str:
         found = self._store.channel(tenant, channel)
         if found is not None:
             return found.commit
@@ -270,6 +285,10 @@ class GitCodeSource:
     @translated
     def close(self) -> None:
         self._store.close()
+
+
+def _names(deployment: gitstore.Deployment) -> frozenset[str]:
+    return frozenset(found.name for found in deployment.workflows)
 
 
 def _service(service: str) -> Literal["git-receive-pack", "git-upload-pack"]:

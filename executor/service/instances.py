@@ -243,18 +243,17 @@ class Instances(Access):
         return await in_thread(self._choose_commit, tenant, workflow, channel, commit)
 
     def _choose_commit(self, tenant: str, workflow: str, channel: str, commit: str | None) -> str:
-        self._code.tenant(tenant)
-        deployment = self._code.version(tenant, commit or self._code.channel_commit(tenant, channel))
-        names = sorted(found.name for found in deployment.workflows)
-        if workflow not in names:
+        chosen, workflows = self._code.startable(tenant, channel=channel, commit=commit)
+        if workflow not in workflows:
+            names = sorted(workflows)
             raise Refused(
-                f'version {deployment.commit[:8]} of tenant "{tenant}" has no workflow "{str(workflow)[:80]}"',
+                f'version {chosen[:8]} of tenant "{tenant}" has no workflow "{str(workflow)[:80]}"',
                 code="unknown_workflow",
                 hint=f"It has: {', '.join(names)}." if names else "It has none.",
                 workflows=names,
-                commit=deployment.commit,
+                commit=chosen,
             )
-        return deployment.commit
+        return chosen
 
     async def _keep(self, tenant: str, commit: str) -> None:
         """Pin the commit in the code store, once per commit."""
