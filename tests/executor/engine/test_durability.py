@@ -8,7 +8,7 @@ import trio.testing
 
 from executor.core.commands import Cancel, Complete, RetryPolicy, Sleep, StepDone, StepError
 from executor.core.entries import AttemptFailed, Cancelled, SleepEnded, StepSucceeded
-from executor.core.errors import Corrupt, Unavailable
+from executor.core.errors import Corrupt, NotFound, Unavailable
 from executor.core.failure import ErrorFact
 from executor.engine.committer import Committer
 from executor.ports import Append, OutputText, Row
@@ -333,3 +333,23 @@ async def test_captured_output_waits_for_room_on_the_disk(tmp_path, monkeypatch)
             while not (lines := w.store.output(*KEY, after=0, limit=9)):
                 await trio.sleep(0.01)
         assert [line.text for line in lines] == ["line 0", "line 1", "line 2"]
+
+
+async def test_instance_whose_version_is_gone_is_held_and_says_so(tmp_path):
+    """It must never happen; if it does (a damaged store), nobody may wait for ever without a word."""
+    host = ScriptedHost()
+    host.scripts["One"] = one_step
+    async with world(tmp_path, host=host) as w:
+
+        def gone(tenant, commit):
+            raise NotFound(f"tenant {tenant} has no version {commit[:8]}", code="version_not_found")
+
+        w.engine.runner._sandboxes._code.bundle = gone
+        await w.engine.start(KEY, workflow="One", commit=COMMIT, payload=b"\xc0")
+        with trio.fail_after(5):
+            await w.until(KEY, "held")
+        held = w.journal(KEY)[-1]
+        assert (held.code, held.message) == (
+            "code_not_loadable",
+            "the code of its commit is gone: tenant acme has no version cccccccc",
+        )
