@@ -56,6 +56,7 @@ class OutputBuffer:
             await self._filled.wait()
             self._filled = trio.Event()
             await trio.sleep(FLUSH_DELAY_S)
+            is_written = False
             with trio.CancelScope(shield=True):
                 is_written = await self.flush()
             if not is_written:
