@@ -22,7 +22,7 @@ async def run(*, count: int = 10_000) -> dict[str, Any]:
         await _start(service, 50)
         await _all_rest(service, 50)
         gc.collect()
-        memory_before = memory_bytes(os.getpid())
+        memory_before, objects_before = memory_bytes(os.getpid()), len(gc.get_objects())
         disk_before = disk_bytes(folder)
         begun = time.perf_counter()
         await _start(service, count)
@@ -32,11 +32,13 @@ async def run(*, count: int = 10_000) -> dict[str, Any]:
             await trio.sleep(0.1)
         await trio.to_thread.run_sync(service._store._store.fold)  # what rests is what is folded
         gc.collect()
+        objects = len(gc.get_objects()) - objects_before
         memory = memory_bytes(os.getpid()) - memory_before
         disk = disk_bytes(folder) - disk_before
         health = await service.health()
         in_sandboxes = len(processes())
     return {
+        "objects_per_sleeper": round(objects / count, 2),
         "memory_bytes_per_sleeper": round(memory / count, 1),
         "disk_bytes_per_sleeper": round(disk / count, 1),
         "sandboxes_left": health.sandboxes,
