@@ -14,8 +14,9 @@ from executor.workflow import Workflow
 
 
 @pytest.fixture
-def prepared():
-    """As a spare is before its rehearsal."""
+def prepared(monkeypatch):
+    """As a spare is before its rehearsal; but SQLite's settings are for a process of its own, not for this one."""
+    monkeypatch.setattr(child, "_prepare_facets", lambda: None)
     child.before_seccomp(SandboxLimits(step_threads=2))
     loop, pool = child._prepared[-1]
     yield loop
