@@ -104,8 +104,8 @@ class StateStore:
             self._thread = (
                 FoldThread(self._fold, self._tail, limits, on_failure=self._fail) if fold == "background" else None
             )
-        except BaseException:
-            self._release()
+        except BaseException as error:
+            self._release(error)
             raise
 
     def _recover(self) -> None:
@@ -513,7 +513,8 @@ class StateStore:
     def close(self) -> None:
         """Fold what is left, unless the store has failed, and let go of the directory. Idempotent.
 
-        Without it nothing is lost: the log is read at the next start.
+        Without it nothing is lost: the log is read at the next start. Raises StoreFailed if a file could not be
+        closed; all others are, and the directory is free.
         """
         if self._closed:
             return
@@ -528,16 +529,35 @@ class StateStore:
         except FacetError as error:
             # What could not be folded is in the log, and is read from there at the next start.
             self._fail(error)
-        finally:
-            self._release()
+        except BaseException as error:
+            self._release(error)
+            raise
+        self._release()
 
-    def _release(self) -> None:
-        """Let go of everything that was opened, in reverse; the lock last."""
+    def _release(self, because: BaseException | None = None) -> None:
+        """Let go of everything that was opened, in reverse; the lock last, and whatever fails before it.
+
+        `because`: the error that is being raised, to which a failure here is but a note. Raises StoreFailed without it.
+        """
+        problems: builtins.list[Exception] = []
         for name in ("_readers", "_output", "_writer", "_log"):
             part = getattr(self, name, None)
             if part is not None:
-                part.close()
-        self._lock.release()
+                try:
+                    part.close()
+                except Exception as error:  # SQLite's, the system's, our own: the other parts are open still
+                    problems.append(error)
+        try:
+            self._lock.release()
+        except OSError as error:
+            problems.append(error)
+        if problems and because is not None:
+            because.add_note(f"Closing the store failed too: {problems[0]}")
+        elif problems:
+            raise StoreFailed(
+                f"Closing the store in {self.path} failed: {problems[0]}.",
+                hint="Nothing is lost: what was acknowledged is read at the next start.",
+            ) from problems[0]
 
     def _fail(self, error: FacetError) -> None:
         self._failure = self._failure or error

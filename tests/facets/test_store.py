@@ -407,6 +407,57 @@ def test_full_disk_is_storage_full_nothing_is_half_written_and_it_works_again(tm
         assert names(again.list("acme")[0]) == ["b", "a"]
 
 
+class BrokenClose:
+    """A part whose close() does its work and then fails, as a file system that has gone away does."""
+
+    def __init__(self, part: object, text: str) -> None:
+        self._part = part
+        self._text = text
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._part, name)
+
+    def close(self) -> None:
+        self._part.close()  # type: ignore[attr-defined]  # each part has one
+        raise OSError(self._text)
+
+
+@pytest.mark.parametrize("broken", [("_readers",), ("_writer", "_log"), ("_readers", "_output", "_writer", "_log")])
+def test_closing_lets_go_of_everything_whatever_fails_and_tells_the_first(
+    tmp_path: Path, broken: tuple[str, ...]
+) -> None:
+    store = StateStore.open(tmp_path / "state", fold="manual")
+    store.append([record("a", 1)])
+    for name in broken:
+        setattr(store, name, BrokenClose(getattr(store, name), f"{name} is gone"))
+    with pytest.raises(StoreFailed) as caught:
+        store.close()
+    assert str(caught.value) == (
+        f"Closing the store in {tmp_path / 'state'} failed: {broken[0]} is gone. "
+        "Nothing is lost: what was acknowledged is read at the next start."
+    )
+    assert isinstance(caught.value.__cause__, OSError)
+    store.close()
+    with StateStore.open(tmp_path / "state") as again:
+        assert [entry.sequence for entry in again.journal("acme", "a")] == [1]
+
+
+def test_failed_opening_tells_its_own_error_though_closing_fails_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def recover(store: StateStore) -> None:
+        store._log = BrokenClose(store._log, "the log is gone")  # type: ignore[assignment]
+        store._readers = BrokenClose(store._readers, "the readers are gone")  # type: ignore[assignment]
+        raise Corrupt("the real error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StateStore, "_recover", recover)
+        with pytest.raises(Corrupt, match="the real error") as caught:
+            StateStore.open(tmp_path / "state")
+    assert caught.value.__notes__ == ["Closing the store failed too: the readers are gone"]
+    StateStore.open(tmp_path / "state").close()
+
+
 def test_files_of_different_moments_are_refused_not_guessed(store: StateStore, tmp_path: Path) -> None:
     store.append([record("a", 1)])
     store.append([record("a", 2)])
