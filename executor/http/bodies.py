@@ -15,6 +15,10 @@ from executor.core.errors import Refused, Unavailable
 
 SPOOL_MEMORY_BYTES = 1024 * 1024
 _INFLATE_BYTES = 1024 * 1024
+EXCESS_BYTES_KEPT = 1024 * 1024
+"""Kept beyond the limit, so that whoever reads the body sees that it is over it, and where."""
+EXCESS_FACTOR = 4
+"""A body of more than so many times its limit is not read to its end."""
 
 
 def too_large(limit: int) -> Refused:
@@ -26,10 +30,10 @@ def too_large(limit: int) -> Refused:
     )
 
 
-def check_declared(request: Request, limit: int) -> None:
-    """Refuse by Content-Length before a byte is read."""
+def check_declared(request: Request, limit: int, *, bound: int | None = None) -> None:
+    """Refuse by Content-Length before a byte is read: what is over `bound` (default: `limit`, which is told)."""
     declared = request.headers.get("content-length", "0")
-    if declared.isdigit() and int(declared) > limit:
+    if declared.isdigit() and int(declared) > (limit if bound is None else bound):
         raise too_large(limit)
 
 
@@ -49,24 +53,34 @@ async def read_body(request: Request, *, limit: int) -> bytes:
 
 
 @asynccontextmanager
-async def spooled_body(request: Request, *, limit: int) -> AsyncIterator[BinaryIO]:
+async def spooled_body(request: Request, *, limit: int, cut: bool = False) -> AsyncIterator[BinaryIO]:
     """The body as a file at its start, un-gzipped; on disk once it is over 1 MiB. `limit` bounds what is unpacked too.
+
+    With `cut`, a body over the limit, up to EXCESS_FACTOR times it, is read to its end and its beginning is given
+    (EXCESS_BYTES_KEPT more than the limit): the reader holds it to the same limit and says precisely what is too
+    large, and a client that reads no answer before it has sent everything gets to see that.
 
     Raises Refused: too large, a broken gzip stream, an unknown encoding; Unavailable (`storage_full`).
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", "x-gzip"):
         raise Refused(f"Content-Encoding {encoding[:40]!r} is not understood.", hint="Send gzip or identity.")
-    check_declared(request, limit)
+    bound = EXCESS_FACTOR * limit if cut else limit
+    kept = limit + EXCESS_BYTES_KEPT
+    check_declared(request, limit, bound=bound)
     inflate = zlib.decompressobj(wbits=31) if encoding != "identity" else None
-    size = 0
+    size = received = 0
     with tempfile.SpooledTemporaryFile(max_size=SPOOL_MEMORY_BYTES) as file:
         try:
             async with aclosing(request.stream()) as stream:
                 async for part in stream:
-                    for plain in _plain(part, inflate):
-                        size += len(plain)
-                        if size > limit:
+                    received += len(part)
+                    if received > bound:  # gzip may unpack to nothing for ever
+                        raise too_large(limit)
+                    for whole in _plain(part, inflate):
+                        plain = whole[: max(0, kept - size)]
+                        size += len(whole)
+                        if size > bound:
                             raise too_large(limit)
                         # Memory first; once on disk, writes may block and go to a worker thread.
                         if size > SPOOL_MEMORY_BYTES:

@@ -81,7 +81,9 @@ async def _answer(
 ) -> AsyncGenerator[bytes, None]:
     """The body is complete on disk before the conversation begins: no slow client holds a worker."""
     tenant = request.path_params["tenant"]
-    async with bodies.spooled_body(request, limit=config.push_bytes_max) as body:
+    # git shows of an HTTP error its number only; the code store tells a pusher which limit it is, and its bound.
+    is_push = git_service == "git-receive-pack"
+    async with bodies.spooled_body(request, limit=config.push_bytes_max, cut=is_push) as body:
         answer = await service.git_exchange(caller, tenant, git_service, body, protocol=_protocol(request))
         async with aclosing(streams.closing_iterator(answer)) as parts:
             async for part in parts:
