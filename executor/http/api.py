@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,6 +16,7 @@ from starlette.routing import Route
 from executor import wire
 from executor.config import Config
 from executor.core.errors import Refused, Unavailable
+from executor.core.values import DEPTH_MAX
 from executor.http import bodies, openapi, streams
 from executor.operations import API_PREFIX, OPERATIONS, Arguments, Operation, ResultView
 from executor.views import FINAL_STATES, JournalItem, LogLine, Status
@@ -96,7 +98,13 @@ async def _arguments(request: Request, operation: Operation, body_bytes_max: int
         raise Refused(
             f"The arguments of {operation.name} are wrong: {error}.", hint=f"See {API_PREFIX}/openapi.json."
         ) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except RecursionError:
+        raise Refused(
+            f"The request's body is nested too deep: a payload may be {DEPTH_MAX} deep.",
+            code="bad_payload",
+            hint="Flatten it, or return it as text or bytes.",
+        ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Refused(f"The request's body is not JSON: {error}.", hint="Send one JSON object in UTF-8.") from None
 
 
@@ -147,43 +155,63 @@ async def _unless_closing(closing: trio.Event, call: Callable[[], Awaitable[Any]
 
 # --- live streams
 
-Events = Callable[["Service", "Caller", str, str, int], AsyncGenerator[bytes, None]]
+
+@dataclass(frozen=True)
+class _Watch:
+    """Who watches which instance."""
+
+    service: Service
+    secret: str | None = field(repr=False)
+    caller: Caller
+    tenant: str
+    instance: str
+
+    async def status(self) -> Status:
+        return await self.service.status(self.caller, self.tenant, self.instance)
+
+    async def still_allowed(self) -> None:
+        """Raises Refused (`unauthorized`) once the token is revoked or has expired."""
+        await self.service.authenticate(self.secret)
+
+
+Events = Callable[[_Watch, int], AsyncGenerator[bytes, None]]
 
 
 def _stream(service: Service, closing: trio.Event, events: Events) -> Endpoint:
     async def endpoint(request: Request) -> Response:
-        caller = await service.authenticate(bearer(request))
-        tenant, instance = request.path_params["tenant"], request.path_params["id"]
-        items = events(service, caller, tenant, instance, streams.last_event_id(request))
+        secret = bearer(request)
+        caller = await service.authenticate(secret)
+        watch = _Watch(service, secret, caller, request.path_params["tenant"], request.path_params["id"])
+        items = events(watch, streams.last_event_id(request))
         return streams.Streamed(streams.told(items), media_type="text/event-stream", closing=closing)
 
     return endpoint
 
 
-async def _log_events(
-    service: Service, caller: Caller, tenant: str, instance: str, after: int
-) -> AsyncGenerator[bytes, None]:
+async def _log_events(watch: _Watch, after: int) -> AsyncGenerator[bytes, None]:
     """`log` events whose ids are cursors, then `end` once the instance has ended and all is told."""
 
     async def lines(after: int, wait_s: float) -> list[tuple[int, LogLine]]:
-        found = await service.logs(caller, tenant, instance, after=after, limit=1000, wait_s=wait_s)
+        found = await watch.service.logs(
+            watch.caller, watch.tenant, watch.instance, after=after, limit=1000, wait_s=wait_s
+        )
         return [(line.cursor, line) for line in found]
 
-    async with aclosing(_events("log", lines, lambda: service.status(caller, tenant, instance), after)) as events:
+    async with aclosing(_events("log", lines, watch, after)) as events:
         async for item in events:
             yield item
 
 
-async def _journal_events(
-    service: Service, caller: Caller, tenant: str, instance: str, after: int
-) -> AsyncGenerator[bytes, None]:
+async def _journal_events(watch: _Watch, after: int) -> AsyncGenerator[bytes, None]:
     """`entry` events whose ids are sequence numbers, then `end` once the instance has ended and all is told."""
 
     async def entries(after: int, wait_s: float) -> list[tuple[int, JournalItem]]:
-        found = await service.journal(caller, tenant, instance, after=after, limit=1000, wait_s=wait_s)
+        found = await watch.service.journal(
+            watch.caller, watch.tenant, watch.instance, after=after, limit=1000, wait_s=wait_s
+        )
         return [(item.sequence, item) for item in found]
 
-    async with aclosing(_events("entry", entries, lambda: service.status(caller, tenant, instance), after)) as events:
+    async with aclosing(_events("entry", entries, watch, after)) as events:
         async for item in events:
             yield item
 
@@ -191,20 +219,24 @@ async def _journal_events(
 async def _events(
     name: str,
     read: Callable[[int, float], Awaitable[Sequence[tuple[int, LogLine | JournalItem]]]],
-    status: Callable[[], Awaitable[Status]],
+    watch: _Watch,
     after: int,
 ) -> AsyncGenerator[bytes, None]:
-    """What `read(after, wait_s)` gives, until the instance has ended and nothing is left."""
-    await status()
+    """What `read(after, wait_s)` gives, until the instance has ended and nothing is left.
+
+    The token is looked at again in every turn, before anything is told.
+    """
+    await watch.status()
     yield streams.KEEP_ALIVE
     while True:
         items = await read(after, KEEP_ALIVE_S)
+        await watch.still_allowed()
         for position, item in items:
             after = position
             yield streams.event(wire.encode(item), name=name, id=position)
         if items:
             continue
-        now = await status()
+        now = await watch.status()
         if now.state not in FINAL_STATES:
             yield streams.KEEP_ALIVE
         elif not await read(after, 0):

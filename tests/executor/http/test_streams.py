@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
+from executor.http import api
 from executor.operations import API_PREFIX
 from tests.executor.surface import Served
 
@@ -100,6 +101,28 @@ def test_a_stream_of_nothing_is_an_ordinary_error(served: Served) -> None:
         answer = served.http.get(path)
         assert (answer.status_code, answer.json()["code"]) == (404, "instance_not_found")
     assert served.stranger.get(API_PREFIX + INSTANCE + "/stream").status_code == 401
+
+
+@pytest.mark.parametrize("kind", ["logs/stream", "stream"])
+@pytest.mark.parametrize("is_silent", [True, False], ids=["silent", "speaking"])
+def test_a_stream_ends_once_its_token_is_revoked(
+    kind: str, is_silent: bool, talker: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that happened after the revocation is told, and a silent stream ends at its next keep-alive."""
+    monkeypatch.setattr(api, "KEEP_ALIVE_S", 0.05 if is_silent else 15.0)
+    token = talker.http.post("/tenants/acme/tokens", json={"access": "read"}).json()
+    with talker.stranger.stream(
+        "GET", f"{API_PREFIX}{INSTANCE}/{kind}", headers={"Authorization": f"Bearer {token['secret']}"}
+    ) as answer:
+        events = _events(answer)
+        before = [next(events)["event"] for _ in range(2 if kind == "logs/stream" else 1)]
+        assert set(before) == {"log" if kind == "logs/stream" else "entry"}
+        assert talker.http.delete(f"/tenants/acme/tokens/{token['id']}").status_code == 204
+        if not is_silent:
+            talker.http.post(INSTANCE + "/events", json={"type": "go"})
+            talker.on_trio(lambda: talker.service.instances_["acme", "t"].say("secret"))
+        rest = list(events)
+    assert [(event["event"], json.loads(event["data"])["code"]) for event in rest] == [("error", "unauthorized")]
 
 
 def test_closing_the_server_ends_streams_and_long_waits(talker: Served) -> None:
