@@ -27,7 +27,7 @@ STATUS_OF_CODE: dict[str, int] = {
     "payload_too_large": 413,
     "push_refused": 422,
     "deploy_refused": 422,
-    "limit_exceeded": 429,
+    "limit_exceeded": 422,
     "unreachable": 502,
     "timeout": 504,
     "storage_full": 507,
