@@ -604,7 +604,7 @@ def _payload(text: str) -> Any:
     """A payload from the command line, in the JSON form that the API takes."""
     import json  # noqa: PLC0415
 
-    from executor.core.values import from_json  # noqa: PLC0415
+    from executor.core.values import DEPTH_MAX, from_json  # noqa: PLC0415
 
     try:
         if text == "-":
@@ -612,6 +612,12 @@ def _payload(text: str) -> Any:
         elif text.startswith("@"):
             text = Path(text[1:]).read_text(encoding="utf-8")
         return from_json(json.loads(text))
+    except RecursionError:
+        raise Refused(
+            f"payload: nested more than {DEPTH_MAX} deep",
+            code="bad_payload",
+            hint="Flatten it, or return it as text or bytes.",
+        ) from None
     except OSError as error:
         raise Refused(f"The payload's file cannot be read: {error.strerror}.", code="bad_payload") from None
     except ValueError as error:

@@ -17,7 +17,7 @@ import msgspec
 
 from executor.config import load
 from executor.core.errors import PerdureError, Refused, from_json
-from executor.operations import OPERATIONS, Arguments, Operation
+from executor.operations import LONE_SURROGATES, OPERATIONS, Arguments, Operation, lone_surrogates
 from executor.platform import payloads
 from executor.platform.async_remote import AsyncRemote
 from executor.platform.lines import AsyncLines
@@ -142,6 +142,12 @@ class AsyncPlatform:
             checked = msgspec.convert(arguments, operation.arguments)
         except msgspec.ValidationError as error:
             raise Refused(f"The arguments of {name} are wrong: {error}.") from None
+        place = lone_surrogates(checked)
+        if place is not None:
+            raise Refused(
+                f"The arguments of {name} are wrong: {LONE_SURROGATES} - at `${place}`.",
+                hint="Decode the bytes with errors='replace'.",
+            )
         return await self._transport.call(operation, path, checked)
 
 
@@ -401,8 +407,9 @@ class AsyncRun(Generic[R]):
 
         Raises TenantError (the workflow failed), Conflict (`instance_terminated`), Unavailable (`timeout`: it goes on).
         """
+        timeout_s = payloads.wait_of(timeout)
         await self._tenant._platform._open()
-        value = await self._tenant._platform._transport.result(self._tenant.name, self.id, timeout)
+        value = await self._tenant._platform._transport.result(self._tenant.name, self.id, timeout_s)
         found: R = payloads.typed(value, self._kind, of=self.id)
         return found
 

@@ -18,24 +18,27 @@ _UNBOUNDED = 2**31
 """Size is the service's business: it knows its limit."""
 
 
-def plain(value: Any) -> Any:
-    """`value` with dataclasses, pydantic models and msgspec Structs as dicts, and enum members as their values,
-    at any depth of dicts and lists."""
+def plain(value: Any, depth: int = 0) -> Any:
+    """`value` with dataclasses, pydantic models and msgspec Structs as dicts, and enum members as their values.
+
+    What is nested deeper than any value may be stays as it is: `values.encode` refuses it by its place.
+    """
     if isinstance(value, enum.Enum):
-        return plain(value.value)
-    if value is None or isinstance(value, str | int | float | bytes):
+        return plain(value.value, depth)
+    if value is None or depth > values.DEPTH_MAX or isinstance(value, str | int | float | bytes):
         return value
+    inside = depth + 1
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: plain(item, inside) for key, item in value.items()}
     if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
-        return [plain(item) for item in value]
+        return [plain(item, inside) for item in value]
     if isinstance(value, msgspec.Struct):
-        return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
+        return {name: plain(getattr(value, name), inside) for name in value.__struct_fields__}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+        return {item.name: plain(getattr(value, item.name), inside) for item in dataclasses.fields(value)}
     dump = getattr(value, "model_dump", None)
     # By duck typing: pydantic is the caller's, not a dependency of ours.
-    return plain(dump()) if callable(dump) and not isinstance(value, type) else value
+    return plain(dump(), depth) if callable(dump) and not isinstance(value, type) else value
 
 
 def value_of(value: Any, *, what: str = "payload") -> Any:
@@ -49,6 +52,14 @@ def value_of(value: Any, *, what: str = "payload") -> Any:
         return values.decode(values.encode(plain(value), what=what, bytes_max=_UNBOUNDED))
     except Refused as error:
         raise Refused(error.message, code="bad_payload", hint=error.hint, **error.details) from None
+
+
+def wait_of(timeout: float | None) -> float | None:
+    """`timeout` in seconds, or None. Raises Refused (`bad_request`) for what is no number."""
+    try:
+        return msgspec.convert(timeout, float | None)
+    except msgspec.ValidationError as error:
+        raise Refused(f"The arguments of result are wrong: {error} - at `$.timeout`.") from None
 
 
 def workflow_name(workflow: str | type[Any]) -> str:

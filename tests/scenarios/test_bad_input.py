@@ -46,6 +46,12 @@ GHOST = "deadbeef01"
 DEEP: Any = None
 for _ in range(65):
     DEEP = [DEEP]
+FAR_TOO_DEEP: Any = None
+"""Deeper than Python's own recursion goes."""
+for _ in range(3000):
+    FAR_TOO_DEEP = [FAR_TOO_DEEP]
+RING: list[Any] = []
+RING.append(RING)
 TOO_LONG = "x" * PAYLOAD_BYTES_MAX
 
 
@@ -79,6 +85,9 @@ NAN_HINT = "Use None or a text for it."
 ID_HINT = "Use 1 to 100 letters, digits and _ . : @ + -, beginning with a letter, a digit or _."
 EVENT_HINT = "Use 1 to 100 printable characters."
 VERSIONS_HINT = "List the versions to see which there are, and give at least the first 7 digits."
+DEPTH_HINT = "Flatten it, or return it as text or bytes."
+LONE = "text with lone surrogates, which is not valid Unicode"
+LONE_HINT = "Decode the bytes with errors='replace'."
 SIZE_HINT = "Keep what is large elsewhere, and send a reference."
 
 
@@ -211,7 +220,88 @@ CASES = [
         f"payload{'[0]' * 64}: nested more than 64 deep",
         "Echo",
         DEEP,
-        hint="Flatten it, or return it as text or bytes.",
+        hint=DEPTH_HINT,
+    ),
+    Case(
+        "payload-far-too-deep",
+        "bad_payload",
+        f"payload{'[0]' * 64}: nested more than 64 deep",
+        lambda tenant: tenant.start("Echo", FAR_TOO_DEEP),
+        None,
+        ["start", "Echo", "[" * 3000 + "]" * 3000],
+        hint=DEPTH_HINT,
+        command_says="payload: nested more than 64 deep",
+    ),
+    Case(
+        "payload-far-too-deep-as-json",
+        "bad_payload",
+        "The request's body is nested too deep: a payload may be 64 deep.",
+        None,
+        ("POST", ACME + "/instances", '{"workflow": "Echo", "payload": ' + "[" * 3000 + "]" * 3000 + "}"),
+        None,
+        hint=DEPTH_HINT,
+    ),
+    Case(
+        "payload-contains-itself",
+        "bad_payload",
+        f"payload{'[0]' * 64}: nested more than 64 deep",
+        lambda tenant: tenant.start("Echo", RING),
+        None,
+        None,
+        hint=DEPTH_HINT,
+    ),
+    Case(
+        "workflow-lone-surrogate",
+        "bad_request",
+        f"The arguments of start are wrong: {LONE} - at `$.workflow`.",
+        lambda tenant: tenant.start("\udcff"),
+        None,
+        ["start", "\udcff"],
+        hint=LONE_HINT,
+    ),
+    Case(
+        "commit-lone-surrogate-in-a-batch",
+        "bad_request",
+        f"The arguments of start_many are wrong: {LONE} - at `$.requests[1].commit`.",
+        lambda tenant: tenant.start_many([{"workflow": "Echo"}, {"workflow": "Echo", "commit": "\ud800"}]),
+        None,
+        None,
+        hint=LONE_HINT,
+    ),
+    Case(
+        "filter-lone-surrogate",
+        "bad_request",
+        f"The arguments of instances are wrong: {LONE} - at `$.workflow`.",
+        lambda tenant: tenant.instances(workflow="\ud800"),
+        None,
+        ["instances", "list", "--workflow", "\udcff"],
+        hint=LONE_HINT,
+    ),
+    Case(
+        "deployed-text-lone-surrogate",
+        "bad_request",
+        f"The arguments of deploy are wrong: {LONE} - at `$.files['a.py']`.",
+        lambda tenant: tenant.deploy({"a.py": "\ud800"}),
+        None,
+        None,
+        hint=LONE_HINT,
+    ),
+    Case(
+        "deployed-path-lone-surrogate",
+        "bad_request",
+        f"The arguments of deploy are wrong: {LONE} - at `$.files['\\ud800.py']`.",
+        lambda tenant: tenant.deploy({"\ud800.py": "1"}),
+        None,
+        None,
+        hint=LONE_HINT,
+    ),
+    Case(
+        "result-timeout-not-a-number",
+        "bad_request",
+        "The arguments of result are wrong: Expected `float | null`, got `str` - at `$.timeout`.",
+        lambda tenant: tenant.instance("waiter").result(timeout="x"),  # type: ignore[arg-type]
+        None,
+        None,
     ),
     Case(
         "payload-not-json",
@@ -922,14 +1012,21 @@ def test_a_body_far_over_the_limit_is_refused_before_it_is_read(worlds: Worlds) 
     assert worlds.snapshot() == before
 
 
-def test_a_push_over_the_limit_changes_nothing(worlds: Worlds) -> None:
+@pytest.mark.parametrize("numbers", [60_000, 150_000], ids=["sent-whole", "sent-in-chunks"])
+def test_a_push_over_the_limit_says_which_and_changes_nothing(numbers: int, worlds: Worlds) -> None:
     before = worlds.snapshot()
-    noise = "".join(f"{number * 2654435761 % 2**32:08x}" for number in range(60_000))
+    noise = "".join(f"{number * 2654435761 % 2**32:08x}" for number in range(numbers))
     worlds.copy.commit({"noise.txt": noise}, "noise")
+    if numbers > 100_000:
+        worlds.copy.git("config", "http.postBuffer", "100000")
     pushed = worlds.copy.push()
     worlds.copy.git("reset", "--quiet", "--hard", "perdure/main")
     assert pushed.code == 1
-    assert "HTTP 413" in pushed.err
+    shown = " ".join(re.sub(r"remote: ?", "", pushed.err).split())
+    assert f"The size of the pack in bytes is over the limit of {PUSH_BYTES_MAX} (pack_bytes_max)." in shown
+    assert "remote: Nothing was changed." in pushed.err
+    assert "! [remote rejected] main -> main" in pushed.err
+    assert "HTTP" not in pushed.err
     assert worlds.snapshot() == before
 
 
