@@ -16,6 +16,7 @@ known by its free lock, and `sweep()` removes it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -31,7 +32,7 @@ from dulwich.object_format import SHA1
 from dulwich.pack import PackData, PackIndexer, extend_pack, load_pack_index, write_pack_index_v2
 
 from .check import ObjectChecks, Objects, check_tips
-from .errors import LimitExceeded, Refused
+from .errors import LimitExceeded, Refused, Unavailable
 from .limits import Limits
 from .names import sync_folder
 from .parts import Parts
@@ -76,15 +77,21 @@ class Quarantine:
     """
 
     def __init__(self, parts: Parts, repository: Path) -> None:
+        """Raises Unavailable (`storage_full`, `storage_failed`), nothing left behind."""
         self._parts = parts
         self._repository_objects = repository / "objects"
-        self.objects_path, self._lock = _locked_folder(self._repository_objects)
         self._summary: PackSummary | None = None
         self._pack = ""
         self._is_checked = False
-        (self.objects_path / "pack").mkdir()
-        (self.objects_path / "info").mkdir()
-        (self.objects_path / "info" / "alternates").write_bytes(os.fsencode(self._repository_objects) + b"\n")
+        with _disk_errors():
+            self.objects_path, self._lock = _locked_folder(self._repository_objects)
+            try:
+                (self.objects_path / "pack").mkdir()
+                (self.objects_path / "info").mkdir()
+                (self.objects_path / "info" / "alternates").write_bytes(os.fsencode(self._repository_objects) + b"\n")
+            except BaseException:
+                self.discard()
+                raise
 
     @property
     def pack_bytes(self) -> int:
@@ -100,14 +107,17 @@ class Quarantine:
         """Read exactly one pack from `body`, scanning while spooling. At most once, before `check`.
 
         Reading stops at the pack's trailer: over some transports no end of file follows.
-        Raises Refused (`pack_malformed`, limits of the pack, `repository_bytes_max`), OSError of `body`.
+        Raises Refused (`pack_malformed`, limits of the pack, `repository_bytes_max`), Unavailable (`storage_full`,
+        `storage_failed`), OSError of `body`.
         """
         assert self._summary is None, "one pack per push"
         limits = self._parts.limits
         scanner = PackScanner(limits)
         # read() of a buffered stream waits for all the bytes asked for; read1() hands out what is there.
         read: Callable[[int], bytes] = getattr(body, "read1", body.read)
-        with self._spool.open("xb") as spool:
+        with _disk_errors():
+            spool = self._spool.open("xb")
+        try:
             while scanner.summary is None:
                 chunk = read(_READ_BYTES)
                 if not chunk:
@@ -118,9 +128,17 @@ class Quarantine:
                         code="pack_malformed",
                         hint="Push again.",
                     )
-                spool.write(chunk)
+                with _disk_errors():
+                    spool.write(chunk)
             summary = scanner.finish()
-        used = _pack_bytes(self._repository_objects / "pack") + summary.pack_bytes
+            with _disk_errors():
+                spool.flush()
+        finally:
+            # What a full disk did not take is still in the buffer: closing tries once more, and closes all the same.
+            with contextlib.suppress(OSError):
+                spool.close()
+        with _disk_errors():
+            used = _pack_bytes(self._repository_objects / "pack") + summary.pack_bytes
         if used > limits.repository_bytes_max:
             raise LimitExceeded(
                 "The size of the repository in bytes, with this push,",
@@ -233,6 +251,23 @@ def _try_lock_and_remove(folder: Path) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def _disk_errors() -> Iterator[None]:
+    """What the disk would not do, as Unavailable: the push can simply be tried again."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Unavailable(
+                "There is no space left on the disk.", code="storage_full", hint="Nothing was changed."
+            ) from error
+        raise Unavailable(
+            f"The incoming pack cannot be written: {error.strerror or error}.",
+            code="storage_failed",
+            hint="Nothing was changed. Look at the disk, then try again.",
+        ) from error
+
+
 def _locked_folder(objects: Path) -> tuple[Path, int]:
     """A new incoming folder and the descriptor that holds its lock."""
     while True:
@@ -242,9 +277,18 @@ def _locked_folder(objects: Path) -> tuple[Path, int]:
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:  # a sweep came between the two calls
             continue
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.fstat(lock).st_nlink:  # 0: the sweep held the lock, and removed the folder
-            return folder, lock
+        except OSError:  # out of descriptors, for one: what needs none of them removes the empty folder
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+            raise
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.fstat(lock).st_nlink:  # 0: the sweep held the lock, and removed the folder
+                return folder, lock
+        except OSError:
+            _remove_folder(folder)
+            os.close(lock)
+            raise
         os.close(lock)
 
 

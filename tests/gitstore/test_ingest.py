@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import io
 import os
 import shutil
@@ -14,7 +16,7 @@ import pygit2
 import pytest
 
 from gitstore import GitStore, ingest
-from gitstore.errors import LimitExceeded, Refused
+from gitstore.errors import LimitExceeded, Refused, Unavailable
 from gitstore.ingest import NewTip
 from gitstore.limits import Limits
 from gitstore.parts import Parts
@@ -331,5 +333,93 @@ def test_sweep_removes_what_a_dead_process_left_and_nothing_else(parts: Parts, t
 def test_quarantine_that_was_swept_away_under_a_push_refuses_it(parts: Parts, tenant: str) -> None:
     with ingest.start(parts, tenant) as quarantine:
         shutil.rmtree(quarantine.objects_path)
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(Unavailable, match="cannot be written") as caught:
             quarantine.add_pack(io.BytesIO(pack()))
+    assert caught.value.code == "storage_failed"
+
+
+DISK_ERRORS = [
+    (errno.ENOSPC, "storage_full"),
+    (errno.EDQUOT, "storage_full"),
+    (errno.EIO, "storage_failed"),
+]
+
+
+@pytest.mark.parametrize(("number", "code"), DISK_ERRORS)
+@pytest.mark.parametrize(
+    ("owner", "name", "passed"),
+    [(Path, "mkdir", 0), (os, "open", 0), (fcntl, "flock", 0), (Path, "mkdir", 1), (Path, "write_bytes", 0)],
+)
+def test_quarantine_that_the_disk_refuses_leaves_neither_folder_nor_lock(
+    parts: Parts,
+    tenant: str,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: object,
+    name: str,
+    passed: int,
+    number: int,
+    code: str,
+) -> None:
+    repository = parts.ensure_repository(tenant)
+    before = len(os.listdir("/proc/self/fd"))
+    original = getattr(owner, name)
+    calls = 0
+
+    def failing(*args: object, **named: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls > passed:
+            raise OSError(number, os.strerror(number))
+        return original(*args, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, failing)
+        with pytest.raises(Unavailable) as caught:
+            ingest.Quarantine(parts, repository)
+    assert caught.value.code == code
+    assert list((repository / "objects").glob("incoming-*")) == []
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+class FullFile(io.RawIOBase):
+    """A file on a disk that is full: what a buffer holds can never leave it."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, _data: object) -> int:
+        raise OSError(self._number, os.strerror(self._number))
+
+
+@pytest.mark.parametrize(("number", "code"), DISK_ERRORS)
+@pytest.mark.parametrize("size", [10, 200_000], ids=["at the flush", "at a write"])
+def test_pack_that_the_disk_has_no_room_for_is_unavailable_and_leaves_nothing(
+    parts: Parts,
+    tenant: str,
+    git: hostile.Repository,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    number: int,
+    code: str,
+) -> None:
+    head = git.commit({"a": os.urandom(size).hex()})
+    body = io.BytesIO(git.pack(head))
+    before = object_files(parts, tenant)
+    with ingest.start(parts, tenant) as quarantine, monkeypatch.context() as patched:
+        patched.setattr(Path, "open", lambda *_: io.BufferedWriter(FullFile(number)))
+        with pytest.raises(Unavailable) as caught:
+            quarantine.add_pack(body)
+    assert caught.value.code == code
+    assert object_files(parts, tenant) == before
+
+
+def test_error_of_the_connection_is_not_taken_for_the_disks(parts: Parts, tenant: str) -> None:
+    class Broken(io.RawIOBase):
+        def read(self, _size: int = -1) -> bytes:
+            raise ConnectionResetError
+
+    with ingest.start(parts, tenant) as quarantine, pytest.raises(ConnectionResetError):
+        quarantine.add_pack(Broken())  # type: ignore[arg-type]  # all that is used of it
