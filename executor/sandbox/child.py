@@ -285,7 +285,7 @@ _prepared: list[tuple[asyncio.AbstractEventLoop, StepPool]] = []
 def before_seccomp(limits: SandboxLimits) -> None:
     """Make what the filter will refuse later: the step threads, and the loop with its wake-up socket pair."""
     _prepare_facets()
-    _prepared.append((asyncio.new_event_loop(), StepPool(limits.step_threads)))
+    _prepared.append((asyncio.new_event_loop(), StepPool(limits.step_threads, limits.thread_stack_bytes)))
 
 
 def rehearse() -> None:

@@ -10,6 +10,9 @@ from typing import Any
 
 _MIB = 1024 * 1024
 
+THREAD_STACK_BYTES = 8 * _MIB
+_THREAD_STACK_BYTES_MIN = 1 * _MIB
+
 
 class LimitError(ValueError):
     """A limit is not a number of its kind, or out of its range. `name` and `value` say which and what."""
@@ -42,8 +45,10 @@ class SandboxLimits:
     """Threads for synchronous steps, made before the filter that refuses new ones. Eight: enough to overlap blocking
     steps on two cores; each costs about 20 KiB."""
 
-    thread_stack_bytes: int = 1 * _MIB
-    """Stack of one step thread. 1 MiB: a thousand Python calls deep, and address space is what the limit counts."""
+    thread_stack_bytes: int = THREAD_STACK_BYTES
+    """Stack of one step thread, 1 MiB at least. 8 MiB, what the main thread has: a thousand calls through C code, of
+    whatever module, end as a RecursionError and not in a crash. Only what is touched takes memory; as address space
+    the stacks are allowed for beside `memory_bytes`."""
 
     frame_bytes_max: int = 12 * _MIB
     """Bytes of one message in either direction, the protocol's own bound (`protocol.FRAME_BYTES_MAX`); may be lower."""
@@ -70,6 +75,8 @@ class SandboxLimits:
                 raise LimitError(field.name, value, "a whole number" if whole else "a number of seconds")
             if value <= 0 and not (field.name == "step_threads" and value == 0):
                 raise LimitError(field.name, value, "more than zero")
+        if self.thread_stack_bytes < _THREAD_STACK_BYTES_MIN:
+            raise LimitError("thread_stack_bytes", self.thread_stack_bytes, f"{_THREAD_STACK_BYTES_MIN} or more")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for the zygote's control channel."""

@@ -12,19 +12,25 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
 
+from executor.sandbox.limits import THREAD_STACK_BYTES
+
 Job = Callable[[], None]
 
 
 class StepPool:
-    """`count` daemon threads, started at once. A job must not raise."""
+    """`count` daemon threads with stacks of `stack_bytes`, started at once. A job must not raise."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, stack_bytes: int = THREAD_STACK_BYTES) -> None:
         self.count = count
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._ended: SimpleQueue[None] = SimpleQueue()
-        for _ in range(count):
-            # threading.Thread.start waits for each thread to run, 1 ms apiece; this is on the way of every cold start.
-            _thread.start_new_thread(self._work, ())
+        before = _thread.stack_size(stack_bytes)
+        try:
+            for _ in range(count):
+                # threading.Thread.start waits for each to run, 1 ms apiece; this is on the way of every cold start.
+                _thread.start_new_thread(self._work, ())
+        finally:
+            _thread.stack_size(before)
 
     def submit(self, job: Job) -> None:
         self._jobs.put(job)
