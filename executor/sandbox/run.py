@@ -349,8 +349,8 @@ class Run:
                 declared=self._code.result_type,
                 bytes_max=self._process.steps.limits.value_bytes_max,
             )
-        except PerdureError as error:
-            return Fail(faults.fact(error, (), code="workflow_failed"))
+        except BaseException as error:  # refused, or hostile to be read: the value's methods are tenant code
+            return Fail(faults.fact(error, self._process.bundle.files, code="workflow_failed"))
         return Complete(value)
 
     def _end(self, command: Fail | Diverge) -> None:

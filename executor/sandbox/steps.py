@@ -205,7 +205,7 @@ class Attempt:
                 result, what="result", declared=declared, bytes_max=self._steps.limits.value_bytes_max
             )
             delta = self._facet.end(commit=True)
-        except Exception as error:  # a refused value, or a facet that cannot commit: the attempt has failed
+        except BaseException as error:  # a value refused, or hostile to be read; a facet that cannot commit: it failed
             self._failed(error)
             return
         self._end()

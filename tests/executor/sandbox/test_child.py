@@ -298,3 +298,29 @@ def test_process_whose_threads_are_all_stuck_says_so() -> None:
             await asyncio.sleep(0)
 
     in_child(source, main, limits=ChildLimits(step_threads=1))
+
+
+HOSTILE_RESULT = """
+class Hostile:
+    def model_dump(self, **options):
+        raise SystemExit("out")
+
+    @classmethod
+    def model_validate(cls, value):
+        return cls()
+
+
+def hostile() -> Hostile:
+    return Hostile()
+"""
+
+
+def test_result_that_is_hostile_to_be_read_fails_its_attempt() -> None:
+    async def main(executor) -> None:
+        run = executor.activate(Story("Job").begin())
+        (failed,) = await executor.until_idle(run)
+        assert isinstance(failed, StepError)
+        assert (failed.error.type, failed.error.message) == ("SystemExit", "out")
+        executor.drop(run)
+
+    in_child(job('return await step.do("s", hostile)', above=HOSTILE_RESULT), main)
