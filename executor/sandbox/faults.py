@@ -8,7 +8,7 @@ ever. Causes, groups and type names are read past the tenant's overrides, and bo
 from __future__ import annotations
 
 import traceback
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import Any
 
 from executor.core.errors import PerdureError
@@ -131,7 +131,8 @@ class _Copies:
                 _plain_or_number(_own(SyntaxError, name, error))
                 for name in ("msg", "filename", "lineno", "offset", "text", "end_lineno", "end_offset")
             )
-            copy = type("Copy", (SyntaxError,), names)(message, tuple(place))
+            made: Callable[..., BaseException] = type("Copy", (SyntaxError,), names)
+            copy = made(message, tuple(place))
         else:
             copy = type("Copy", (Exception,), names)(text)
         return copy
