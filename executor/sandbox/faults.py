@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Container
-from typing import Any
+from typing import Any, cast
 
 from executor.core.errors import PerdureError
 from executor.core.failure import ErrorFact
@@ -131,7 +131,7 @@ class _Copies:
                 _plain_or_number(_own(SyntaxError, name, error))
                 for name in ("msg", "filename", "lineno", "offset", "text", "end_lineno", "end_offset")
             )
-            made: Callable[..., BaseException] = type("Copy", (SyntaxError,), names)
+            made = cast("Callable[..., BaseException]", type("Copy", (SyntaxError,), names))
             copy = made(message, tuple(place))
         else:
             copy = type("Copy", (Exception,), names)(text)
