@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
+import msgspec
+
 from executor.sandbox.protocol import FromSandbox, ToSandbox
 from executor.sandbox.spec import DeathReason, SandboxSpec
 from executor.views import (
@@ -30,11 +32,10 @@ class Clock(Protocol):
     async def sleep_until_ms(self, at_ms: int) -> None: ...
 
 
-# --- state
+# --- state. Structs, not dataclasses: several are made for every record, and these take a tenth of the time.
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True, gc=False):
     """What the index knows of an instance, as of a record. `wake_at_ms` None: no timer wakes it."""
 
     state: str
@@ -46,9 +47,11 @@ class Row:
     summary: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
-    """One record to append. `sequence` 0 changes the row only, and has neither entry nor delta."""
+class Append(msgspec.Struct, frozen=True, gc=False):
+    """One record to append. `sequence` 0 changes the row only, and has neither entry nor delta.
+
+    The names of its fields are those of a record of `facets`: the adapter hands it on as it is.
+    """
 
     tenant: str
     instance: str
@@ -58,8 +61,7 @@ class Append:
     row: Row
 
 
-@dataclass(frozen=True, slots=True)
-class StoredRow:
+class StoredRow(msgspec.Struct, frozen=True, gc=False):
     """A row as stored, with its key, the sequence of its last entry, and a number that grows with each new instance."""
 
     tenant: str
