@@ -15,67 +15,112 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
+import msgspec
 import trio
 
 from executor.core import codec, decide, summary
-from executor.core.entries import AnyEntry, Held, Paused, Resumed, Started, Terminated, Unheld
+from executor.core.entries import AnyEntry, Completed, Held, Paused, Resumed, Started, Terminated, Unheld
 from executor.core.errors import Conflict, Corrupt, NotFound, PerdureError, Unavailable
 from executor.core.failure import ErrorFact
-from executor.core.instance import Instance, fold
 from executor.core.lifecycle import ACTIVE, FINAL, State, check
-from executor.engine.committer import Committer
+from executor.engine.committer import RECORD_BYTES, Committer
 from executor.engine.output import OutputBuffer
+from executor.engine.reads import Reads
 from executor.engine.resident import Key, Resident
+from executor.engine.residents import Residents
 from executor.engine.runner import Runner
 from executor.engine.scheduler import FairQueue
+from executor.engine.signal import Landing
 from executor.engine.timers import Timers
-from executor.engine.watchers import Watchers
+from executor.engine.waking import FULL_DISK_PAUSE_S, Waking
+from executor.engine.watchers import ENDED, Watchers
+from executor.engine.worker import Blocking, Worker
 from executor.ports import Append, Clock, CodeSource, Row, SandboxHost, StateStore, StoredRow
 
 log = logging.getLogger(__name__)
 
 SEED_BYTES = 16
 RECOVERY_PAGE = 1_000
-FULL_DISK_PAUSE_S = 1.0
+QUEUED_IN_MEMORY_MAX = 1_000
+"""When more instances than this wait for their turn, those that come after them wait on disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
     """`active_runs_max`: runs in sandboxes at once; `sandboxes_max`: sandbox processes; `sandbox_idle_s`: how long an
     unused one is kept; `deaths_max`: how often an instance's sandbox may die without progress before it is held;
-    `stop_grace_s`: how long executing steps may take to finish when the executor stops."""
+    `queued_max`: instances waiting for their turn before new starts are refused; `waking_queue_max`: before those that are
+    due wait on disk; `stop_grace_s`: how long executing steps may take to finish when the executor stops."""
 
     active_runs_max: int = 2_000
     sandboxes_max: int = 64
     sandbox_idle_s: float = 30.0
     deaths_max: int = 5
     queued_max: int = 100_000
+    waking_queue_max: int = 2_000
     stop_grace_s: float = 5.0
+
+
+class Start(msgspec.Struct, frozen=True):
+    """What `Engine.start` is given."""
+
+    key: Key
+    workflow: str
+    commit: str
+    payload: bytes
+    is_new: bool = False
+
+
+class Commit:
+    """Entries of one resident on their way to disk, and the row as of the last of them."""
+
+    __slots__ = ("_engine", "landing", "resident", "row", "sequence")
+
+    def __init__(  # noqa: PLR0917  # made for each record, in one place
+        self, engine: Engine, resident: Resident, sequence: int, row: Row, landing: Landing | None
+    ) -> None:
+        self._engine = engine
+        self.resident = resident
+        self.sequence = sequence
+        self.row = row
+        self.landing = landing
+
+    def done(self, error: PerdureError | None) -> None:
+        """The committer's answer."""
+        self._engine.committed(self, error)
 
 
 class Engine:
     """See the module's text. `running()` is its life; every other method needs it to be running."""
 
-    def __init__(
-        self, store: StateStore, code: CodeSource, host: SandboxHost, clock: Clock, limits: EngineLimits
+    def __init__(  # noqa: PLR0917  # made in one place, and in tests
+        self,
+        store: StateStore,
+        code: CodeSource,
+        host: SandboxHost,
+        clock: Clock,
+        limits: EngineLimits,
+        workers: Callable[[str], Blocking] = Worker,
     ) -> None:
+        """`workers`: makes what runs the store's calls off the event loop; one writes, one reads."""
         self.store = store
         self.clock = clock
         self.limits = limits
         self.watchers = Watchers()
+        self._writer, self.reader = workers("engine-writer"), workers("engine-reader")
         self.output = OutputBuffer(store, self.watchers.changed)
-        self.committer = Committer(store)
+        self.committer = Committer(store, self._writer)
+        self.reads = Reads(store, self.reader)
+        self.residents = Residents(self.reads)
         self.queue = FairQueue()
-        self.timers = Timers(store, clock, on_due=self._wake_rows, on_alarm=self._alarm)
+        self.timers = Timers(store, clock, self.reader, on_due=Waking(self).wake, on_alarm=self._alarm)
         self.runner = Runner(self, host, code)
-        self._residents: dict[Key, Resident] = {}
-        self._loading: dict[Key, trio.Event] = {}
-        self._deleting: set[str] = set()
-        self._beginning: set[Key] = set()
+        self.beginning: set[Key] = set()
         """Instances whose last commit was refused and that begin again after a pause."""
         self._nursery: trio.Nursery | None = None
         self.is_stopping = False
@@ -95,6 +140,8 @@ class Engine:
                 with trio.CancelScope(shield=True):
                     await self._stop()
                 tasks.cancel()
+                self._writer.close()
+                self.reader.close()
 
     async def _tasks(
         self, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -104,6 +151,7 @@ class Engine:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self.committer.run)
+                nursery.start_soon(self.reads.run)
                 nursery.start_soon(self.output.run)
                 await nursery.start(self.runner.run)
                 await self._recover()
@@ -113,10 +161,7 @@ class Engine:
     async def _recover(self) -> None:
         after = 0
         while True:
-            page_after = after
-            rows = await trio.to_thread.run_sync(
-                lambda: self.store.in_states(ACTIVE, limit=RECOVERY_PAGE, after=page_after)  # noqa: B023 - awaited here
-            )
+            rows = await self.reader.run(partial(self.store.in_states, ACTIVE, limit=RECOVERY_PAGE, after=after))
             for row in rows:
                 self.queue.put((row.tenant, row.instance))
             if len(rows) < RECOVERY_PAGE:
@@ -138,57 +183,122 @@ class Engine:
 
     # --- use cases
 
-    async def start(self, key: Key, *, workflow: str, commit: str, payload: bytes, is_new: bool = False) -> bool:
-        """Make the instance, durably. False: it is there already with the same workflow and payload.
+    async def start(self, key: Key, *, workflow: str, commit: str, payload: bytes, is_new: bool = False) -> StoredRow:
+        """Make the instance, durably: its row. One that is there already, with the same workflow and payload, is it.
 
         `is_new`: the id was drawn just now and cannot be taken; the store is not asked.
 
         Raises Conflict (`instance_exists`), Unavailable (`busy`, `shutting_down`, `storage_full`).
         """
-        self._check_accepting()
-        if is_new:
-            self._residents[key] = Resident(key, Instance(), [], 0, is_resting=False)
-        async with self.hold(key, create=True) as resident:
-            instance = resident.instance
-            if instance.sequence:
-                await self._until_durable(resident, instance.sequence)
-                there = instance.start
-                if (there.workflow, there.payload) == (workflow, payload):
-                    return False
-                raise Conflict(
-                    f'an instance with id "{key[1]}" exists with another workflow or payload',
+        [row] = await self.start_many([Start(key, workflow, commit, payload, is_new)])
+        if isinstance(row, PerdureError):
+            raise row
+        return row
+
+    async def start_many(self, starts: Sequence[Start]) -> list[StoredRow | PerdureError]:
+        """As `start`, for many at once, each with its own outcome; all that are new share one fsync."""
+        try:
+            self._check_accepting()
+        except Unavailable as refused:
+            return [refused] * len(starts)
+        known = [start.key for start in starts if not start.is_new]
+        held = iter(await self.residents.hold_many(known, create=True) if known else ())
+        begun = [self._begin(start, None if start.is_new else next(held)) for start in starts]
+        last = next((commit.landing for commit in reversed(begun) if isinstance(commit, Commit)), None)
+        if last is not None:
+            await last.wait()  # They are written in order: what came before it is durable too.
+        return [await self._begun(start, commit) for start, commit in zip(starts, begun, strict=True)]
+
+    def _begin(self, start: Start, found: Resident | PerdureError | None) -> Commit | Resident | PerdureError:
+        """The commit of the new instance, or the existing one (held), or why there is neither."""
+        if isinstance(found, PerdureError):
+            return found
+        if found is None and self.residents.is_deleting(start.key[0]):
+            return NotFound(f'there is no tenant "{start.key[0]}"', code="tenant_not_found")
+        resident = found or self.residents.new(start.key)
+        if resident.instance.sequence:
+            return resident
+        seed = secrets.token_bytes(SEED_BYTES)
+        started = Started(self.clock.now_ms(), start.workflow, start.commit, start.payload, seed)
+        commit = self.commit(resident, (started,), landing=Landing())
+        if found is not None:
+            self.residents.release(found)
+        return commit
+
+    async def _begun(self, start: Start, begun: Commit | Resident | PerdureError) -> StoredRow | PerdureError:
+        if isinstance(begun, PerdureError):
+            return begun
+        if isinstance(begun, Commit):
+            return begun.resident.loss or StoredRow(*start.key, 0, begun.sequence, begun.row)
+        try:
+            there = begun.instance.start
+            if (there.workflow, there.payload) != (start.workflow, start.payload):
+                return Conflict(
+                    f'an instance with id "{start.key[1]}" exists with another workflow or payload',
                     code="instance_exists",
                     hint="Use another id, or the same workflow and payload to get the existing instance.",
                     workflow=there.workflow,
                 )
-            now_ms = self.clock.now_ms()
-            started = Started(now_ms, workflow, commit, payload, secrets.token_bytes(SEED_BYTES))
-            await self._commit_and_wait(resident, (started,))
-            return True
+            await self.until_durable(begun, begun.instance.sequence)
+            return begun.loss or StoredRow(*start.key, 0, begun.instance.sequence, self._row(begun))
+        finally:
+            self.residents.release(begun)
+
+    async def outcome(self, key: Key) -> tuple[StoredRow, bytes | None]:
+        """The row of an instance that has ended or is held, once it has, and what `run()` returned, encoded.
+
+        Raises NotFound.
+        """
+        async with self.watchers.watching(key) as watch:
+            while True:
+                resident = self.residents.get(key)
+                if resident is None or (resident.is_settled and self.state(resident) in ENDED):
+                    return_early = await self._stored_outcome(key)
+                    if return_early is not None:
+                        return return_early
+                await watch.wait_ended()
+                if watch.row is not None:
+                    return watch.row, watch.output
+
+    async def _stored_outcome(self, key: Key) -> tuple[StoredRow, bytes | None] | None:
+        row = await self.reads.row(key)
+        if row is None:
+            raise NotFound(
+                f'tenant "{key[0]}" has no instance "{key[1]}"',
+                code="instance_not_found",
+                hint="List the tenant's instances to see which there are.",
+            )
+        if row.row.state not in ENDED:
+            return None
+        if row.row.state != "complete":
+            return row, None
+        [last] = await self.reader.run(partial(self.store.journal, *key, after=row.sequence - 1, limit=1))
+        entry, _ = codec.decode(last)
+        return row, entry.value if isinstance(entry, Completed) else None
 
     async def send_event(self, key: Key, *, id: str, type: str, payload: bytes) -> bool:
         """Take an event in, durably. False: an event of this id is there already.
 
         Raises NotFound, Conflict (`instance_finished`, `event_exists`).
         """
-        async with self.hold(key) as resident:
+        async with self.residents.hold(key) as resident:
             decided = decide.on_event(resident.instance, id=id, type=type, payload=payload, now_ms=self.clock.now_ms())
             if decided.entries:
                 # A repeated one is known by its id even when the instance has ended on it.
-                check("send_event", self._state(resident), key[1])
+                check("send_event", self.state(resident), key[1])
             await self._commit_and_wait(resident, decided.entries)
             return bool(decided.entries)
 
     async def pause(self, key: Key) -> None:
         """Stop before the next step, durably; steps that execute finish and are journaled."""
-        async with self.hold(key) as resident:
-            if check("pause", self._state(resident), key[1]):
+        async with self.residents.hold(key) as resident:
+            if check("pause", self.state(resident), key[1]):
                 await self._commit_and_wait(resident, (Paused(self.clock.now_ms()),))
 
     async def resume(self, key: Key) -> None:
         """Go on after a pause; or try again after being held."""
-        async with self.hold(key) as resident:
-            if check("resume", self._state(resident), key[1]):
+        async with self.residents.hold(key) as resident:
+            if check("resume", self.state(resident), key[1]):
                 now_ms = self.clock.now_ms()
                 entry: AnyEntry = Unheld(now_ms) if resident.instance.held is not None else Resumed(now_ms)
                 resident.is_resting = False
@@ -197,104 +307,38 @@ class Engine:
 
     async def terminate(self, key: Key) -> None:
         """End it now, durably; what executes is cancelled."""
-        async with self.hold(key) as resident:
-            if check("terminate", self._state(resident), key[1]):
+        async with self.residents.hold(key) as resident:
+            if check("terminate", self.state(resident), key[1]):
                 await self._commit_and_wait(resident, (Terminated(self.clock.now_ms()),))
 
     async def delete(self, key: Key) -> None:
         """Remove everything of an ended instance, durably."""
-        async with self.hold(key) as resident:
-            check("delete", self._state(resident), key[1])
-            await self._until_durable(resident, resident.instance.sequence)
-            self._forget(resident)
+        async with self.residents.hold(key) as resident:
+            check("delete", self.state(resident), key[1])
+            await self.until_durable(resident, resident.instance.sequence)
+            self.residents.forget(resident)
             await self.committer.exclusive(lambda: self.store.delete(*key))
         self.watchers.changed(key)
 
     async def delete_tenant(self, tenant: str) -> None:
         """Remove all instances of a tenant, durably, whatever state they are in."""
-        self._deleting.add(tenant)
+        self.residents.begin_deleting(tenant)
         try:
-            for resident in [resident for key, resident in self._residents.items() if key[0] == tenant]:
+            for resident in self.residents.of(tenant):
                 self.runner.drop(resident)
                 resident.is_lost = True
-                self._forget(resident)
+                self.residents.forget(resident)
             await self.committer.drain()
             await self.committer.exclusive(lambda: self.store.delete_tenant(tenant))
         finally:
-            self._deleting.discard(tenant)
+            self.residents.end_deleting(tenant)
 
     def active_counts(self) -> tuple[int, int]:
         """Runs and sandboxes at this moment."""
         return self.runner.run_count, self.runner.sandbox_count
 
-    # --- residents
-
-    @asynccontextmanager
-    async def hold(self, key: Key, *, create: bool = False) -> AsyncGenerator[Resident]:
-        """The instance in memory, kept there for the block. Raises NotFound (`instance_not_found`), Corrupt."""
-        resident = await self.load(key, create=create)
-        resident.holds += 1
-        try:
-            yield resident
-        finally:
-            resident.holds -= 1
-            self.evict(resident)
-
-    async def load(self, key: Key, *, create: bool = False) -> Resident:
-        """The resident of `key`, read from the store if need be; the caller must hold or use it without an await."""
-        while True:
-            if key[0] in self._deleting:
-                raise NotFound(f'there is no tenant "{key[0]}"', code="tenant_not_found")
-            resident = self._residents.get(key)
-            if resident is not None:
-                return resident
-            loading = self._loading.get(key)
-            if loading is None:
-                break
-            await loading.wait()
-        self._loading[key] = trio.Event()
-        try:
-            row, stored = await trio.to_thread.run_sync(self._read, key)
-            if row is None and not create:
-                raise NotFound(
-                    f'tenant "{key[0]}" has no instance "{key[1]}"',
-                    code="instance_not_found",
-                    hint="List the tenant's instances to see which there are.",
-                )
-            instance = fold(codec.decode_journal(stored))
-            is_resting = row is not None and row.row.state == "waiting"
-            resident = Resident(key, instance, stored, instance.sequence, is_resting)
-            self._residents[key] = resident
-            return resident
-        finally:
-            self._loading.pop(key).set()
-
-    def _read(self, key: Key) -> tuple[StoredRow | None, list[bytes]]:
-        row = self.store.row(*key)
-        if row is None:
-            return None, []
-        stored = self.store.journal(*key)
-        if len(stored) < row.sequence:
-            raise Corrupt(
-                f'instance "{key[1]}" has {len(stored)} journal entries, its row says {row.sequence}',
-                code="corrupt_journal",
-            )
-        return row, stored
-
-    def evict(self, resident: Resident) -> None:
-        """Let it leave memory if nobody works on it."""
-        if resident.is_evictable:
-            self._forget(resident)
-
-    def _forget(self, resident: Resident) -> None:
-        if self._residents.get(resident.key) is resident:
-            del self._residents[resident.key]
-
-    def resident(self, key: Key) -> Resident | None:
-        """The resident of `key`, if there is one."""
-        return self._residents.get(key)
-
-    def _state(self, resident: Resident) -> State:
+    def state(self, resident: Resident) -> State:
+        """Its public state, as far as memory knows."""
         return resident.instance.state(is_resting=resident.is_resting)
 
     # --- the commit path
@@ -305,13 +349,13 @@ class Engine:
         entries: Sequence[AnyEntry],
         delta: bytes | None = None,
         *,
-        durable: trio.Event | None = None,
+        landing: Landing | None = None,
         more_follow: bool = False,
-    ) -> None:
+    ) -> Commit:
         """Apply `entries` and hand them to the committer; none: write the row alone. See the module's text.
 
-        `more_follow`: another commit comes in this same moment, so the row may keep its last summary: making one costs
-        as much as there are waits, and a turn may bring thousands.
+        `landing` is set once they are durable, or lost. `more_follow`: another commit comes in this same moment, so
+        the row may keep its last summary: making one costs as much as there are waits, and a turn may bring thousands.
         """
         instance = resident.instance
         before = instance.resolved_at
@@ -321,18 +365,26 @@ class Engine:
             encoded.append(codec.encode(entry, instance.chain))
         if instance.resolved_at != before or instance.sequence == len(entries):
             resident.is_resting = False
-        resident.stored.extend(encoded)
+        resident.stored += encoded
         if not more_follow:
             resident.summary = summary.encode(instance)
         row = self._row(resident)
-        first = instance.sequence - len(encoded) + 1
         tenant, name = resident.key
-        records = [
-            Append(tenant, name, first + index, data, delta if index == 0 else None, row)
-            for index, data in enumerate(encoded)
-        ] or [Append(tenant, name, 0, b"", None, row)]
-        sequence = instance.sequence
-        self.committer.submit(records, lambda error: self._committed(resident, sequence, row, durable, error))
+        size = RECORD_BYTES
+        records: list[Append] = []
+        sequence = instance.sequence - len(encoded)
+        for data in encoded:
+            sequence += 1
+            size += RECORD_BYTES + len(data)
+            records.append(Append(tenant, name, sequence, data, delta, row))
+            if delta is not None:
+                size += len(delta)
+                delta = None
+        if not records:
+            records.append(Append(tenant, name, 0, b"", None, row))
+        commit = Commit(self, resident, sequence, row, landing)
+        self.committer.submit(records, size, commit.done)
+        return commit
 
     def _row(self, resident: Resident) -> Row:
         instance = resident.instance
@@ -348,35 +400,37 @@ class Engine:
             resident.summary,
         )
 
-    def _committed(
-        self,
-        resident: Resident,
-        sequence: int,
-        row: Row,
-        durable: trio.Event | None,
-        error: PerdureError | None,
-    ) -> None:
+    def committed(self, commit: Commit, error: PerdureError | None) -> None:
+        """Act upon what is durable now, or was not written."""
+        resident = commit.resident
         if error is not None:
             self._lose(resident, error)
         else:
-            resident.durable = max(resident.durable, sequence)
-            self.timers.rest_until(row.wake_at_ms)
-            tenant, name = resident.key
-            outcome = resident.instance.outcome if row.state in FINAL else None
-            self.watchers.changed(resident.key, StoredRow(tenant, name, 0, sequence, row), outcome)
+            resident.durable = max(resident.durable, commit.sequence)
+            row = commit.row
+            if row.wake_at_ms is not None:
+                self.timers.rest_until(row.wake_at_ms)
+            key = resident.key
+            if key in self.watchers:
+                outcome = resident.instance.outcome if row.state in FINAL else None
+                self.watchers.changed(key, StoredRow(*key, 0, commit.sequence, row), outcome)
             self.settle(resident)
-        if durable is not None:
-            durable.set()
+        if commit.landing is not None:
+            commit.landing.set()
 
     def settle(self, resident: Resident) -> None:
         """Do what the durable state asks for: send entries on, start a run, end one, leave memory."""
         if resident.is_lost:
             return
-        self.runner.settle(resident)
-        if resident.needs_run and resident.run is None and resident.durable and not resident.is_queued:
-            resident.is_queued = True
-            self.queue.put(resident.key)
-        self.evict(resident)
+        if resident.run is not None:
+            self.runner.settle(resident)
+        if resident.run is None:
+            if resident.durable and resident.needs_run:
+                self.queue.put(resident.key)
+                if len(self.queue) > QUEUED_IN_MEMORY_MAX and resident.can_wait_on_disk:
+                    self.residents.forget(resident)
+            else:
+                self.residents.evict(resident)
 
     def _lose(self, resident: Resident, error: PerdureError) -> None:
         """Its last commit was not written: memory is ahead of the disk. Drop it, and begin again from the disk."""
@@ -385,20 +439,20 @@ class Engine:
         resident.is_lost = True
         resident.loss = error
         self.runner.drop(resident)
-        self._forget(resident)
+        self.residents.forget(resident)
         self.watchers.changed(resident.key)
         if self.committer.is_over:
             return
-        if resident.durable and self._nursery is not None and resident.key not in self._beginning:
-            self._beginning.add(resident.key)
+        if resident.durable and self._nursery is not None and resident.key not in self.beginning:
+            self.beginning.add(resident.key)
             self._nursery.start_soon(self._begin_again, resident.key, error)
 
     async def _begin_again(self, key: Key, error: PerdureError) -> None:
         try:
             if isinstance(error, Unavailable):
                 await trio.sleep(FULL_DISK_PAUSE_S)
-            self._beginning.discard(key)
-            async with self.hold(key) as resident:
+            self.beginning.discard(key)
+            async with self.residents.hold(key) as resident:
                 if isinstance(error, Unavailable):
                     # Nothing may execute before there is room for its result: the row, as it is, tries it out.
                     await self._commit_and_wait(resident, (), row_alone=True)
@@ -418,17 +472,18 @@ class Engine:
     ) -> None:
         """Durable on return. No entries: what is under way already is, and with `row_alone` the row."""
         if not entries and not row_alone:
-            await self._until_durable(resident, resident.instance.sequence)
+            await self.until_durable(resident, resident.instance.sequence)
             return
-        durable = trio.Event()
-        self.commit(resident, entries, durable=durable)
-        # Shielded: the caller may go away, but what was handed to the disk will be there.
-        with trio.CancelScope(shield=True):
-            await durable.wait()
+        landing = Landing()
+        self.commit(resident, entries, landing=landing)
+        await landing.wait()
         if resident.loss is not None:
             raise resident.loss
 
-    async def _until_durable(self, resident: Resident, sequence: int) -> None:
+    async def until_durable(self, resident: Resident, sequence: int) -> None:
+        """Return once the disk has its journal up to `sequence`, or it is lost."""
+        if resident.durable >= sequence or resident.is_lost:
+            return
         async with self.watchers.watching(resident.key) as watch:
             while resident.durable < sequence and not resident.is_lost:
                 await watch.wait()
@@ -443,61 +498,31 @@ class Engine:
                 hint="Try again after a second.",
                 retry_after_s=1,
             )
+        if self.committer.is_full:
+            raise Unavailable(
+                "more waits to be written than the disk takes in",
+                code="busy",
+                hint="Try again after a second.",
+                retry_after_s=1,
+            )
 
     # --- time
 
-    async def _wake_rows(self, rows: list[StoredRow]) -> None:
-        """Make rows that are due no longer due: their timers are journaled, their instances queued."""
-        limiter = trio.CapacityLimiter(8)
-        async with trio.open_nursery() as nursery:
-            for row in rows:
-                nursery.start_soon(self._wake_row, (row.tenant, row.instance), limiter)
-        if any((row.tenant, row.instance) in self._beginning for row in rows):
-            # The disk is full: they are still due, and would be asked for again at once.
-            await trio.sleep(FULL_DISK_PAUSE_S)
-
-    async def _wake_row(self, key: Key, limiter: trio.CapacityLimiter) -> None:
-        if key in self._beginning:
-            return
-        try:
-            async with limiter, self.hold(key) as resident:
-                # The store may be behind a commit that is under way: let it catch up before asking it again.
-                await self._until_durable(resident, resident.instance.sequence)
-                if self._state(resident) == "waiting" and not resident.is_lost:
-                    await self._fire(resident)
-        except NotFound:
-            return
-        except Corrupt as corrupt:
-            await self.hold_corrupt(key, corrupt)
-
-    async def _fire(self, resident: Resident) -> None:
-        now_ms = self.clock.now_ms()
-        wake_at_ms = resident.instance.next_wake_ms()
-        if wake_at_ms is None or wake_at_ms > now_ms:
-            # Only the row is stale (a lost hint): write it again.
-            entries: tuple[AnyEntry, ...] = ()
-        else:
-            entries = decide.on_clock(resident.instance, now_ms).entries
-            resident.is_resting = False
-        durable = trio.Event()
-        self.commit(resident, entries, durable=durable)
-        await durable.wait()
-
     def _alarm(self, key: Key) -> None:
-        resident = self._residents.get(key)
+        resident = self.residents.get(key)
         if resident is not None and resident.run is not None and not resident.is_lost:
             self.runner.on_time(resident)
 
     async def hold_corrupt(self, key: Key, corrupt: Corrupt) -> None:
         """A journal that cannot be read: take the instance out of the index of due ones, keep its bytes."""
         log.error("instance cannot be read", extra={"tenant": key[0], "instance": key[1], "error": str(corrupt)})
-        row = await trio.to_thread.run_sync(self.store.row, *key)
+        row = await self.reads.row(key)
         if row is None:
             return
         fact = summary.encode_error(ErrorFact("Corrupt", corrupt.message, "", False, corrupt.code))
         old = row.row
         held = Row("held", None, old.workflow, old.commit, old.created_at_ms, self.clock.now_ms(), fact)
-        durable = trio.Event()
-        self.committer.submit([Append(*key, 0, b"", None, held)], lambda _error: durable.set())
-        await durable.wait()
+        landing = Landing()
+        self.committer.submit([Append(*key, 0, b"", None, held)], RECORD_BYTES, lambda _error: landing.set())
+        await landing.wait()
         self.watchers.changed(key)

@@ -47,7 +47,6 @@ class Resident:
     summary: bytes = b""
     """As the row has it."""
     run: Run | None = None
-    is_queued: bool = False
     holds: int = 0
     deaths: int = 0
     died_at: int = -1
@@ -78,4 +77,9 @@ class Resident:
     @property
     def is_evictable(self) -> bool:
         """Nobody works on it: it can leave memory."""
-        return self.holds == 0 and self.run is None and not self.is_queued and self.is_settled and not self.needs_run
+        return self.holds == 0 and self.run is None and self.is_settled and not self.needs_run
+
+    @property
+    def can_wait_on_disk(self) -> bool:
+        """Nothing of it is in memory only, though it has something to do: it can be read again when its turn comes."""
+        return self.holds == 0 and self.run is None and self.is_settled and not self.deaths

@@ -66,6 +66,8 @@ class Runner:
         self._running = 0
         self._active: Counter[str] = Counter()
         """By tenant: runs, and activations that may become runs."""
+        self._active_total = 0
+        self._share = share_of(limits.active_runs_max)
         self._nursery: trio.Nursery | None = None
         self._is_quiescing = False
         self._quiet = Signal()
@@ -88,21 +90,25 @@ class Runner:
             self._nursery = nursery
             await nursery.start(self._sandboxes.run)
             task_status.started()
-            queue, limits = self._engine.queue, self._engine.limits
+            queue, places = self._engine.queue, self._engine.limits.active_runs_max
             while True:
-                key = queue.take(self._has_share) if self._active.total() < limits.active_runs_max else None
-                if key is None:
-                    await queue.changed.wait()
-                elif not self._is_quiescing:
-                    self._active[key[0]] += 1
-                    nursery.start_soon(self._activate_guarded, key)
+                while self._active_total < places and (key := queue.take(self._has_share)) is not None:
+                    if not self._is_quiescing and not self._activate_now(key):
+                        self._take_place(key[0])
+                        nursery.start_soon(self._activate_guarded, key)
+                await queue.changed.wait()
 
     def _has_share(self, tenant: str) -> bool:
         """Whether the tenant may have one more: no tenant takes all places, whatever its code does in them."""
-        return self._active[tenant] < share_of(self._engine.limits.active_runs_max)
+        return self._active[tenant] < self._share
+
+    def _take_place(self, tenant: str) -> None:
+        self._active[tenant] += 1
+        self._active_total += 1
 
     def _release_place(self, tenant: str) -> None:
         self._active[tenant] -= 1
+        self._active_total -= 1
         if not self._active[tenant]:
             del self._active[tenant]
         self._engine.queue.changed.notify()
@@ -123,6 +129,25 @@ class Runner:
 
     # --- activation
 
+    def _activate_now(self, key: Key) -> bool:
+        """Begin at once if nothing has to be waited for: the instance is in memory and its sandbox is warm."""
+        resident = self._engine.residents.get(key)
+        if resident is None or not resident.is_settled or resident.deaths >= DEATHS_BEFORE_ALONE:
+            return False
+        if not resident.needs_run or resident.run is not None:
+            return True
+        warm = self._sandboxes.warm(key[0], resident.instance.start.commit)
+        if warm is None:
+            return False
+        self._fire_due(resident)
+        self._begin(resident, warm)
+        return True
+
+    def _fire_due(self, resident: Resident) -> None:
+        due = decide.on_clock(resident.instance, self._engine.clock.now_ms())
+        if due.entries:
+            self._engine.commit(resident, due.entries)
+
     async def _activate_guarded(self, key: Key) -> None:
         try:
             await self._activate(key)
@@ -135,15 +160,12 @@ class Runner:
 
     async def _activate(self, key: Key) -> None:
         engine = self._engine
-        async with engine.hold(key) as resident:
-            resident.is_queued = False
+        async with engine.residents.hold(key) as resident:
             # What a run that has died reported is not asked for again: let it become durable first.
-            await engine._until_durable(resident, resident.instance.sequence)
+            await engine.until_durable(resident, resident.instance.sequence)
             if not resident.needs_run or resident.run is not None:
                 return
-            due = decide.on_clock(resident.instance, engine.clock.now_ms())
-            if due.entries:
-                engine.commit(resident, due.entries)
+            self._fire_due(resident)
             try:
                 warm = await self._sandboxes.reserve(
                     key, resident.instance.start.commit, alone=resident.deaths >= DEATHS_BEFORE_ALONE
@@ -179,7 +201,7 @@ class Runner:
         resident.run = run
         warm.runs[run.number] = (run, resident)
         self._running += 1
-        self._active[resident.key[0]] += 1
+        self._take_place(resident.key[0])
         start = resident.instance.start
         warm.post(Activate(run.number, resident.key[1], start.workflow, start.commit, resident.durable))
         self._send(resident, run)

@@ -96,6 +96,10 @@ class WarmSandboxes:
                     if warm.is_idle and now - warm.idle_since >= self._idle_s:
                         self._end(warm, "killed")
 
+    def warm(self, tenant: str, commit: str) -> WarmSandbox | None:
+        """A living sandbox that has room for one more run now, without a reservation; None: `reserve` one."""
+        return self._warm.get((tenant, commit, ""))
+
     async def reserve(self, key: Key, commit: str, *, alone: bool) -> WarmSandbox:
         """A living sandbox for the instance, with one reservation that the caller gives back by `release`.
 

@@ -15,6 +15,7 @@ class FairQueue:
     def __init__(self) -> None:
         self._by_tenant: OrderedDict[str, deque[Key]] = OrderedDict()
         self._members: set[Key] = set()
+        self._shorter = Signal()
         self.changed = Signal()
         """Notified by `put`, and by whoever makes room for what was passed over."""
 
@@ -39,4 +40,10 @@ class FairQueue:
         if queue:
             self._by_tenant[tenant] = queue
         self._members.discard(key)
+        self._shorter.notify()
         return key
+
+    async def until_shorter_than(self, length: int) -> None:
+        """Return once fewer than `length` keys are queued."""
+        while len(self._members) >= length:
+            await self._shorter.wait()

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
 from executor.engine.resident import Key
+from executor.engine.worker import Blocking
 from executor.ports import Clock, StateStore, StoredRow
 
 DUE_BATCH = 256
@@ -25,21 +27,23 @@ class Timers:
         self,
         store: StateStore,
         clock: Clock,
+        reader: Blocking,
         *,
         on_due: Callable[[list[StoredRow]], Awaitable[None]],
         on_alarm: Callable[[Key], None],
     ) -> None:
         self._store = store
         self._clock = clock
+        self._reader = reader
         self._on_due = on_due
         self._on_alarm = on_alarm
         self._alarms: list[tuple[int, Key]] = []
         self._next_rest_ms = 0
         self._sleeping: trio.CancelScope | None = None
 
-    def rest_until(self, wake_at_ms: int | None) -> None:
+    def rest_until(self, wake_at_ms: int) -> None:
         """An instance was put to rest on disk until then (durably): look again no later than that."""
-        if wake_at_ms is not None and wake_at_ms < self._next_rest_ms:
+        if wake_at_ms < self._next_rest_ms:
             self._next_rest_ms = wake_at_ms
             self._look_again()
 
@@ -77,12 +81,12 @@ class Timers:
         # What `rest_until` notes while the store is asked must survive the store's answer.
         self._next_rest_ms = NEVER_MS
         while True:
-            rows = await trio.to_thread.run_sync(lambda: self._store.due(now_ms, limit=DUE_BATCH))
+            rows = await self._reader.run(partial(self._store.due, now_ms, limit=DUE_BATCH))
             if rows:
                 await self._on_due(rows)
             if len(rows) < DUE_BATCH:
                 break
-        stored = await trio.to_thread.run_sync(self._store.next_wake_ms)
+        stored = await self._reader.run(self._store.next_wake_ms)
         self._next_rest_ms = min(self._next_rest_ms, NEVER_MS if stored is None else stored)
 
     def _earliest(self) -> int:

@@ -11,6 +11,7 @@ from executor.core.entries import AttemptFailed, Cancelled, SleepEnded, StepSucc
 from executor.core.errors import Corrupt, NotFound, Unavailable
 from executor.core.failure import ErrorFact
 from executor.engine.committer import Committer
+from executor.engine.worker import Worker
 from executor.ports import Append, OutputText, Row
 from executor.sandbox.protocol import Activate, Quiesce, Turn
 from tests.executor.engine.world import COMMIT, ScriptedHost, ScriptedSandbox, world
@@ -122,13 +123,13 @@ class FullOnce:
 async def test_what_follows_a_refused_record_of_the_same_instance_is_refused_too(nursery):
     """Else the store would be given record 2 after the loss of record 1: a gap, and the end of the executor."""
     store, outcomes = FullOnce(), []
-    committer = Committer(store)
+    committer = Committer(store, Worker("test-writer"))
     nursery.start_soon(committer.run)
     other = Append("acme", "two", 1, b"entry", None, Row("running", None, "W", COMMIT, 1, 1, b""))
-    committer.submit([append(1)], lambda error: outcomes.append(("one 1", error)))
+    committer.submit([append(1)], 100, lambda error: outcomes.append(("one 1", error)))
     await trio.testing.wait_all_tasks_blocked(0.01)
-    committer.submit([append(2)], lambda error: outcomes.append(("one 2", error)))
-    committer.submit([other], lambda error: outcomes.append(("two 1", error)))
+    committer.submit([append(2)], 100, lambda error: outcomes.append(("one 2", error)))
+    committer.submit([other], 100, lambda error: outcomes.append(("two 1", error)))
     store.go.set()
     with trio.fail_after(5):
         while len(outcomes) < 3:

@@ -195,7 +195,7 @@ class World:
 
     async def until_gone(self, key: tuple[str, str]) -> None:
         """Wait until nothing of the instance is in memory."""
-        while self.engine.resident(key) is not None:
+        while self.engine.residents.get(key) is not None:
             await trio.testing.wait_all_tasks_blocked(0.001)
 
     def journal(self, key: tuple[str, str]) -> list[AnyEntry]:

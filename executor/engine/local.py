@@ -1,0 +1,196 @@
+"""LocalInstances: the Instances port over an engine and a store in this process.
+
+Single rows are read on the event loop: a few pages of a B-tree, mostly in memory, cost less than the way to a thread
+and back. Whatever reads more than one instance, or an image, goes to a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import trio
+
+from executor.core import codec
+from executor.core.entries import Completed
+from executor.core.errors import NotFound, PerdureError, Unavailable
+from executor.core.lifecycle import FINAL
+from executor.engine.engine import Engine
+from executor.engine.resident import Key
+from executor.engine.watchers import Watch
+from executor.ports import Seen, Start, StateStore, StoredRow, Vitals
+from executor.views import LogLine
+
+ENDED = FINAL | {"held"}
+"""States in which whoever waits for a result is answered."""
+
+
+class LocalInstances:
+    """See `executor.ports.Instances`. `place`: where a backup keeps this store, below its directory."""
+
+    def __init__(self, engine: Engine, store: StateStore, *, place: str = "state") -> None:
+        self._engine = engine
+        self._store = store
+        self._place = place
+
+    # --- changing
+
+    async def start(self, start: Start) -> Seen:
+        key = (start.tenant, start.instance)
+        async with self._engine.watchers.watching(key) as watch:
+            await self._engine.start(
+                key, workflow=start.workflow, commit=start.commit, payload=start.payload, is_new=start.is_new
+            )
+            return self._seen(key, watch)
+
+    async def start_many(self, starts: Sequence[Start]) -> list[Seen | PerdureError]:
+        answers: list[Seen | PerdureError] = [Unavailable("it was not begun", code="shutting_down")] * len(starts)
+
+        async def one(index: int, start: Start) -> None:
+            try:
+                answers[index] = await self.start(start)
+            except PerdureError as error:
+                answers[index] = error
+
+        async with trio.open_nursery() as nursery:
+            for index, start in enumerate(starts):
+                nursery.start_soon(one, index, start)
+        return answers
+
+    async def send_event(self, tenant: str, instance: str, *, id: str, type: str, payload: bytes) -> bool:
+        return await self._engine.send_event((tenant, instance), id=id, type=type, payload=payload)
+
+    async def pause(self, tenant: str, instance: str) -> Seen:
+        return await self._operate(self._engine.pause, (tenant, instance))
+
+    async def resume(self, tenant: str, instance: str) -> Seen:
+        return await self._operate(self._engine.resume, (tenant, instance))
+
+    async def terminate(self, tenant: str, instance: str) -> Seen:
+        return await self._operate(self._engine.terminate, (tenant, instance))
+
+    async def _operate(self, operation: Callable[[Key], Awaitable[None]], key: Key) -> Seen:
+        await operation(key)
+        return self._seen(key)
+
+    async def delete(self, tenant: str, instance: str) -> None:
+        await self._engine.delete((tenant, instance))
+
+    async def delete_tenant(self, tenant: str) -> None:
+        await self._engine.delete_tenant(tenant)
+
+    # --- looking at one
+
+    async def status(self, tenant: str, instance: str) -> Seen:
+        return self._seen((tenant, instance))
+
+    async def outcome(self, tenant: str, instance: str, *, wait_s: float | None) -> Seen:
+        key = (tenant, instance)
+        seen = self._seen(key)
+        if seen.row.row.state in ENDED:
+            return seen
+        until = _deadline(wait_s)
+        async with self._engine.watchers.watching(key) as watch:
+            while True:
+                seen = self._seen(key, watch)
+                if seen.row.row.state in ENDED or not await _changes(watch, until):
+                    return seen
+
+    async def journal(self, tenant: str, instance: str, *, after: int, limit: int, wait_s: float) -> list[bytes]:
+        key = (tenant, instance)
+        async with self._engine.watchers.watching(key) as watch:
+            until = _deadline(wait_s)
+            while True:
+                row = self._row(key)
+                if row.sequence > after or row.row.state in FINAL or not await _changes(watch, until):
+                    break
+        return await trio.to_thread.run_sync(lambda: self._store.journal(*key, after=after, limit=limit))
+
+    async def output(self, tenant: str, instance: str, *, after: int, limit: int, wait_s: float) -> list[LogLine]:
+        key = (tenant, instance)
+        async with self._engine.watchers.watching(key) as watch:
+            until = _deadline(wait_s)
+            while True:
+                row = self._row(key)
+                await self._engine.output.flush()
+                lines = await trio.to_thread.run_sync(lambda: self._store.output(*key, after=after, limit=limit))
+                if lines or row.row.state in FINAL or not await _changes(watch, until):
+                    return lines
+
+    async def image(self, tenant: str, instance: str) -> bytes:
+        self._row((tenant, instance))
+        return await trio.to_thread.run_sync(self._store.image, tenant, instance)
+
+    # --- looking at many
+
+    async def page(
+        self,
+        tenant: str,
+        *,
+        state: str | None,
+        workflow: str | None,
+        commit: str | None,
+        limit: int,
+        after: str | None,
+    ) -> tuple[list[StoredRow], str | None]:
+        return await trio.to_thread.run_sync(
+            lambda: self._store.page(tenant, state=state, workflow=workflow, commit=commit, limit=limit, after=after)
+        )
+
+    async def counts(self, tenant: str) -> dict[str, int]:
+        return await trio.to_thread.run_sync(self._store.counts, tenant)
+
+    async def commits(self, tenant: str) -> set[str]:
+        return await trio.to_thread.run_sync(self._store.commits, tenant)
+
+    # --- the owner itself
+
+    async def vitals(self) -> Vitals:
+        runs, sandboxes = self._engine.active_counts()
+        return Vitals(not self._engine.is_stopping, self._store.epoch, runs, sandboxes)
+
+    async def backup(self, target: Path) -> None:
+        await self._engine.committer.drain()
+        await trio.to_thread.run_sync(self._backup, target / self._place)
+
+    def _backup(self, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._store.backup(target)
+
+    async def check(self) -> list[str]:
+        return await trio.to_thread.run_sync(self._store.check)
+
+    # --- inside
+
+    def _row(self, key: Key) -> StoredRow:
+        row = self._store.row(*key)
+        if row is None:
+            raise NotFound(f'tenant "{key[0]}" has no instance "{key[1]}"', code="instance_not_found")
+        return row
+
+    def _seen(self, key: Key, watch: Watch | None = None) -> Seen:
+        """`watch`: one on `key`, which may know already what the store would say."""
+        row = (watch.row if watch is not None else None) or self._row(key)
+        if row.row.state != "complete":
+            return Seen(row)
+        output = watch.output if watch is not None else None
+        return Seen(row, output if output is not None else self._output(key, row))
+
+    def _output(self, key: Key, row: StoredRow) -> bytes | None:
+        for stored in self._store.journal(*key, after=row.sequence - 1, limit=1):
+            entry, _ = codec.decode(stored)
+            if isinstance(entry, Completed):
+                return entry.value
+        return None
+
+
+def _deadline(wait_s: float | None) -> float:
+    # NaN counts as 0, in this order of the arguments.
+    return trio.current_time() + (float("inf") if wait_s is None else max(0.0, wait_s))
+
+
+async def _changes(watch: Watch, until: float) -> bool:
+    """Wait for the next change. False: the time was up first. Only the waiting is bounded, never the look."""
+    with trio.move_on_at(until) as bound:
+        await watch.wait()
+    return not bound.cancelled_caught

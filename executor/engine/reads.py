@@ -1,0 +1,102 @@
+"""Reads: instances from the store, many in one hop to the reading thread. Decoding and folding are done there too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import trio
+
+from executor.core import codec
+from executor.core.errors import Corrupt, PerdureError, Unavailable
+from executor.core.instance import Instance, fold
+from executor.engine.resident import Key
+from executor.engine.signal import Landing
+from executor.engine.worker import Blocking
+from executor.ports import StateStore, StoredRow
+
+BATCH_MAX = 256
+
+
+class Stored:
+    """What the store has of an instance: its row (None: there is none), its journal, and the fold of it."""
+
+    __slots__ = ("instance", "journal", "row")
+
+    def __init__(self, row: StoredRow | None, journal: list[bytes], instance: Instance) -> None:
+        self.row = row
+        self.journal = journal
+        self.instance = instance
+
+
+def _stopping() -> Unavailable:
+    return Unavailable("the executor is stopping", code="shutting_down")
+
+
+class _Request:
+    __slots__ = ("answer", "key", "landing")
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self.landing = Landing()
+        self.answer: Stored | PerdureError = _stopping()
+
+
+class Reads:
+    def __init__(self, store: StateStore, reader: Blocking) -> None:
+        self._store = store
+        self._reader = reader
+        self._wanted: list[_Request] = []
+        self._work = trio.Event()
+        self._is_over = False
+
+    async def run(self) -> None:
+        """Serve until cancelled; whoever waits then is told that the executor stops."""
+        batch: list[_Request] = []
+        try:
+            while True:
+                await self._work.wait()
+                batch, self._wanted = self._wanted[:BATCH_MAX], self._wanted[BATCH_MAX:]
+                if not self._wanted:
+                    self._work = trio.Event()
+                await self._reader.run(self._read_all, batch)
+                for request in batch:
+                    request.landing.set()
+                batch = []
+        finally:
+            self._is_over = True
+            for request in batch + self._wanted:
+                request.landing.set()
+
+    async def read(self, keys: Sequence[Key]) -> list[Stored | PerdureError]:
+        """What the store has of each, in that order; an error (Corrupt, or what the store raises) for itself alone."""
+        if self._is_over:
+            return [_stopping() for _ in keys]
+        requests = [_Request(key) for key in keys]
+        self._wanted += requests
+        self._work.set()
+        # They are served in order: the last one lands last.
+        await requests[-1].landing.wait()
+        return [request.answer for request in requests]
+
+    async def row(self, key: Key) -> StoredRow | None:
+        """The row alone."""
+        return await self._reader.run(self._store.row, *key)
+
+    def _read_all(self, batch: list[_Request]) -> None:
+        for request in batch:
+            try:
+                request.answer = self._read(request.key)
+            except PerdureError as error:
+                request.answer = error
+
+    def _read(self, key: Key) -> Stored:
+        row = self._store.row(*key)
+        if row is None:
+            return Stored(None, [], Instance())
+        journal = self._store.journal(*key)
+        if len(journal) < row.sequence:
+            raise Corrupt(
+                f'instance "{key[1]}" has {len(journal)} journal entries, its row says {row.sequence}',
+                code="corrupt_journal",
+            )
+        return Stored(row, journal, fold(codec.decode_journal(journal)))

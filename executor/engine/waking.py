@@ -1,0 +1,71 @@
+"""Waking: instances at rest whose time has come. Their timers are journaled, many in one batch, and they are queued.
+
+In the order in which they fell due, and no faster than runs find places: what is due waits on disk, where it costs
+nothing, while the queue is long.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from executor.core import decide
+from executor.core.entries import AnyEntry
+from executor.core.errors import Corrupt, NotFound
+from executor.engine.resident import Resident
+from executor.engine.signal import Landing
+from executor.ports import StoredRow
+
+if TYPE_CHECKING:
+    from executor.engine.engine import Engine
+
+FULL_DISK_PAUSE_S = 1.0
+
+
+class Waking:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def wake(self, rows: list[StoredRow]) -> None:
+        """Return once the rows are no longer due, durably."""
+        engine = self._engine
+        await engine.queue.until_shorter_than(engine.limits.waking_queue_max)
+        keys = [(row.tenant, row.instance) for row in rows]
+        awake = [key for key in keys if key not in engine.beginning]
+        is_hindered = len(awake) < len(keys)
+        landing = None
+        for key, resident in zip(awake, await engine.residents.hold_many(awake), strict=True):
+            if isinstance(resident, Corrupt):
+                await engine.hold_corrupt(key, resident)
+            elif isinstance(resident, Resident):
+                try:
+                    if not resident.is_settled:
+                        # The store is behind a commit under way: let it catch up before it is asked again.
+                        await engine.until_durable(resident, resident.instance.sequence)
+                    landing = self._fire(resident) or landing
+                finally:
+                    engine.residents.release(resident)
+            else:
+                is_hindered = is_hindered or not isinstance(resident, NotFound)
+        if landing is not None:
+            await landing.wait()
+        if is_hindered or any(key in engine.beginning for key in keys):
+            # The disk is full, or fails: they are still due, and would be asked for again at once.
+            await trio.sleep(FULL_DISK_PAUSE_S)
+
+    def _fire(self, resident: Resident) -> Landing | None:
+        engine = self._engine
+        if resident.is_lost or engine.state(resident) != "waiting":
+            return None
+        now_ms = engine.clock.now_ms()
+        wake_at_ms = resident.instance.next_wake_ms()
+        if wake_at_ms is None or wake_at_ms > now_ms:
+            # Only the row is stale (a lost hint): write it again.
+            entries: tuple[AnyEntry, ...] = ()
+        else:
+            entries = decide.on_clock(resident.instance, now_ms).entries
+            resident.is_resting = False
+        landing = Landing()
+        engine.commit(resident, entries, landing=landing)
+        return landing
