@@ -15,9 +15,10 @@ line) is told to people and never compared.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Literal
+
+import msgspec
 
 from executor.core import entries, values
 from executor.core.entries import AnyEntry, StepRecord, StepRef
@@ -36,16 +37,14 @@ _KIND_OF: dict[type, Kind] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class TimedOut:
+class TimedOut(msgspec.Struct, frozen=True):
     """A wait's deadline passed."""
 
 
 Outcome = entries.StepSucceeded | entries.StepFailed | entries.SleepEnded | entries.EventReceived | TimedOut
 
 
-@dataclass(slots=True)
-class Request:
+class Request(msgspec.Struct, eq=False):
     """What the run asked for, until its outcome is known.
 
     `asked_after` is the sequence of the entry after which it was asked; `recorded`: the journal has it as started
@@ -69,16 +68,14 @@ class Request:
         return StepRef(self.kind, self.path, self.where, self.asked)
 
 
-@dataclass(frozen=True, slots=True)
-class Resolution:
+class Resolution(msgspec.Struct, frozen=True):
     """`request` has its outcome."""
 
     request: Request
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class Divergence:
+class Divergence(msgspec.Struct, frozen=True):
     """The run and the journal differ. `requested` is None if the run asks for nothing at all."""
 
     sequence: int
@@ -94,6 +91,8 @@ def asked(kind: Kind, name: str, *arguments: Any) -> bytes:
 
 class Replay:
     """One run's requests against its journal."""
+
+    __slots__ = ("_events", "_occurrences", "_open", "_unseen", "run_ended", "seen")
 
     def __init__(self) -> None:
         self.seen = 0
@@ -128,8 +127,9 @@ class Replay:
         if sequence != self.seen + 1:
             raise Corrupt(f"journal entry {sequence} came after entry {self.seen}", code="corrupt_journal")
         self.seen = sequence
-        if isinstance(entry, StepRecord):
-            return self._accept_record(sequence, entry)
+        kind = _KIND_OF.get(type(entry))
+        if kind is not None:
+            return self._accept_record(sequence, kind, entry)  # type: ignore[arg-type]  # _KIND_OF names StepRecord's
         if isinstance(entry, entries.EventReceived):
             self._events[sequence] = entry
             return None
@@ -147,20 +147,19 @@ class Replay:
             return self._accept_end(sequence, request, entry)
         return None
 
-    def _accept_record(self, sequence: int, entry: StepRecord) -> Resolution | Divergence | None:
+    def _accept_record(self, sequence: int, kind: Kind, entry: StepRecord) -> Resolution | Divergence | None:
         request = self._open.get(entry.path)
-        kind = _KIND_OF[type(entry)]
         if request is None:
             return self._never_requested(sequence, StepRef(kind, entry.path, entry.where, entry.asked))
         if request.asked != entry.asked:
             return self._asked_differently(sequence, StepRef(kind, entry.path, entry.where, entry.asked), request)
         request.recorded = True
+        if isinstance(entry, entries.StepSucceeded):
+            return self._resolve(request, entry)
         if isinstance(entry, entries.AttemptFailed):
             request.attempts_failed = entry.attempt
             return None
-        if isinstance(entry, entries.SleepStarted | entries.WaitStarted):
-            return None
-        return self._resolve(request, entry)
+        return self._resolve(request, entry) if isinstance(entry, entries.StepFailed) else None
 
     def _accept_end(
         self, sequence: int, request: Request, entry: entries.SleepEnded | entries.WaitEnded
