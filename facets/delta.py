@@ -104,7 +104,7 @@ def encode(before: Stamp, after: Stamp, changes: list[Change]) -> bytes:
     """The delta of `changes`, which are in ascending order of block and really differ; b"" if nothing changed."""
     old = b"".join([change.old for change in changes])
     new = b"".join([change.new for change in changes])
-    return _encode(before, after, [change.block for change in changes], _xor(old, new))
+    return _encode(before, after, [change.block for change in changes], xor(old, new))
 
 
 def between(old: bytes, new: bytes) -> bytes:
@@ -152,15 +152,33 @@ def read_header(delta: bytes, *, bytes_max: int) -> Header | None:
     return Header(before, after, block_count, body_bytes, at, bool(delta[1] & DEFLATED))
 
 
-def check(delta: bytes, *, bytes_max: int) -> Header | None:
+def check(delta: bytes, *, bytes_max: int, body_bytes_max: int | None = None) -> Header | None:
     """Read the whole delta and return its header; afterwards only a wrong base or a false checksum can make it fail.
 
-    Raises what `read_header` raises. Cost grows with the delta, not with the image.
+    Raises what `read_header` raises, and Refused (`facet_delta_too_large`) if it would inflate to more than
+    `body_bytes_max`. Cost grows with the delta, not with the image.
     """
     header = read_header(delta, bytes_max=bytes_max)
     if header is not None:
-        _body(delta, header)
+        if body_bytes_max is not None and header.body_bytes > body_bytes_max:
+            raise too_large(header.block_count, body_bytes_max)
+        changes_of(delta, header)
     return header
+
+
+def too_large(block_count: int, body_bytes_max: int) -> Refused:
+    """The error for a step that changes more than it may."""
+    return Refused(
+        f"The step changed {block_count * BLOCK_BYTES} bytes of the facet; {body_bytes_max} are allowed.",
+        code="facet_delta_too_large",
+        hint="Write less in one step.",
+        details={"delta_bytes": block_count * BLOCK_BYTES, "delta_bytes_max": body_bytes_max},
+    )
+
+
+def body_bytes_of(block_count: int) -> int:
+    """The most bytes that a delta of so many blocks has before it is deflated."""
+    return block_count * (BLOCK_BYTES + 5)
 
 
 def apply(image: bytes, delta: bytes, *, bytes_max: int) -> bytes:
@@ -229,9 +247,9 @@ def compose(deltas: Iterable[bytes], *, bytes_max: int) -> bytes:
         elif header.before != last:
             raise _mismatch(header.before, last)
         last = header.after
-        for block, change in _body(delta, header):
+        for block, change in changes_of(delta, header):
             known = changes.get(block)
-            changes[block] = change if known is None else _xor(known, change)
+            changes[block] = change if known is None else xor(known, change)
     if first is None:
         return b""
     return _encode_sparse(first, last, changes)
@@ -281,17 +299,20 @@ def _head(before: Stamp, after: Stamp, block_count: int, body_bytes: int, *, is_
 def _apply_to(work: bytearray, delta: bytes, header: Header) -> Stamp:
     """XOR a delta's blocks into `work`, which holds whole blocks for either size; the stamp of what came out."""
     changes = []
-    for block, change in _body(delta, header):
+    for block, change in changes_of(delta, header):
         at = block * BLOCK_BYTES
         old = bytes(work[at : at + BLOCK_BYTES])
-        new = _xor(old, change)
+        new = xor(old, change)
         work[at : at + BLOCK_BYTES] = new
         changes.append(Change(block, old, new))
     return advance(header.before, header.after.size, changes)
 
 
-def _body(delta: bytes, header: Header) -> list[tuple[int, bytes]]:
-    """The blocks of a delta, ascending, and their XOR; inflates at most what the header's block count allows."""
+def changes_of(delta: bytes, header: Header) -> list[tuple[int, bytes]]:
+    """The blocks of a delta, ascending, and their XOR; inflates at most what the header's block count allows.
+
+    Raises Corrupt (`facet_delta_corrupt`).
+    """
     body = delta[header.body_offset :]
     if header.is_deflated:
         unpacker = zlib.decompressobj(-15)
@@ -330,7 +351,8 @@ def _padded(image: bytes, at: int) -> bytes:
     return image[at : at + BLOCK_BYTES].ljust(BLOCK_BYTES, b"\0")
 
 
-def _xor(left: bytes, right: bytes) -> bytes:
+def xor(left: bytes, right: bytes) -> bytes:
+    """Of two strings of one length."""
     # The fastest XOR of long strings in the standard library: both conversions are linear and run in C.
     return (int.from_bytes(left, "little") ^ int.from_bytes(right, "little")).to_bytes(len(left), "little")
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
+from facets.errors import Refused
+
 KIB = 1024
 MIB = 1024 * KIB
+FACET_BYTES_MOST = 1024 * MIB
+"""No configuration may allow more: numbers of blocks and chunks in deltas, row ids and frames are sized for it."""
 
 
 def _bound(default: int, reason: str) -> int:
@@ -18,9 +22,15 @@ class Limits:
     """Bounds of one facet and of the store behind it: inclusive maxima, sizes in bytes, times in milliseconds."""
 
     # --- one facet, enforced inside the sandbox (facet.py, image.py) and again on its deltas outside (delta.py)
-    facet_bytes_max: int = _bound(8 * MIB, "the whole image is shipped at activation and lives in the sandbox's memory")
+    facet_bytes_max: int = _bound(8 * MIB, "what a tenant may keep per instance; up to 1 GiB is allowed and works")
     delta_bytes_max: int = _bound(
-        9 * MIB, "one step may rewrite the whole facet; a record with it must fit one message"
+        9 * MIB, "what one step may change, uncompressed: a facet of the default size; it must fit one message"
+    )
+    paged_bytes_min: int = _bound(
+        4 * MIB, "a facet over this is fetched page by page as SQL touches it; up to it, whole, in one go"
+    )
+    page_cache_bytes_max: int = _bound(
+        16 * MIB, "pages of large facets kept in one sandbox process, for all its instances together"
     )
     value_bytes_max: int = _bound(MIB, "one string or blob, of a row or in between; SQLite's own bound is 1 GB")
     sql_bytes_max: int = _bound(100_000, "no hand-written statement is longer; parsing happens before any timer")
@@ -45,6 +55,13 @@ class Limits:
         1_000, "a second of records folded at once: several of one instance become one write"
     )
     output_bytes_max: int = _bound(MIB, "printed output kept per instance; a last line says that it was cut")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.facet_bytes_max <= FACET_BYTES_MOST:
+            raise Refused(
+                f"A facet's limit of {self.facet_bytes_max} bytes is out of range: 1 to {FACET_BYTES_MOST}.",
+                code="limit_invalid",
+            )
 
     @classmethod
     def reasons(cls) -> dict[str, str]:

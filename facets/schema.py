@@ -56,7 +56,7 @@ _STATE_1 = """
     CREATE TABLE chunk(id INTEGER PRIMARY KEY, content BLOB NOT NULL);
     -- Facet deltas; id = instance key << 24 | sequence of their record.
     CREATE TABLE delta(id INTEGER PRIMARY KEY, content BLOB NOT NULL);
-    -- A facet's image as of `sequence`, deflated, and what has gathered behind it.
+    -- A small facet's image as of `sequence`, deflated, and what has gathered behind it.
     CREATE TABLE base(
         key INTEGER PRIMARY KEY,
         sequence INTEGER NOT NULL,
@@ -64,6 +64,18 @@ _STATE_1 = """
         delta_count INTEGER NOT NULL,
         delta_bytes INTEGER NOT NULL
     );
+    -- A large facet instead: its image as of `sequence` is in chunks (see paged.py), and this is what is known of it.
+    CREATE TABLE paged(
+        key INTEGER PRIMARY KEY,
+        sequence INTEGER NOT NULL,
+        size INTEGER NOT NULL,                      -- of the image, and its checksum: a Stamp of delta.py
+        checksum INTEGER NOT NULL,
+        broken_at INTEGER,                          -- sequence of the first delta that does not fit, if there is one
+        delta_count INTEGER NOT NULL,
+        delta_bytes INTEGER NOT NULL
+    );
+    -- id = instance key << 20 | number of the chunk; a chunk of zeros has no row. See pages.py.
+    CREATE TABLE paged_chunk(id INTEGER PRIMARY KEY, content BLOB NOT NULL);
 """
 
 _OUTPUT_1 = """
