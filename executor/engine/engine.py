@@ -54,8 +54,8 @@ QUEUED_IN_MEMORY_MAX = 1_000
 class EngineLimits:
     """`active_runs_max`: runs in sandboxes at once; `sandboxes_max`: sandbox processes; `sandbox_idle_s`: how long an
     unused one is kept; `deaths_max`: how often an instance's sandbox may die without progress before it is held;
-    `queued_max`: instances waiting for their turn before new starts are refused; `waking_queue_max`: before those that are
-    due wait on disk; `stop_grace_s`: how long executing steps may take to finish when the executor stops."""
+    `queued_max`: instances waiting for their turn before new starts are refused; `waking_queue_max`: before those that
+    are due wait on disk; `stop_grace_s`: how long executing steps may take to finish when the executor stops."""
 
     active_runs_max: int = 2_000
     sandboxes_max: int = 64
@@ -81,9 +81,7 @@ class Commit:
 
     __slots__ = ("_engine", "landing", "resident", "row", "sequence")
 
-    def __init__(  # noqa: PLR0917  # made for each record, in one place
-        self, engine: Engine, resident: Resident, sequence: int, row: Row, landing: Landing | None
-    ) -> None:
+    def __init__(self, engine: Engine, resident: Resident, sequence: int, row: Row, landing: Landing | None) -> None:
         self._engine = engine
         self.resident = resident
         self.sequence = sequence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Self
 
 from executor.core.entries import Completed
 from executor.core.instance import Outcome
@@ -38,7 +39,7 @@ class Watch:
         self._watched: _Watched
         self._seen = 0
 
-    async def __aenter__(self) -> Watch:
+    async def __aenter__(self) -> Self:
         self._watched = self._watchers.enter(self._key)
         self._seen = self._watched.version
         return self
