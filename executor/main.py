@@ -22,6 +22,7 @@ from executor.adapters.state import FacetsStateStore
 from executor.config import Config, with_admin_token
 from executor.core.errors import PerdureError, Refused
 from executor.engine.engine import Engine, EngineLimits
+from executor.engine.local import LocalInstances
 from executor.sandbox.cell import CellOptions, Isolation
 from executor.sandbox.pool import sandbox_host
 from executor.service import Service, ServiceOptions
@@ -59,7 +60,7 @@ async def running(config: Config) -> AsyncGenerator[Service]:
                 kept_files=(config.data_dir / HASH_SEED_FILE,),
             )
             async with engine.running():
-                yield Service(engine, store, code, clock, options)
+                yield Service(LocalInstances(engine, store), code, clock, options)
 
 
 @asynccontextmanager

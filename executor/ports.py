@@ -12,6 +12,7 @@ from typing import BinaryIO, Literal, Protocol
 
 import msgspec
 
+from executor.core.errors import PerdureError
 from executor.sandbox.protocol import FromSandbox, ToSandbox
 from executor.sandbox.spec import DeathReason, SandboxSpec
 from executor.views import (
@@ -35,7 +36,7 @@ class Clock(Protocol):
 # --- state. Structs, not dataclasses: several are made for every record, and these take a tenth of the time.
 
 
-class Row(msgspec.Struct, frozen=True, gc=False):
+class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What the index knows of an instance, as of a record. `wake_at_ms` None: no timer wakes it."""
 
     state: str
@@ -61,7 +62,7 @@ class Append(msgspec.Struct, frozen=True, gc=False):
     row: Row
 
 
-class StoredRow(msgspec.Struct, frozen=True, gc=False):
+class StoredRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A row as stored, with its key, the sequence of its last entry, and a number that grows with each new instance."""
 
     tenant: str
@@ -131,6 +132,109 @@ class StateStore(Protocol):
     def backup(self, target: Path) -> None: ...
     def check(self) -> list[str]: ...
     def close(self) -> None: ...
+
+
+# --- instances: what the service asks of whoever owns them
+
+
+class Start(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """An instance to be made, pinned to `commit`. `is_new`: its id was drawn just now and cannot be taken."""
+
+    tenant: str
+    instance: str
+    workflow: str
+    commit: str
+    payload: bytes
+    is_new: bool = False
+
+
+class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """An instance as it is durably. `output`: what `run()` returned, encoded; None in any state but complete."""
+
+    row: StoredRow
+    output: bytes | None = None
+
+
+class Vitals(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """How the owner of instances is. `epoch`: which owner of the stored data it is; `active_runs`, `sandboxes`: now."""
+
+    is_ready: bool
+    epoch: int
+    active_runs: int
+    sandboxes: int
+
+
+class Instances(Protocol):
+    """The instances of all tenants, wherever they are: in this process, or in several others.
+
+    An unknown instance is NotFound (`instance_not_found`); whether its tenant exists is not looked at. Everything may
+    raise Unavailable (`busy`, `shutting_down`, `storage_full`), with `retry_after_s` where it is known.
+    """
+
+    async def start(self, start: Start) -> Seen:
+        """Make the instance, durably; the one that is there if it has the same workflow and payload.
+
+        Raises Conflict (`instance_exists`)."""
+        ...
+
+    async def start_many(self, starts: Sequence[Start]) -> list[Seen | PerdureError]:
+        """As many `start`s, in that order, in one group commit where they are together; each fails for itself alone."""
+        ...
+
+    async def status(self, tenant: str, instance: str) -> Seen: ...
+    async def outcome(self, tenant: str, instance: str, *, wait_s: float | None) -> Seen:
+        """As `status`, once the instance has ended or is held, or after `wait_s` (None: however long it takes)."""
+        ...
+
+    async def send_event(self, tenant: str, instance: str, *, id: str, type: str, payload: bytes) -> bool:
+        """Take an event in, durably. False: one of this id is there already.
+
+        Raises Conflict (`instance_finished`, `event_exists`)."""
+        ...
+
+    async def pause(self, tenant: str, instance: str) -> Seen: ...
+    async def resume(self, tenant: str, instance: str) -> Seen: ...
+    async def terminate(self, tenant: str, instance: str) -> Seen: ...
+    async def delete(self, tenant: str, instance: str) -> None:
+        """Everything of an ended instance, durably. Raises Conflict (`invalid_state`)."""
+
+    async def delete_tenant(self, tenant: str) -> None:
+        """All instances of a tenant, durably, whatever state they are in. Idempotent."""
+
+    async def page(
+        self,
+        tenant: str,
+        *,
+        state: str | None,
+        workflow: str | None,
+        commit: str | None,
+        limit: int,
+        after: str | None,
+    ) -> tuple[list[StoredRow], str | None]:
+        """Newest first, and the cursor of the next page (None: this was the last). Raises Refused (`bad_request`)."""
+        ...
+
+    async def counts(self, tenant: str) -> dict[str, int]: ...
+    async def commits(self, tenant: str) -> set[str]: ...
+    async def journal(self, tenant: str, instance: str, *, after: int, limit: int, wait_s: float) -> list[bytes]:
+        """Entries behind `after`; [] if there is none, the instance having ended or `wait_s` having passed."""
+        ...
+
+    async def output(self, tenant: str, instance: str, *, after: int, limit: int, wait_s: float) -> list[LogLine]:
+        """Captured lines, as `journal`; what was captured before the call is there."""
+        ...
+
+    async def image(self, tenant: str, instance: str) -> bytes:
+        """The facet as an ordinary SQLite file; b"": it has none."""
+        ...
+
+    async def vitals(self) -> Vitals: ...
+    async def backup(self, target: Path) -> None:
+        """A consistent copy of each store into the directory `target`, which exists."""
+
+    async def check(self) -> list[str]:
+        """Problems found in what is stored; []: none."""
+        ...
 
 
 # --- code

@@ -25,41 +25,47 @@ class Service(Tenants, Versions, Instances):
 
     async def health(self) -> Health:
         """How the executor is. Needs no token."""
-        runs, sandboxes = self._engine.active_counts()
+        vitals = await self._instances.vitals()
         return Health(
-            ready=not self._engine.is_stopping,
+            ready=vitals.is_ready,
             version=self._options.version,
-            epoch=self._store.epoch,
+            epoch=vitals.epoch,
             isolation_level=self._options.isolation_level,
-            active_runs=runs,
-            sandboxes=sandboxes,
+            active_runs=vitals.active_runs,
+            sandboxes=vitals.sandboxes,
             pid=os.getpid(),
         )
 
     async def backup(self, caller: Caller, target: str) -> None:
         """A consistent copy of code and state into a new directory on the server's machine."""
         self.administrator(caller)
-        await self._engine.committer.drain()
-        await in_thread(self._backup, Path(target))
-
-    def _backup(self, target: Path) -> None:
-        try:
-            target.mkdir(parents=True, exist_ok=False)
-        except FileExistsError:
-            raise Conflict(f"{target} exists already", code="invalid_state", hint="Name a new directory.") from None
-        except OSError as error:
-            raise Refused(f"{target} cannot be made: {error.strerror}", code="bad_request") from None
+        path = await in_thread(_make, target)
         # Code after state would miss nothing either way: instances pin commits before they are journaled,
         # so state first means that every commit an instance names is in the copy of the code.
-        self._store.backup(target / "state")
+        await self._instances.backup(path)
+        await in_thread(self._backup_rest, path)
+
+    def _backup_rest(self, target: Path) -> None:
         self._code.backup(target / "git")
         for path in self._options.kept_files:
-            shutil.copy2(path, target / path.name)
+            if path.exists():
+                shutil.copy2(path, target / path.name)
 
     async def check(self, caller: Caller) -> list[str]:
         """Problems found in the stored state; []: none."""
         self.administrator(caller)
-        return await in_thread(self._store.check)
+        return await self._instances.check()
+
+
+def _make(target: str) -> Path:
+    path = Path(target)
+    try:
+        path.mkdir(parents=True, exist_ok=False)
+    except FileExistsError:
+        raise Conflict(f"{target} exists already", code="invalid_state", hint="Name a new directory.") from None
+    except OSError as error:
+        raise Refused(f"{target} cannot be made: {error.strerror}", code="bad_request") from None
+    return path.absolute()
 
 
 __all__ = ["ADMINISTRATOR", "Caller", "Service", "ServiceOptions"]

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import trio
 
 from executor.core.errors import NotFound, Refused
-from executor.engine.engine import Engine
-from executor.engine.gate import Gate
-from executor.ports import Clock, CodeSource, StateStore
+from executor.ports import Clock, CodeSource, Instances
+from executor.service.admission import Admission, AdmissionLimits
+from executor.service.gate import Gate
+from executor.service.startable import Startables
+from executor.views import TokenView
 
 T = TypeVar("T")
 
 PAGE_MAX = 1_000
+TOKENS_KEPT_MAX = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,33 +46,31 @@ class ServiceOptions:
     isolation_level: int
     payload_bytes_max: int = 1024 * 1024
     kept_files: tuple[Path, ...] = ()
+    admission: AdmissionLimits = field(default_factory=AdmissionLimits)
 
 
 class Access:
     """Base of the use cases: the parts they work with, and the checks."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        store: StateStore,
-        code: CodeSource,
-        clock: Clock,
-        options: ServiceOptions,
-    ) -> None:
-        self._engine = engine
-        self._store = store
+    def __init__(self, instances: Instances, code: CodeSource, clock: Clock, options: ServiceOptions) -> None:
+        self._instances = instances
         self._code = code
         self._clock = clock
         self._options = options
         self._kept: set[tuple[str, str]] = set()
         self._gate = Gate()
+        self._startables = Startables(code)
+        self._admission = Admission(options.admission)
+        self._tokens: dict[bytes, TokenView] = {}
+        """Verified ones by the digest of their secret, until any token or tenant goes away."""
+        self._revocations = 0
 
     async def authenticate(self, secret: str | None) -> Caller:
         """The caller whose token this is. Raises Refused (`unauthorized`)."""
-        if secret:
+        if secret and secret.isascii():
             if hmac.compare_digest(secret.encode(), self._options.admin_token.encode()):
                 return ADMINISTRATOR
-            token = await in_thread(self._code.verify_token, secret)
+            token = await self._token(secret)
             if token is not None:
                 return Caller(
                     f"token {token.id} ({token.label})" if token.label else f"token {token.id}",
@@ -80,6 +82,24 @@ class Access:
             code="unauthorized",
             hint="Send the token as a Bearer token, or as the password of a git remote.",
         )
+
+    async def _token(self, secret: str) -> TokenView | None:
+        digest = hashlib.sha256(secret.encode()).digest()
+        token = self._tokens.get(digest)
+        if token is not None and (token.expires_at_ms is None or token.expires_at_ms > self._clock.now_ms()):
+            return token
+        before = self._revocations
+        token = await in_thread(self._code.verify_token, secret)
+        if token is not None and before == self._revocations:
+            if len(self._tokens) >= TOKENS_KEPT_MAX:
+                self._tokens.clear()
+            self._tokens[digest] = token
+        return token
+
+    def _forget_tokens(self) -> None:
+        """One was revoked: none is believed any more without the code store being asked."""
+        self._revocations += 1
+        self._tokens.clear()
 
     def administrator(self, caller: Caller) -> None:
         if caller.access != "admin":

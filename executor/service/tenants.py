@@ -36,8 +36,12 @@ class Tenants(Access):
         await self.known(name)
         async with self._gate.alone():
             self._kept = {kept for kept in self._kept if kept[0] != name}
-            await self._engine.delete_tenant(name)
-            await in_thread(self._code.delete_tenant, name)
+            try:
+                await self._instances.delete_tenant(name)
+                await in_thread(self._code.delete_tenant, name)
+            finally:
+                self._startables.forget(name)
+                self._forget_tokens()
 
     async def create_token(
         self,
@@ -67,4 +71,7 @@ class Tenants(Access):
     async def revoke_token(self, caller: Caller, tenant: str, token_id: str) -> None:
         """Durable on return."""
         self.administrator(caller)
-        await in_thread(self._code.revoke_token, tenant, token_id)
+        try:
+            await in_thread(self._code.revoke_token, tenant, token_id)
+        finally:
+            self._forget_tokens()

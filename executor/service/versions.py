@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import BinaryIO
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import BinaryIO, TypeVar
 
 import trio
 
@@ -14,6 +14,8 @@ from executor.views import (
     DeploymentView,
     GarbageView,
 )
+
+T = TypeVar("T")
 
 
 class Versions(Access):
@@ -27,7 +29,9 @@ class Versions(Access):
         Raises Refused (`deploy_refused` with diagnostics, `push_refused`, `limit_exceeded`).
         """
         self.may(caller, tenant, "write")
-        return await in_thread(lambda: self._code.deploy(tenant, files, message=message, who=caller.who, branch=branch))
+        return await self._moving(
+            tenant, lambda: self._code.deploy(tenant, files, message=message, who=caller.who, branch=branch)
+        )
 
     async def versions(
         self, caller: Caller, tenant: str, *, limit: int = 50, before: int | None = None
@@ -70,28 +74,41 @@ class Versions(Access):
     ) -> ChannelMoveView:
         """Move a channel back. Running instances, branches and history stay as they are. Durable on return."""
         self.may(caller, tenant, "write")
-        return await in_thread(lambda: self._code.rollback(tenant, to=to, channel=channel, who=caller.who, why=why))
+        return await self._moving(
+            tenant, lambda: self._code.rollback(tenant, to=to, channel=channel, who=caller.who, why=why)
+        )
 
     async def pin(
         self, caller: Caller, tenant: str, commit: str = "live", *, channel: str = "live", why: str = ""
     ) -> ChannelView:
         """Move the channel to `commit` and keep it there: pushes deploy but do not move it, until `unpin`."""
         self.may(caller, tenant, "write")
-        return await in_thread(lambda: self._code.pin_channel(tenant, commit, channel=channel, who=caller.who, why=why))
+        return await self._moving(
+            tenant, lambda: self._code.pin_channel(tenant, commit, channel=channel, who=caller.who, why=why)
+        )
 
     async def unpin(self, caller: Caller, tenant: str, *, channel: str = "live", why: str = "") -> ChannelView:
         """Let pushes move the channel again; it stays where it is for now."""
         self.may(caller, tenant, "write")
-        return await in_thread(lambda: self._code.unpin_channel(tenant, channel=channel, who=caller.who, why=why))
+        return await self._moving(
+            tenant, lambda: self._code.unpin_channel(tenant, channel=channel, who=caller.who, why=why)
+        )
 
     async def collect_garbage(self, caller: Caller, tenant: str) -> GarbageView:
         """Drop what no branch, tag, channel history, pin or stored instance needs."""
         self.may(caller, tenant, "write")
         await self.known(tenant)
         async with self._gate.alone():
-            keep = await in_thread(self._store.commits, tenant)
+            keep = await self._instances.commits(tenant)
             self._kept = {kept for kept in self._kept if kept[0] != tenant}
-            return await in_thread(lambda: self._code.collect_garbage(tenant, keep=keep))
+            return await self._moving(tenant, lambda: self._code.collect_garbage(tenant, keep=keep))
+
+    async def _moving(self, tenant: str, work: Callable[[], T]) -> T:
+        """Run `work`, which may move channels; whoever starts an instance afterwards sees where they are then."""
+        try:
+            return await in_thread(work)
+        finally:
+            self._startables.forget(tenant)
 
     # --- git over HTTP
 
@@ -107,16 +124,25 @@ class Versions(Access):
         self.may(caller, tenant, "write" if service == "git-receive-pack" else "read")
         await self.known(tenant)
         chunks = self._code.git_exchange(tenant, service, body, who=caller.who, protocol=protocol)
-        return _chunks(chunks)
+        return self._chunks(tenant, chunks)
 
+    async def _chunks(self, tenant: str, chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+        """A synchronous generator's items, each made in a worker thread; closed whatever happens.
 
-async def _chunks(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """A synchronous generator's items, each made in a worker thread; closed whatever happens."""
-    try:
-        while (chunk := await trio.to_thread.run_sync(next, chunks, None)) is not None:
-            yield chunk
-    finally:
-        close = getattr(chunks, "close", None)
-        if close is not None:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(close)
+        A push is told of in one of them, so channels are looked up anew before each is handed out.
+        """
+        try:
+            while True:
+                try:
+                    chunk = await trio.to_thread.run_sync(next, chunks, None)
+                finally:
+                    self._startables.forget(tenant)
+                if chunk is None:
+                    return
+                yield chunk
+        finally:
+            close = getattr(chunks, "close", None)
+            if close is not None:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(close)
+                self._startables.forget(tenant)

@@ -36,9 +36,8 @@ async def test_instance_goes_on_from_a_backup_taken_while_it_waited(tmp_path):
         await service.create_tenant(ADMINISTRATOR, "acme")
         first = await service.deploy(ADMINISTRATOR, "acme", {"workflows.py": SOURCE})
         await service.start(ADMINISTRATOR, "acme", "Waits", {}, id="one")
-        async with service.watching("acme", "one") as watch:
-            while (await service.status(ADMINISTRATOR, "acme", "one")).state != "waiting":
-                await watch.wait()
+        while (seen := await service.status(ADMINISTRATOR, "acme", "one")).state != "waiting":
+            await service.journal(ADMINISTRATOR, "acme", "one", after=seen.sequence, wait_s=0.05)
         await service.deploy(ADMINISTRATOR, "acme", {"workflows.py": SOURCE.replace(b"Waits", b"Other")})
         await service.backup(ADMINISTRATOR, str(copy))
         facet = await service.facet(ADMINISTRATOR, "acme", "one")
