@@ -138,10 +138,10 @@ class StateStore(Protocol):
 
 
 class Start(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """An instance to be made, pinned to `commit`. `is_new`: its id was drawn just now and cannot be taken."""
+    """An instance to be made, pinned to `commit`. `key`: tenant and id. `is_new`: its id was drawn just now and cannot
+    be taken."""
 
-    tenant: str
-    instance: str
+    key: tuple[str, str]
     workflow: str
     commit: str
     payload: bytes

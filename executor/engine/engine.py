@@ -20,7 +20,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-import msgspec
 import trio
 
 from executor.core import codec, decide, summary
@@ -40,7 +39,7 @@ from executor.engine.timers import Timers
 from executor.engine.waking import FULL_DISK_PAUSE_S, Waking
 from executor.engine.watchers import ENDED, Watchers
 from executor.engine.worker import Blocking, Worker
-from executor.ports import Append, Clock, CodeSource, Row, SandboxHost, StateStore, StoredRow
+from executor.ports import Append, Clock, CodeSource, Row, SandboxHost, Start, StateStore, StoredRow
 
 log = logging.getLogger(__name__)
 
@@ -64,16 +63,6 @@ class EngineLimits:
     queued_max: int = 100_000
     waking_queue_max: int = 2_000
     stop_grace_s: float = 5.0
-
-
-class Start(msgspec.Struct, frozen=True):
-    """What `Engine.start` is given."""
-
-    key: Key
-    workflow: str
-    commit: str
-    payload: bytes
-    is_new: bool = False
 
 
 class Commit:

@@ -13,16 +13,13 @@ import trio
 
 from executor.core import codec
 from executor.core.entries import Completed
-from executor.core.errors import NotFound, PerdureError, Unavailable
+from executor.core.errors import NotFound, PerdureError
 from executor.core.lifecycle import FINAL
 from executor.engine.engine import Engine
 from executor.engine.resident import Key
-from executor.engine.watchers import Watch
+from executor.engine.watchers import ENDED, Watch
 from executor.ports import Seen, Start, StateStore, StoredRow, Vitals
 from executor.views import LogLine
-
-ENDED = FINAL | {"held"}
-"""States in which whoever waits for a result is answered."""
 
 
 class LocalInstances:
@@ -36,26 +33,14 @@ class LocalInstances:
     # --- changing
 
     async def start(self, start: Start) -> Seen:
-        key = (start.tenant, start.instance)
-        async with self._engine.watchers.watching(key) as watch:
-            await self._engine.start(
-                key, workflow=start.workflow, commit=start.commit, payload=start.payload, is_new=start.is_new
-            )
-            return self._seen(key, watch)
+        [seen] = await self.start_many([start])
+        if isinstance(seen, PerdureError):
+            raise seen
+        return seen
 
     async def start_many(self, starts: Sequence[Start]) -> list[Seen | PerdureError]:
-        answers: list[Seen | PerdureError] = [Unavailable("it was not begun", code="shutting_down")] * len(starts)
-
-        async def one(index: int, start: Start) -> None:
-            try:
-                answers[index] = await self.start(start)
-            except PerdureError as error:
-                answers[index] = error
-
-        async with trio.open_nursery() as nursery:
-            for index, start in enumerate(starts):
-                nursery.start_soon(one, index, start)
-        return answers
+        rows = await self._engine.start_many(starts)
+        return [row if isinstance(row, PerdureError) else self._seen_of(row) for row in rows]
 
     async def send_event(self, tenant: str, instance: str, *, id: str, type: str, payload: bytes) -> bool:
         return await self._engine.send_event((tenant, instance), id=id, type=type, payload=payload)
@@ -93,8 +78,12 @@ class LocalInstances:
         async with self._engine.watchers.watching(key) as watch:
             while True:
                 seen = self._seen(key, watch)
-                if seen.row.row.state in ENDED or not await _changes(watch, until):
+                if seen.row.row.state in ENDED:
                     return seen
+                with trio.move_on_at(until) as bound:
+                    await watch.wait_ended()
+                if bound.cancelled_caught:
+                    return self._seen(key, watch)
 
     async def journal(self, tenant: str, instance: str, *, after: int, limit: int, wait_s: float) -> list[bytes]:
         key = (tenant, instance)
@@ -171,17 +160,15 @@ class LocalInstances:
     def _seen(self, key: Key, watch: Watch | None = None) -> Seen:
         """`watch`: one on `key`, which may know already what the store would say."""
         row = (watch.row if watch is not None else None) or self._row(key)
-        if row.row.state != "complete":
-            return Seen(row)
-        output = watch.output if watch is not None else None
-        return Seen(row, output if output is not None else self._output(key, row))
+        return self._seen_of(row, watch.output if watch is not None else None)
 
-    def _output(self, key: Key, row: StoredRow) -> bytes | None:
-        for stored in self._store.journal(*key, after=row.sequence - 1, limit=1):
-            entry, _ = codec.decode(stored)
-            if isinstance(entry, Completed):
-                return entry.value
-        return None
+    def _seen_of(self, row: StoredRow, output: bytes | None = None) -> Seen:
+        if row.row.state == "complete" and output is None:
+            for stored in self._store.journal(row.tenant, row.instance, after=row.sequence - 1, limit=1):
+                entry, _ = codec.decode(stored)
+                if isinstance(entry, Completed):
+                    output = entry.value
+        return Seen(row, output)
 
 
 def _deadline(wait_s: float | None) -> float:

@@ -261,7 +261,7 @@ class Instances(Access):
         if (tenant, commit) not in self._kept:
             await in_thread(self._code.keep_for_instances, tenant, commit)
             self._kept.add((tenant, commit))
-        return Start(tenant, instance, request.workflow, commit, payload, is_new)
+        return Start((tenant, instance), request.workflow, commit, payload, is_new)
 
     async def _of(self, tenant: str, id: str, answer: Awaitable[T]) -> T:
         """`answer`, where what is not found is named as everywhere: an unknown tenant is not an unknown instance."""
