@@ -11,7 +11,9 @@ the entry before means that the stored bytes were changed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import blake2b
+from operator import attrgetter
 
 import msgspec
 
@@ -27,8 +29,17 @@ _HEADER_BYTES = 1 + CHAIN_BYTES
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(AnyEntry)
 _CLOCK_FIELDS = frozenset({"at_ms", "started_at_ms", "wake_at_ms", "deadline_ms", "retry_at_ms"})
-_FACT_FIELDS: dict[type, tuple[str, ...]] = {
-    kind: tuple(name for name in kind.__struct_fields__ if name not in _CLOCK_FIELDS)
+_VERSION = bytes((FORMAT_VERSION,))
+
+
+def _facts_of(kind: type[entries.Entry]) -> Callable[[AnyEntry], tuple[object, ...]]:
+    """What makes the tuple of an entry's facts: the name of its kind first."""
+    names = [name for name in kind.__struct_fields__ if name not in _CLOCK_FIELDS]
+    return attrgetter("__class__.__name__", *names) if names else lambda _entry: (kind.__name__,)
+
+
+_FACTS = {
+    kind: _facts_of(kind)
     for kind in vars(entries).values()
     if isinstance(kind, type) and issubclass(kind, entries.Entry)
 }
@@ -36,14 +47,12 @@ _FACT_FIELDS: dict[type, tuple[str, ...]] = {
 
 def chain_after(chain: bytes, entry: AnyEntry) -> bytes:
     """The chain once `entry` follows an entry whose chain is `chain`."""
-    kind = type(entry)
-    facts = _encoder.encode((kind.__name__, *(getattr(entry, name) for name in _FACT_FIELDS[kind])))
-    return blake2b(chain + facts, digest_size=CHAIN_BYTES).digest()
+    return blake2b(chain + _encoder.encode(_FACTS[type(entry)](entry)), digest_size=CHAIN_BYTES).digest()
 
 
 def encode(entry: AnyEntry, chain: bytes) -> bytes:
     """The stored form; `chain` is this entry's own chain, as `chain_after` gave it."""
-    return bytes((FORMAT_VERSION,)) + chain + _encoder.encode(entry)
+    return _VERSION + chain + _encoder.encode(entry)
 
 
 def decode(data: bytes) -> tuple[AnyEntry, bytes]:

@@ -6,7 +6,7 @@ and are hostile: one that no honest sandbox sends raises Violation, and the sand
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from executor.core import retry
 from executor.core.commands import Cancel, Command, Complete, Diverge, Fail, Sleep, StepDone, StepError, Wait
@@ -40,8 +40,7 @@ class Violation(Exception):
     """The sandbox sent a command that no honest one sends."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
+class Decided(msgspec.Struct, frozen=True):
     """Entries to append, in order, and the facet delta that rides with the first of them."""
 
     entries: tuple[AnyEntry, ...]

@@ -42,6 +42,7 @@ RESOLVING = (StepSucceeded, StepFailed, SleepEnded, WaitEnded)
 
 
 Outcome = Completed | Failed | Terminated
+_ENDED: dict[type[Outcome], State] = {Completed: "complete", Failed: "failed", Terminated: "terminated"}
 
 
 def event_digest(type: str, payload: bytes) -> bytes:
@@ -82,15 +83,8 @@ class Instance:
 
     def state(self, *, is_resting: bool) -> State:
         """The public state; `is_resting`: nothing executes and the run cannot go on before another entry comes."""
-        match self.outcome:
-            case Completed():
-                return "complete"
-            case Failed():
-                return "failed"
-            case Terminated():
-                return "terminated"
-            case None:
-                pass
+        if self.outcome is not None:
+            return _ENDED[type(self.outcome)]
         if self.held is not None:
             return "held"
         if self.is_paused:
@@ -104,6 +98,8 @@ class Instance:
 
         `besides`: retries that are being made and so are no longer waited for.
         """
+        if not (self.sleeps or self.waits or self.retries):
+            return None
         due = list(self.sleeps.values())
         due.extend(wait.deadline_ms for wait in self.waits.values() if wait.deadline_ms is not None)
         due.extend(retry.retry_at_ms for path, retry in self.retries.items() if path not in besides)

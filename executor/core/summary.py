@@ -45,6 +45,8 @@ _EMPTY = _encoder.encode(Summary())
 def encode(instance: Instance) -> bytes:
     """The summary of an instance as bytes."""
     attempts = instance.retried
+    if not (instance.sleeps or instance.waits or instance.retries or attempts or instance.outcome or instance.held):
+        return _EMPTY
     error = _error(instance)
     waits = [] if instance.outcome is not None else _waits(instance)
     if not (waits or attempts or error):

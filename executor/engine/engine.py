@@ -14,7 +14,6 @@ Failure at each point:
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from executor.core.errors import Conflict, Corrupt, NotFound, PerdureError, Unav
 from executor.core.failure import ErrorFact
 from executor.core.lifecycle import ACTIVE, FINAL, State, check
 from executor.engine.committer import RECORD_BYTES, Committer
+from executor.engine.entropy import Entropy
 from executor.engine.output import OutputBuffer
 from executor.engine.reads import Reads
 from executor.engine.resident import Key, Resident
@@ -110,6 +110,7 @@ class Engine:
         self.beginning: set[Key] = set()
         """Instances whose last commit was refused and that begin again after a pause."""
         self._nursery: trio.Nursery | None = None
+        self._entropy = Entropy()
         self.is_stopping = False
 
     # --- life
@@ -205,7 +206,7 @@ class Engine:
         resident = found or self.residents.new(start.key)
         if resident.instance.sequence:
             return resident
-        seed = secrets.token_bytes(SEED_BYTES)
+        seed = self._entropy.draw(SEED_BYTES)
         started = Started(self.clock.now_ms(), start.workflow, start.commit, start.payload, seed)
         commit = self.commit(resident, (started,), landing=Landing())
         if found is not None:

@@ -258,6 +258,14 @@ class Runner:
         self._quiet.notify()
 
     def _send(self, resident: Resident, run: Run) -> None:
+        behind = resident.durable - run.sent
+        if behind <= 0:
+            return
+        run.is_quiet = False
+        if behind == 1:
+            run.sent += 1
+            run.sandbox.post(Entries(run.number, run.sent, [resident.stored[run.sent - 1]]))
+            return
         while run.sent < resident.durable:
             chunk: list[bytes] = []
             size = 0
@@ -268,7 +276,6 @@ class Runner:
                     break
             run.sandbox.post(Entries(run.number, run.sent + 1, chunk))
             run.sent += len(chunk)
-            run.is_quiet = False
 
     def _quiesce_run(self, run: Run) -> None:
         if not run.is_quiesced:
@@ -289,7 +296,7 @@ class Runner:
         self._set_alarm(resident, run)
 
     def _ask_due_retries(self, resident: Resident, run: Run) -> None:
-        if run.is_quiesced:
+        if run.is_quiesced or not resident.instance.retries:
             return
         for failed in decide.due_retries(resident.instance, self._engine.clock.now_ms()):
             if failed.path not in run.attempting:
@@ -297,6 +304,7 @@ class Runner:
                 run.sandbox.post(Attempt(run.number, failed.path, failed.attempt + 1))
 
     def _set_alarm(self, resident: Resident, run: Run) -> None:
+        """Every timer of a run that is in memory rings; nothing is asked of the disk."""
         wake_at_ms = resident.instance.next_wake_ms(besides=run.attempting)
         if wake_at_ms is not None:
             self._engine.timers.alarm_at(wake_at_ms, resident.key)

@@ -286,7 +286,7 @@ async def test_failed_write_stops_the_executor_and_is_told_to_everybody_who_wait
 
     async def start(w, name):
         try:
-            await w.engine.start(("acme", name), workflow="One", commit=COMMIT, payload=b"\xc0")
+            await w.engine.start(("acme", name), workflow="One", commit=COMMIT, payload=b"\xc0", is_new=True)
         except Corrupt as error:
             told.append((name, error.message))
 
