@@ -25,20 +25,25 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import date, datetime, timezone
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from executor.sandbox.detloop import not_in_run
 from executor.workflow import runtime
 from executor.workflow.errors import NotHere
 
+if TYPE_CHECKING:
+    from executor.sandbox.output import Scope
+
 
 class Ambient:
     """What one run sees as time and chance. Everything follows from `seed` and the order of the calls."""
 
-    __slots__ = ("_entropy_count", "_random", "_seed", "now_ms")
+    __slots__ = ("_entropy_count", "_random", "_seed", "now_ms", "output")
 
-    def __init__(self, seed: bytes) -> None:
+    def __init__(self, seed: bytes, output: Scope | None = None) -> None:
+        """`output`: where the run's lines go; kept here for `executor.sandbox.output`."""
         self.now_ms = 0
+        self.output = output
         self._seed = seed
         self._entropy_count = 0
         self._random: random.Random | None = None
@@ -69,15 +74,21 @@ class _Active(threading.local):
 _active = _Active()
 
 
+def enter(ambient: Ambient | None) -> Ambient | None:
+    """From now on `run()` executes on this thread. Returns what was so before: `enter` it again afterwards."""
+    outer = _active.ambient
+    _active.ambient = ambient
+    return outer
+
+
 @contextmanager
 def inside(ambient: Ambient) -> Generator[None]:
     """`run()` executes on this thread."""
-    outer = _active.ambient
-    _active.ambient = ambient
+    outer = enter(ambient)
     try:
         yield
     finally:
-        _active.ambient = outer
+        enter(outer)
 
 
 def in_run() -> bool:
@@ -337,7 +348,7 @@ _hooked: list[bool] = []
 
 
 def _audit(event: str, _args: object) -> None:
-    if _active.ambient is not None and event in _REFUSED_EVENTS:
+    if event in _REFUSED_EVENTS and _active.ambient is not None:  # in this order: hot calls raise events as well
         raise not_in_run(_REFUSED_EVENTS[event])
 
 

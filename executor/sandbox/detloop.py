@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar, TypeVarTuple, Unpack
 
@@ -22,6 +22,9 @@ from executor.workflow.errors import NotHere
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
+
+Outer = tuple[asyncio.AbstractEventLoop | None, Any]
+"""What `DetLoop.enter` took the place of."""
 
 CALLBACKS_MAX = 1_000_000
 """Callbacks for one entry. More is a loop that spins (`while …: await asyncio.sleep(0)`) and would never end."""
@@ -36,17 +39,31 @@ class Timers(Protocol):
     def cancel_timer(self, timer: DurableTimer) -> None: ...
 
 
+class _Nobody:
+    """Driver of a loop that is over."""
+
+    __slots__ = ()
+
+    def start_timer(self, timer: DurableTimer) -> None:
+        del timer
+        raise not_in_run("a timer after its end")
+
+    def cancel_timer(self, timer: DurableTimer) -> None:
+        del timer
+
+
 class DetFuture(asyncio.Future[Any]):
-    """A future of the deterministic loop."""
+    """A future of the deterministic loop. It gets its number when somebody first asks for its hash: hardly any does,
+    and when is as deterministic as the code that asks."""
 
     _sequence: int
 
-    def __init__(self, *, loop: DetLoop) -> None:
-        self._sequence = loop._next_hash()
-        super().__init__(loop=loop)
-
     def __hash__(self) -> int:
-        return self._sequence
+        try:
+            return self._sequence
+        except AttributeError:
+            self._sequence = self.get_loop()._next_hash()  # type: ignore[attr-defined]  # it is a DetLoop
+            return self._sequence
 
 
 class DetTask(asyncio.Task[Any]):
@@ -60,6 +77,27 @@ class DetTask(asyncio.Task[Any]):
 
     def __hash__(self) -> int:
         return self._sequence
+
+
+class DetHandle(asyncio.Handle):
+    """A callback of the loop. Its base in all but making, which takes a third of the time: each step has some."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        callback: Callable[..., object],
+        args: Sequence[Any],
+        loop: asyncio.AbstractEventLoop,
+        context: contextvars.Context,
+    ) -> None:
+        self._context = context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
 
 
 class DurableTimer(asyncio.TimerHandle):
@@ -82,6 +120,7 @@ class DetLoop(asyncio.AbstractEventLoop):
         self._hash_base = self._hash
         self._ready: list[asyncio.Handle] = []
         self._tasks: list[DetTask] = []
+        self._made_count = 0
         self._tasks_prune_at = 32
         self._generators: list[AsyncGenerator[Any, Any]] = []
         self._generators_prune_at = 32
@@ -101,7 +140,7 @@ class DetLoop(asyncio.AbstractEventLoop):
                     "wait with step.sleep() or step.wait_for_event() instead of spinning"
                 )
             for handle in batch:
-                if not handle.cancelled():
+                if not handle._cancelled:  # what cancelled() tells
                     try:
                         handle._run()
                     except (SystemExit, KeyboardInterrupt):
@@ -112,18 +151,28 @@ class DetLoop(asyncio.AbstractEventLoop):
     def is_quiescent(self) -> bool:
         return not self._ready
 
+    def enter(self) -> Outer:
+        """Make this the running loop of the thread. Give what it returns to `leave`, without an await in between."""
+        outer = asyncio._get_running_loop(), sys.get_asyncgen_hooks()
+        asyncio._set_running_loop(self)
+        sys.set_asyncgen_hooks(self._generator_begins, _leave_alone)
+        return outer
+
+    @staticmethod
+    def leave(outer: Outer) -> None:
+        """The loop that was running before is running again."""
+        loop, hooks = outer
+        sys.set_asyncgen_hooks(*hooks)
+        asyncio._set_running_loop(loop)
+
     @contextmanager
     def running(self) -> Generator[None]:
         """Make this the running loop of the thread, for as long as its callbacks run."""
-        outer = asyncio._get_running_loop()
-        hooks = sys.get_asyncgen_hooks()
-        asyncio._set_running_loop(self)
-        sys.set_asyncgen_hooks(firstiter=self._generator_begins, finalizer=_leave_alone)
+        outer = self.enter()
         try:
             yield
         finally:
-            sys.set_asyncgen_hooks(*hooks)
-            asyncio._set_running_loop(outer)
+            self.leave(outer)
 
     def fire(self, timer: DurableTimer) -> None:
         """The timer is due."""
@@ -170,6 +219,18 @@ class DetLoop(asyncio.AbstractEventLoop):
         self._tasks.clear()
         self._generators.clear()
 
+    def forget(self) -> None:
+        """After `dispose`, or when all is done: let go of the driver and of what was made."""
+        self._closed = True
+        self._ready.clear()
+        self._tasks.clear()
+        self._timers = _Nobody()
+
+    @property
+    def is_simple(self) -> bool:
+        """There was never a task but the first, nor an async generator: nothing can be left when that task is done."""
+        return self._made_count <= 1 and not self._generators
+
     def _next_hash(self) -> int:
         self._hash += 1
         return self._hash
@@ -200,7 +261,7 @@ class DetLoop(asyncio.AbstractEventLoop):
     def call_soon(
         self, callback: Callable[[Unpack[_Ts]], object], *args: *_Ts, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = DetHandle(callback, args, self, contextvars.copy_context() if context is None else context)
         self._ready.append(handle)
         return handle
 
@@ -267,6 +328,7 @@ class DetLoop(asyncio.AbstractEventLoop):
             self._tasks = [task for task in self._tasks if not task.done() or getattr(task, "_log_traceback", False)]
             self._tasks_prune_at = 2 * len(self._tasks) + 32
         self._tasks.append(task)
+        self._made_count += 1
         return task
 
     def get_task_factory(self) -> None:
@@ -318,6 +380,10 @@ def new_loop(timers: Timers, *, hash_base: int) -> DetLoop:
     """A loop. (Type checkers take what is refused above for abstract.)"""
     return DetLoop(timers, hash_base=hash_base)  # type: ignore[abstract]
 
+
+NO_LOOP = new_loop(_Nobody(), hash_base=0)
+"""Stands for the loop of a run that has not begun, or has been dropped."""
+NO_LOOP.forget()
 
 graveyard: list[object] = []
 """Coroutines that would not be closed. They stay suspended: the collector would run their code again."""

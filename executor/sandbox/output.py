@@ -1,8 +1,8 @@
 """What tenant code prints and logs, as Output frames: by instance and step, in order, line by line, capped.
 
-A context variable says whose output it is: the run's own (in `run()`) or an attempt's. Lines of `run()` are made again
-on each replay. Those that an earlier run of the instance has certainly sent are dropped here; the last few, where that
-is not certain, are sent again and recognised by (position, number) outside.
+Whose output it is: the run's own while `run()` executes on this thread, else that of the attempt in the context. Lines
+of `run()` are made again on each replay. Those that an earlier run of the instance has certainly sent are dropped here;
+the last few, where that is not certain, are sent again and recognised by (position, number) outside.
 """
 
 from __future__ import annotations
@@ -12,25 +12,29 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextvars import ContextVar
 from io import TextIOBase
 from typing import Literal
 
+from executor.sandbox import ambient
 from executor.sandbox.child_limits import ChildLimits
 from executor.sandbox.protocol import Output
+from executor.workflow import runtime
 
 Stream = Literal["stdout", "stderr", "log"]
 
-
-current_source: ContextVar[Scope | None] = ContextVar("perdure_output", default=None)
+_lock = threading.RLock()
+"""Of all recorders: lines come one by one, and a run that prints nothing shall not have a lock. It may be taken again:
+the collector can have a tenant's `__del__` print in the middle of a line."""
 
 
 class Recorder:
     """The lines of one run: numbers them, holds back what a replay repeats, keeps the caps."""
 
+    __slots__ = ("_bytes", "_held", "_is_cut", "_limits", "_lines", "_numbers", "_run", "_send", "now_ms", "position")
+
     def __init__(self, run: int, limits: ChildLimits, send: Callable[[Output], None]) -> None:
         self.position = 0
-        self.now_ms: Callable[[], int] = _real_ms
+        self.now_ms = 0
         self._run = run
         self._limits = limits
         self._send = send
@@ -39,11 +43,10 @@ class Recorder:
         self._bytes = 0
         self._lines = 0
         self._is_cut = False
-        self._lock = threading.Lock()
 
     def line(self, stream: Stream, level: str, text: str, *, step: str, attempt: int, at_ms: int) -> None:
         """One line, without its end. Thread-safe."""
-        with self._lock:
+        with _lock:
             key = (self.position, step, attempt)
             number = self._numbers.get(key, 0)
             self._numbers[key] = number + 1
@@ -53,25 +56,31 @@ class Recorder:
             else:
                 self._pass(frame)
 
+    @property
+    def is_holding(self) -> bool:
+        """Lines are held that a replay may be repeating."""
+        return bool(self._held)
+
     def already_sent(self, position: int) -> None:
         """The journal shows that an earlier run went beyond `position`: it has sent its lines up to there."""
         held = self._held
         if held and held[0].position <= position:
-            with self._lock:
+            with _lock:
                 self._held = [frame for frame in held if frame.position > position]
 
     def go_live(self) -> None:
         """The whole recorded journal has been delivered: send what is held, and each line at once from here on."""
-        with self._lock:
+        with _lock:
             held, self._held = self._held, None
             for frame in held or ():
                 self._pass(frame)
 
-    def moved_to(self, position: int) -> None:
-        """The run has seen the entry of that sequence."""
+    def moved_to(self, position: int, now_ms: int) -> None:
+        """The run has seen the entry of that sequence, and logical time is `now_ms`."""
         self.position = position
+        self.now_ms = now_ms
         if len(self._numbers) > 64:
-            with self._lock:
+            with _lock:
                 self._numbers = {key: number for key, number in self._numbers.items() if key[0] >= position}
 
     def _pass(self, frame: Output) -> None:
@@ -109,38 +118,57 @@ class Recorder:
 class Scope:
     """Output of `run()` (step "") or of one attempt."""
 
-    def __init__(self, recorder: Recorder, step: str = "", attempt: int = 0) -> None:
+    __slots__ = ("_partial", "_recorder", "attempt", "step")
+
+    def __init__(self, recorder: Recorder | None, step: str = "", attempt: int = 0) -> None:
         self.step = step
         self.attempt = attempt
-        self._recorder: Recorder | None = recorder
-        self._partial: dict[Stream, str] = {}
+        self._recorder = recorder
+        self._partial: dict[Stream, str] | None = None
 
     def write(self, stream: Stream, text: str) -> None:
         """Text as it is printed; whole lines of it are recorded."""
-        *lines, rest = (self._partial.pop(stream, "") + text).split("\n")
+        partial = self._partial
+        if partial is None:
+            partial = self._partial = {}
+        *lines, rest = (partial.pop(stream, "") + text).split("\n")
         for line in lines:
             self.line(stream, "", line)
         if rest:
-            self._partial[stream] = rest
+            partial[stream] = rest
             if len(rest) > 65_536:
                 self.flush()
 
     def line(self, stream: Stream, level: str, text: str) -> None:
         recorder = self._recorder
         if recorder is not None:
-            at_ms = _real_ms() if self.step else recorder.now_ms()
+            at_ms = _real_ms() if self.step else recorder.now_ms
             recorder.line(stream, level, text, step=self.step, attempt=self.attempt, at_ms=at_ms)
 
     def flush(self) -> None:
         """Record what was printed without a line's end."""
-        partial, self._partial = self._partial, {}
-        for stream, text in partial.items():
-            self.line(stream, "", text)
+        partial, self._partial = self._partial, None
+        if partial:
+            for stream, text in partial.items():
+                self.line(stream, "", text)
 
     def close(self) -> None:
         """What comes later, from code that outlives its attempt or run, goes nowhere."""
         self.flush()
         self._recorder = None
+
+
+nowhere = Scope(None)
+"""Takes what code says that has outlived its attempt."""
+
+
+def current() -> Scope | None:
+    """Whose output it is that the calling code makes; None: the process's own (import time)."""
+    run = ambient.current()
+    if run is not None:
+        return run.output
+    attempt = runtime.current_attempt.get()
+    return None if attempt is None else attempt.output  # type: ignore[attr-defined]  # the sandbox's own
 
 
 def _real_ms() -> int:
@@ -162,7 +190,7 @@ class _Capture(TextIOBase):
         self._outer = outer
 
     def write(self, text: str, /) -> int:
-        scope = current_source.get()
+        scope = current()
         if scope is not None:
             scope.write(self._stream, text)
         else:
@@ -173,7 +201,7 @@ class _Capture(TextIOBase):
         return True
 
     def flush(self) -> None:
-        if current_source.get() is None:
+        if current() is None:
             self._outer.flush()
 
     def fileno(self) -> int:
@@ -184,7 +212,7 @@ class _LogCapture(logging.Handler):
     """Log records of tenant code, from the root logger."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        scope = current_source.get()
+        scope = current()
         if scope is None:
             return
         try:

@@ -15,17 +15,18 @@ import asyncio
 import contextvars
 import inspect
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, Protocol
+
+import msgspec
 
 from executor.core import codec, entries, values
 from executor.core.commands import Cancel, Command, Complete, Diverge, Fail, Sleep, StepDone, StepError, Wait
 from executor.core.entries import AnyEntry, StepRef
 from executor.core.errors import PerdureError
 from executor.core.failure import ErrorFact
-from executor.core.replay import Divergence, Replay, Request, TimedOut, asked
+from executor.core.replay import Divergence, Kind, Replay, Request, TimedOut, asked
 from executor.sandbox import ambient, detloop, faults, output
 from executor.sandbox.facets_inside import Host, RunFacet
 from executor.sandbox.loader import Bundle, WorkflowCode
@@ -61,8 +62,7 @@ class Process(Host, Protocol):
     def send_output(self, frame: Output) -> None: ...
 
 
-@dataclass(slots=True)
-class _Pending:
+class _Pending(msgspec.Struct, eq=False):
     """A request as this run holds it."""
 
     request: Request
@@ -74,8 +74,18 @@ class _Pending:
     asked_of_executor: bool = False
 
 
+_NO_AMBIENT = ambient.Ambient(b"")  # of a run that has not begun
+_Outer = tuple[ambient.Ambient | None, detloop.Outer]
+
+
 class Run:
     """See the module. Implements `RunRuntime` for Step, `Timers` for the loop, `Owner` for attempts."""
+
+    __slots__ = (
+        "_activate", "_ambient", "_cancelled", "_code", "_commands", "_coroutine_count", "_coroutines", "_dropped",
+        "_executing", "_facet", "_loop", "_new", "_outer", "_over", "_pending", "_process", "_quiesced", "_replay",
+        "_scope", "_seed", "_task", "_told", "_total", "number", "recorder",
+    )  # fmt: skip
 
     def __init__(self, process: Process, activate: Activate) -> None:
         self.number = activate.run
@@ -83,9 +93,11 @@ class Run:
         self.recorder = output.Recorder(activate.run, process.steps.limits, process.send_output)
         self._process = process
         self._activate = activate
+        self._total = activate.total
         self._replay = Replay()
-        self._loop = detloop.new_loop(self, hash_base=0)
-        self._ambient = ambient.Ambient(b"")
+        self._loop: detloop.DetLoop = detloop.NO_LOOP
+        self._ambient = _NO_AMBIENT
+        self._outer: _Outer | None = None
         self._scope = output.Scope(self.recorder)
         self._task: asyncio.Task[Any] | None = None
         self._code: WorkflowCode | None = None
@@ -105,7 +117,7 @@ class Run:
     @property
     def is_live(self) -> bool:
         """The whole recorded journal has been delivered."""
-        return self._replay.seen >= self._activate.total
+        return self._replay.seen >= self._total
 
     @property
     def facet(self) -> RunFacet:
@@ -118,17 +130,34 @@ class Run:
 
     def deliver(self, first: int, stored: list[bytes]) -> None:
         """Take entries, each as far as the run goes. Entries seen before are skipped."""
-        for sequence, data in enumerate(stored, start=first):
-            if sequence <= self._replay.seen or self._dropped:
-                continue
-            try:
-                entry, _ = codec.decode(data)
-                self._accept(sequence, entry)
-            except PerdureError as error:  # a journal that cannot be: the instance is held, its bytes are kept
-                self._diverge(str(error), None, None)
-            if self._replay.seen == self._activate.total:
-                self.recorder.go_live()
+        replay = self._replay
+        sequence = first - 1
+        try:
+            for data in stored:
+                sequence += 1
+                if sequence <= replay.seen or self._dropped:
+                    continue
+                try:
+                    self._accept(sequence, codec.decode(data)[0])
+                except PerdureError as error:  # a journal that cannot be: the instance is held, its bytes are kept
+                    self._diverge(str(error), None, None)
+                if replay.seen == self._total:
+                    self._leave()
+                    self.recorder.go_live()
+        finally:
+            self._leave()
         self._process.touch(self)
+
+    def _enter(self) -> None:
+        """`run()` executes from now on, until `_leave`: of many entries the first enters, and the last leaves."""
+        if self._outer is None:
+            self._outer = ambient.enter(self._ambient), self._loop.enter()
+
+    def _leave(self) -> None:
+        if self._outer is not None:
+            (outer, loop), self._outer = self._outer, None
+            self._loop.leave(loop)
+            ambient.enter(outer)
 
     def attempt_due(self, path: str, number: int) -> None:
         """Make a retry now. Ignored if the step has its outcome, was given up, or is being tried."""
@@ -152,25 +181,35 @@ class Run:
         if self._facet is not None:
             self._facet.close()
         self._scope.close()
-        with ambient.inside(self._ambient), self._loop.running():
-            self._loop.dispose()
-            for coroutine, _, _ in self._coroutines.values():
-                coroutine.close()
+        has_returned = self._over and self._task is not None
+        if not (has_returned and self._loop.is_simple) and self._loop is not detloop.NO_LOOP:
+            self._enter()
+            try:
+                self._loop.dispose()
+            finally:
+                self._leave()
+        for coroutine, _, _ in self._coroutines.values():  # never begun: closing them executes nothing
+            coroutine.close()
         self._pending.clear()
         self._coroutines.clear()
         self._task = None
+        self._loop.forget()  # nothing of the run refers to itself any more, so that no collector is needed to free it
+        self._loop = detloop.NO_LOOP
 
     def turn(self) -> list[Turn]:
         """What is to be told to the executor now; empty if there is nothing new."""
         if self._dropped or not self.is_live:
             return []
-        self._collect()
+        if self._new or self._cancelled:
+            self._collect()
         idle = (self._executing == 0) if not self._over else True
         told = (self._replay.seen, idle)
         if not self._commands and (not idle or told == self._told) and self._told[0] > 0:
             return []
         self._told = told
         commands, self._commands = self._commands, []
+        if len(commands) <= 1:
+            return [Turn(self.number, self._replay.seen, commands, idle)]
         turns: list[Turn] = []
         part: list[Command] = []
         size = 0
@@ -192,19 +231,18 @@ class Run:
                 self._diverge("the journal does not begin with Started", None, None)
                 return
             self._replay.accept(sequence, entry)
-            self.recorder.moved_to(sequence)
-            self._set_time(entry.at_ms)
             self._start(entry)
             return
         outcome = self._replay.accept(sequence, entry)
-        self.recorder.moved_to(sequence)
-        self._set_time(entry.at_ms)
+        now_ms = max(self.recorder.now_ms, entry.at_ms)  # it never goes back, whatever the executor's clock did
+        self.recorder.moved_to(sequence, now_ms)
         if self._over and self._task is None:
             return
+        self._loop.now_ms = self._ambient.now_ms = now_ms
         if isinstance(outcome, Divergence):
             self._diverge(outcome.message, outcome.recorded, outcome.requested)
             return
-        if sequence <= self._activate.total:
+        if self.recorder.is_holding and sequence <= self._total:
             path = getattr(entry, "path", None)
             pending = self._pending.get(path) if path is not None else None
             if pending is not None:
@@ -212,18 +250,13 @@ class Run:
         if outcome is not None:
             self._drive(self._pending.pop(outcome.request.path), outcome.outcome)
 
-    def _set_time(self, at_ms: int) -> None:
-        """Logical time never goes back, whatever the executor's clock did."""
-        now_ms = max(self._loop.now_ms, at_ms)
-        self._loop.now_ms = self._ambient.now_ms = now_ms
-
     def _start(self, entry: entries.Started) -> None:
         self._seed = entry.seed
-        self._ambient = ambient.Ambient(entry.seed)
+        self._ambient = ambient.Ambient(entry.seed, self._scope)
         digest = blake2b(entry.seed, digest_size=8, person=b"perdure hashes").digest()
         self._loop = detloop.new_loop(self, hash_base=int.from_bytes(digest, "big"))
-        self._set_time(entry.at_ms)
-        self.recorder.now_ms = lambda: self._ambient.now_ms
+        self._loop.now_ms = self._ambient.now_ms = entry.at_ms
+        self.recorder.moved_to(1, entry.at_ms)
         activate = self._activate
         code = self._process.bundle.workflows.get(activate.workflow)
         if code is None:
@@ -232,11 +265,9 @@ class Run:
             self._end(Fail(ErrorFact("UnknownWorkflow", message, retryable=False, code="unknown_workflow")))
             return
         self._code = code
-        context = contextvars.copy_context()
-        context.run(output.current_source.set, self._scope)
         coroutine = self._main(code, entry)
-        with ambient.inside(self._ambient), self._loop.running():
-            self._task = self._loop.create_task(coroutine, name="run", context=context)
+        self._enter()
+        self._task = self._loop.create_task(coroutine, name="run", context=contextvars.copy_context())
         self._drive()
 
     async def _main(self, code: WorkflowCode, entry: entries.Started) -> Any:
@@ -261,7 +292,12 @@ class Run:
         if future is None or future.done():
             return
         if isinstance(outcome, entries.StepSucceeded):
-            self._set_value(pending, future, outcome.value)
+            assert pending.call is not None
+            try:
+                declared = declared_result(pending.call.function)
+                future.set_result(values.decode(outcome.value, declared=declared, what="result"))
+            except PerdureError as error:
+                future.set_exception(error)
         elif isinstance(outcome, entries.StepFailed):
             future.set_exception(_step_failed(outcome))
         elif isinstance(outcome, TimedOut):
@@ -273,23 +309,15 @@ class Run:
         else:
             future.set_result(None)
 
-    @staticmethod
-    def _set_value(pending: _Pending, future: detloop.DetFuture, value: bytes) -> None:
-        assert pending.call is not None
-        try:
-            future.set_result(values.decode(value, declared=declared_result(pending.call.function), what="result"))
-        except PerdureError as error:
-            future.set_exception(error)
-
     def _drive(self, resolved: _Pending | None = None, outcome: object = None) -> None:
-        with ambient.inside(self._ambient), self._loop.running():
-            try:
-                if resolved is not None:
-                    self._resolve(resolved, outcome)
-                self._loop.run_ready()
-            except RuntimeError as error:  # it spins
-                self._end(Fail(faults.fact(NonRetryableError(str(error)), (), code="workflow_failed")))
-                return
+        self._enter()
+        try:
+            if resolved is not None:
+                self._resolve(resolved, outcome)
+            self._loop.run_ready()
+        except RuntimeError as error:  # it spins
+            self._end(Fail(faults.fact(NonRetryableError(str(error)), (), code="workflow_failed")))
+            return
         if self._loop.problems:
             self._tell_problems()
         task = self._task
@@ -302,25 +330,30 @@ class Run:
         """`run()` has returned or raised: clear up what it left, then say how it ended."""
         self._replay.end()
         self._over = True
-        with ambient.inside(self._ambient), self._loop.running():
-            for generator in self._loop.open_generators():
-                self._loop.create_task(generator.aclose())
-            for left in self._loop.live_tasks():
-                left.cancel()
-            try:
-                self._loop.run_ready()
-            except RuntimeError:
-                self._scope.line("log", "WARNING", "tasks that run() left behind would not end; they were dropped")
-        for name, error in self._loop.unretrieved():
-            if error is not (None if task.cancelled() else task.exception()):
-                told = f"{faults.type_name(type(error))}: {faults.text_of(error)}"
-                self._scope.line("log", "WARNING", f"the exception of task {name!r} was never looked at: {told}")
+        if not self._loop.is_simple:
+            self._end_what_is_left()
+        self._leave()
+        if not self._loop.is_simple:
+            for name, error in self._loop.unretrieved():
+                if error is not (None if task.cancelled() else task.exception()):
+                    told = f"{faults.type_name(type(error))}: {faults.text_of(error)}"
+                    self._scope.line("log", "WARNING", f"the exception of task {name!r} was never looked at: {told}")
         self._tell_problems()
         self._commands.append(self._how_it_ended(task))
         self._scope.flush()
         for pending in self._pending.values():
             if not pending.request.given_up:
                 self._give_up(pending)
+
+    def _end_what_is_left(self) -> None:
+        for generator in self._loop.open_generators():
+            self._loop.create_task(generator.aclose())
+        for left in self._loop.live_tasks():
+            left.cancel()
+        try:
+            self._loop.run_ready()
+        except RuntimeError:
+            self._scope.line("log", "WARNING", "tasks that run() left behind would not end; they were dropped")
 
     def _how_it_ended(self, task: asyncio.Task[Any]) -> Complete | Fail:
         if task.cancelled():
@@ -355,6 +388,7 @@ class Run:
 
     def _end(self, command: Fail | Diverge) -> None:
         """No way on: say so, and ask for nothing else."""
+        self._leave()
         if self._over and isinstance(command, Fail):
             return
         self._over = True
@@ -447,16 +481,35 @@ class Run:
         options: StepOptions,
         where: str,
     ) -> Coroutine[Any, Any, Any]:
-        def request() -> _Pending:
-            digest = asked("step", name, args, kwargs)
-            pending = self._request("step", name, digest, where)
-            path = pending.request.path
-            key = blake2b(path.encode(), key=self._seed[:64], digest_size=16, person=b"perdure steps").hexdigest()
-            context = contextvars.copy_context()
-            pending.call = StepCall(path, name, digest, where, function, args, kwargs, options, context, key)
-            return pending
+        number = self._number(name)
+        coroutine = self._do(number, name, function, args, kwargs, options, where)
+        self._coroutines[number] = (coroutine, name, where)
+        return coroutine
 
-        return self._coroutine(name, where, request)
+    async def _do(  # noqa: PLR0917  # see `do`
+        self,
+        number: int,
+        name: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: StepOptions,
+        where: str,
+    ) -> Any:
+        del self._coroutines[number]
+        digest = asked("step", name, args, kwargs)
+        pending = self._request("step", name, digest, where)
+        context = contextvars.copy_context()
+        path = pending.request.path
+        pending.call = StepCall(path, name, digest, where, function, args, kwargs, options, context, self._seed)
+        # No call of another coroutine: one frame is what a step that waits for its outcome keeps.
+        pending.future = self._loop.create_future()
+        self._add(pending)
+        try:
+            return await pending.future
+        except asyncio.CancelledError:
+            self._unwanted(pending)
+            raise
 
     def sleep(self, name: str, duration_ms: int, where: str) -> Coroutine[Any, Any, None]:
         return self._sleep(name, where, duration_ms, duration_ms, None)
@@ -468,28 +521,47 @@ class Run:
     def _sleep(
         self, name: str, where: str, argument: object, duration_ms: int | None, until_ms: int | None
     ) -> Coroutine[Any, Any, None]:
-        def request() -> _Pending:
-            digest = asked("sleep", name, argument)
-            pending = self._request("sleep", name, digest, where)
-            pending.command = Sleep(pending.request.path, digest, where, duration_ms, until_ms)
-            return pending
+        def command(path: str) -> Sleep:
+            return Sleep(path, digest, where, duration_ms, until_ms)
 
-        return self._coroutine(name, where, request)
+        digest = asked("sleep", name, argument)
+        return self._coroutine("sleep", name, digest, where, command)
 
     def wait_for_event(
         self, name: str, type: str, timeout_ms: int | None, where: str
     ) -> Coroutine[Any, Any, ReceivedEvent]:
         _check_name(type, "event type")
 
-        def request() -> _Pending:
-            digest = asked("wait", name, type)
-            pending = self._request("wait", name, digest, where)
-            pending.command = Wait(pending.request.path, digest, where, type, timeout_ms)
-            return pending
+        def command(path: str) -> Wait:
+            return Wait(path, digest, where, type, timeout_ms)
 
-        return self._coroutine(name, where, request)
+        digest = asked("wait", name, type)
+        return self._coroutine("wait", name, digest, where, command)
 
-    def _coroutine(self, name: str, where: str, request: Callable[[], _Pending]) -> Coroutine[Any, Any, Any]:
+    def _coroutine(
+        self, kind: Kind, name: str, digest: bytes, where: str, command: Callable[[str], Sleep | Wait]
+    ) -> Coroutine[Any, Any, Any]:
+        number = self._number(name)
+        coroutine = self._ask(number, kind, name, digest, where, command)
+        self._coroutines[number] = (coroutine, name, where)
+        return coroutine
+
+    async def _ask(  # noqa: PLR0917  # see `_coroutine`
+        self, number: int, kind: Kind, name: str, digest: bytes, where: str, command: Callable[[str], Sleep | Wait]
+    ) -> Any:
+        del self._coroutines[number]
+        pending = self._request(kind, name, digest, where)
+        pending.command = command(pending.request.path)
+        pending.future = self._loop.create_future()
+        self._add(pending)
+        try:
+            return await pending.future
+        except asyncio.CancelledError:
+            self._unwanted(pending)
+            raise
+
+    def _number(self, name: str) -> int:
+        """Of a coroutine that is about to be made, checking that it may be."""
         _check_name(name, "step name")
         if ambient.current() is not self._ambient:
             raise NotHere(
@@ -497,23 +569,14 @@ class Run:
                 "or call the function itself"
             )
         self._coroutine_count += 1
-        coroutine = self._ask(self._coroutine_count, request)
-        self._coroutines[self._coroutine_count] = (coroutine, name, where)
-        return coroutine
+        return self._coroutine_count
 
-    async def _ask(self, number: int, request: Callable[[], _Pending]) -> Any:
-        del self._coroutines[number]
-        pending = request()
-        pending.future = self._loop.create_future()
-        self._add(pending)
-        try:
-            return await pending.future
-        except asyncio.CancelledError:
-            if pending.request.path in self._pending and not pending.request.given_up:
-                self._give_up(pending)
-            raise
+    def _unwanted(self, pending: _Pending) -> None:
+        """What awaited it was cancelled."""
+        if pending.request.path in self._pending and not pending.request.given_up:
+            self._give_up(pending)
 
-    def _request(self, kind: Any, name: str, digest: bytes, where: str) -> _Pending:
+    def _request(self, kind: Kind, name: str, digest: bytes, where: str) -> _Pending:
         if self._over:
             raise NotHere(f"{name!r} was asked for after run() had ended")
         return _Pending(self._replay.request(kind, name, digest, where))

@@ -13,31 +13,37 @@ import asyncio
 import contextvars
 import functools
 import inspect
+import threading
 import time
+import types
 from collections import deque
 from collections.abc import Callable, Container, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import blake2b
 from typing import Any, Literal, Protocol
+
+import msgspec
 
 from executor.core import values
 from executor.core.commands import RetryPolicy, StepDone, StepError
 from executor.core.failure import ErrorFact
-from executor.sandbox import faults, output
+from executor.sandbox import faults
 from executor.sandbox.child_limits import ChildLimits
 from executor.sandbox.facets_inside import AttemptFacet, RunFacet
+from executor.sandbox.output import Recorder, Scope, nowhere
 from executor.sandbox.threads import StepPool
 from executor.workflow.options import StepOptions
 from executor.workflow.runtime import Parameters, current_attempt
 
 _DECLARED_KEPT_MAX = 4_096
 _declared_of: dict[tuple[Any, str], Any] = {}
+_time_ns = time.time_ns
+"""The real clock, taken before `ambient` replaces the name."""
 
 
-@dataclass(slots=True)
-class StepCall:
-    """What `step.do` was given, kept until the step has its outcome."""
+class StepCall(msgspec.Struct, eq=False):
+    """What `step.do` was given, kept until the step has its outcome. `key_seed` is the instance's own."""
 
     path: str
     name: str
@@ -48,13 +54,19 @@ class StepCall:
     kwargs: dict[str, Any]
     options: StepOptions
     context: contextvars.Context
-    idempotency_key: str
+    key_seed: bytes
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt of the step, and for no other step."""
+        key = self.key_seed[:64]
+        return blake2b(self.path.encode(), key=key, digest_size=16, person=b"perdure steps").hexdigest()
 
 
 class Owner(Protocol):
     """The run that an attempt belongs to."""
 
-    recorder: output.Recorder
+    recorder: Recorder
 
     @property
     def facet(self) -> RunFacet: ...
@@ -62,21 +74,28 @@ class Owner(Protocol):
     def attempt_over(self, attempt: Attempt, report: StepDone | StepError) -> None: ...
 
 
+_making = threading.RLock()
+"""Held while an attempt's facet or output is made, or while it ends: they are made at first use, often in a thread."""
+
+
 class Attempt:
     """One try of a step. Implements `executor.workflow.runtime.AttemptRuntime`."""
 
+    __slots__ = (
+        "__weakref__", "_facet", "_output", "_started_at_ms", "_steps", "_task", "_thread_state", "_timer", "attempt",
+        "call", "deadline", "is_over", "is_started", "owner",
+    )  # fmt: skip
+
     def __init__(self, steps: Steps, owner: Owner, call: StepCall, number: int) -> None:
         self.call = call
-        self.name = call.name
         self.attempt = number
         self.deadline: datetime | None = None
-        self.idempotency_key = call.idempotency_key
         self.owner = owner
         self.is_over = False
         self.is_started = False
         self._steps = steps
-        self._facet = AttemptFacet(owner)
-        self._output: output.Scope | None = None
+        self._facet: AttemptFacet | None = None
+        self._output: Scope | None = None
         self._started_at_ms = 0
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -84,14 +103,44 @@ class Attempt:
 
     # --- what tenant code reaches through the context
 
+    @property
+    def name(self) -> str:
+        return self.call.name
+
+    @property
+    def idempotency_key(self) -> str:
+        return self.call.idempotency_key
+
+    @property
+    def output(self) -> Scope:
+        """Where its lines go; made at the first. See `executor.sandbox.output.current`."""
+        if self._output is None:
+            with _making:  # or an end that comes between would leave it open
+                if self.is_over:
+                    return nowhere
+                self._output = Scope(self.owner.recorder, self.call.path, self.attempt)
+        return self._output
+
+    @property
+    def facet(self) -> AttemptFacet:
+        """Made at the first use: most attempts have none."""
+        if self._facet is None:
+            with _making:
+                if self._facet is None:
+                    facet = AttemptFacet(self.owner)
+                    if self.is_over:
+                        facet.end(commit=False)
+                    self._facet = facet
+        return self._facet
+
     def facet_execute(self, sql: str, parameters: Parameters) -> list[Any]:
-        return self._facet.execute(sql, parameters)
+        return self.facet.execute(sql, parameters)
 
     def facet_executemany(self, sql: str, parameters: Sequence[Parameters]) -> None:
-        self._facet.executemany(sql, parameters)
+        self.facet.executemany(sql, parameters)
 
     def facet_exclusive(self) -> AbstractAsyncContextManager[None]:
-        return self._facet.exclusive()
+        return self.facet.exclusive()
 
     # --- life
 
@@ -99,19 +148,17 @@ class Attempt:
         """Begin to execute; the outcome goes to the owner, never from within this call."""
         self.is_started = True
         call = self.call
-        scope = self._output = output.Scope(self.owner.recorder, call.path, self.attempt)
-        context = call.context.copy()
+        context = call.context.copy()  # a later attempt begins with the same variables
         context.run(current_attempt.set, self)
-        context.run(output.current_source.set, scope)
-        if _is_async(call.function):
+        if is_async(call.function):
             self._set_deadline()
             self._arm_timer()
-            self._task = self._steps.loop.create_task(self._run_async(), context=context)
+            self._task = asyncio.Task(self._run_async(), loop=self._steps.loop, name=call.path, context=context)
         else:
             self._steps.pool.submit(functools.partial(context.run, self._run_in_thread))
 
     def _set_deadline(self) -> None:
-        self._started_at_ms = time.time_ns() // 1_000_000
+        self._started_at_ms = _time_ns() // 1_000_000
         timeout_ms = self.call.options.timeout_ms
         if timeout_ms is not None:
             self.deadline = datetime.fromtimestamp((self._started_at_ms + timeout_ms) / 1000, UTC)
@@ -124,7 +171,7 @@ class Attempt:
     def cancel(self) -> None:
         """Give it up: nothing is reported, its facet writes are rolled back."""
         self._end()
-        self._facet.end(commit=False)
+        self._end_facet()
 
     async def _run_async(self) -> None:
         call = self.call
@@ -188,7 +235,7 @@ class Attempt:
 
     def _failed_with(self, error: ErrorFact) -> None:
         self._end()
-        self._facet.end(commit=False)
+        self._end_facet()
         call = self.call
         retry = call.options.retry
         policy = RetryPolicy(retry.limit, retry.delay_ms, retry.backoff, retry.max_delay_ms, float(retry.jitter))
@@ -204,7 +251,10 @@ class Attempt:
             value = values.encode(
                 result, what="result", declared=declared, bytes_max=self._steps.limits.value_bytes_max
             )
-            delta = self._facet.end(commit=True)
+            with _making:
+                facet = self._facet
+                self.is_over = facet is None  # and none is made from here on
+            delta = b"" if facet is None else facet.end(commit=True)
         except BaseException as error:  # a value refused, or hostile to be read; a facet that cannot commit: it failed
             self._failed(error)
             return
@@ -212,8 +262,16 @@ class Attempt:
         report = StepDone(call.path, call.asked, call.where, self.attempt, self._started_at_ms, value, delta or None)
         self.owner.attempt_over(self, report)
 
+    def _end_facet(self) -> None:
+        """What it wrote is rolled back."""
+        with _making:
+            facet = self._facet
+        if facet is not None:
+            facet.end(commit=False)
+
     def _end(self) -> None:
-        self.is_over = True
+        with _making:
+            self.is_over = True
         if self._timer is not None:
             self._timer.cancel()
         if self._output is not None:
@@ -281,6 +339,8 @@ class Steps:
 
 def declared_result(function: Callable[..., Any]) -> Any:
     """The return annotation of a step's function, resolved; `values.UNDECLARED` if there is none to go by."""
+    if type(function) is types.FunctionType and not function.__annotations__ and not function.__dict__:
+        return values.UNDECLARED  # the rule; a wrapper would have `__wrapped__` in its dict
     while isinstance(function, functools.partial):
         function = function.func
     target = inspect.unwrap(getattr(function, "__func__", function))
@@ -299,7 +359,10 @@ def declared_result(function: Callable[..., Any]) -> Any:
     return _declared_of[key]
 
 
-def _is_async(function: Callable[..., Any]) -> bool:
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether a call of it gives a coroutine, as far as can be known without calling it."""
+    if type(function) is types.FunctionType and not function.__dict__:
+        return bool(function.__code__.co_flags & inspect.CO_COROUTINE)
     while isinstance(function, functools.partial):
         function = function.func
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(

@@ -52,10 +52,14 @@ class RunRuntime(Protocol):
 class AttemptRuntime(Protocol):
     """One attempt of a step, while it executes."""
 
-    name: str
     attempt: int
     deadline: datetime | None
-    idempotency_key: str
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def idempotency_key(self) -> str: ...
 
     def facet_execute(self, sql: str, parameters: Parameters) -> list[Any]: ...
 
