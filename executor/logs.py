@@ -65,12 +65,12 @@ def setup(
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines() if style == "json" else Human())
-    for name in ("executor", "gitstore", "facets", "hypercorn.error"):
+    for name in ("executor", "gitstore", "facets", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
         logger.propagate = False
-        # hypercorn tells each connection's faults at info; only what concerns the server itself is ours to show.
-        logger.setLevel("WARNING" if name.startswith("hypercorn") else level.upper())
+        # uvicorn warns of each client's faults; only what concerns the server itself is ours to show.
+        logger.setLevel("ERROR" if name.startswith("uvicorn") else level.upper())
 
 
 def _moment(record: logging.LogRecord) -> str:

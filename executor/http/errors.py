@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 
+import msgspec
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from executor.core.errors import Conflict, Corrupt, NotFound, PerdureError, Refused, TenantError, Unavailable
@@ -59,6 +60,18 @@ def headers_of(error: PerdureError, *, is_git: bool) -> dict[str, str]:
     if isinstance(retry_after_s, int | float):
         headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
     return headers
+
+
+def answer_of(error: PerdureError, *, status: int | None = None) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Status, headers and body, for where there is no application to answer (the web server itself)."""
+    headers = {**headers_of(error, is_git=False), "Content-Type": "application/json"}
+    body = msgspec.json.encode(error.to_json())
+    headers["Content-Length"] = str(len(body))
+    return (
+        status or status_of(error),
+        [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+        body,
+    )
 
 
 def response_of(error: PerdureError, *, is_git: bool = False) -> Response:

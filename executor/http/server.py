@@ -1,28 +1,29 @@
-"""Serve an application with hypercorn on trio: bound before it says so, drained before it ends."""
+"""Serve an application that runs on trio: bound before it says so, drained before it ends.
+
+The web server is uvicorn's HTTP on an asyncio loop in a thread of its own (`front`); requests cross to trio and their
+answers back over the `bridge`.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import socket
-from functools import partial
-from typing import Any
 
-import hypercorn.trio
 import trio
-from hypercorn.config import Config as HypercornConfig
 from starlette.applications import Starlette
 
 from executor.core.errors import Refused
+from executor.http.bridge import Bridge
+from executor.http.front import BACKLOG, CONNECTIONS_MAX, Front
 
 logger = logging.getLogger(__name__)
 
 GRACE_S = 5.0
 """How long requests under way may still take once the server stops: every answer given is durable before it is sent,
 so cutting one loses nothing but its reply."""
-BACKLOG = 512
-HEADER_BYTES_MAX = 32 * 1024
-KEEP_ALIVE_S = 30.0
+REQUESTS_MAX = 2048
+"""Answered at the same time; one more is told to come back. Each costs some 20 KiB while it waits."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -56,33 +57,32 @@ async def serve(
     port: int = 0,
     shutdown: trio.Event,
     listener: socket.socket | None = None,
+    requests_max: int = REQUESTS_MAX,
+    connections_max: int = CONNECTIONS_MAX,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `shutdown` is set, then stop listening, let requests end (at most 5 s), and return.
 
     Reports the address once connections are accepted. `listener` is used instead of `host` and `port` if given.
     """
-    sock = listener or bind(host, port)
-    address = address_of(sock)
-    descriptor = sock.detach()
-    config = HypercornConfig()
-    config.bind = [f"fd://{descriptor}"]
-    config.accesslog = None
-    config.errorlog = logging.getLogger("hypercorn.error")
-    config.graceful_timeout = GRACE_S
-    config.keep_alive_timeout = KEEP_ALIVE_S
-    config.h11_max_incomplete_size = HEADER_BYTES_MAX
-    config.include_server_header = False
-    config.backlog = BACKLOG
-
-    async def until_shutdown() -> None:
-        await shutdown.wait()
-        app.state.closing.set()
-
-    async with trio.open_nursery() as nursery:
-        asgi: Any = app  # Starlette types ASGI with plain mappings, hypercorn with typed ones
-        await nursery.start(partial(hypercorn.trio.serve, asgi, config, shutdown_trigger=until_shutdown, mode="asgi"))
-        # hypercorn lets its children inherit the socket; a sandbox must not.
-        os.set_inheritable(descriptor, False)
-        logger.info("listening", extra={"address": address})
-        task_status.started(address)
+    bound = listener or bind(host, port)
+    address = address_of(bound)
+    bridge = Bridge(app, requests_max=requests_max)
+    # The web server's own from here on; who gave the listener has nothing left to close.
+    front = Front(bridge, socket.socket(fileno=bound.detach()), connections_max=connections_max)
+    await front.start()
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(bridge.run)
+            nursery.start_soon(front.ended)
+            logger.info("listening", extra={"address": address})
+            task_status.started(address)
+            await shutdown.wait()
+            app.state.closing.set()
+            with trio.move_on_after(GRACE_S):
+                await front.drain()
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            await front.stop()
+        bridge.detach()

@@ -214,7 +214,7 @@ def test_help_loads_neither_the_platform_nor_the_client() -> None:
     program = (
         "import sys; from executor import cli\n"
         "try: cli.run(['--help'])\nexcept SystemExit: pass\n"
-        "print([m for m in ('trio', 'httpx2', 'starlette', 'hypercorn', 'pygit2', 'apsw') if m in sys.modules], file=sys.stderr)"
+        "print([m for m in ('trio', 'httpx2', 'starlette', 'uvicorn', 'pygit2', 'apsw') if m in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"

@@ -14,7 +14,7 @@ from executor import logs
 
 @pytest.fixture(autouse=True)
 def _loggers_as_before() -> Iterator[None]:
-    names = ("executor", "gitstore", "facets", "hypercorn.error")
+    names = ("executor", "gitstore", "facets", "uvicorn.error")
     before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in map(logging.getLogger, names)]
     yield
     for logger, handlers, level, propagate in before:

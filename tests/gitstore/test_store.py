@@ -159,7 +159,7 @@ def test_the_public_names_are_all_there() -> None:
 
 
 def test_gitstore_imports_no_event_loop_and_no_other_package_of_the_project() -> None:
-    forbidden = {"trio", "asyncio", "anyio", "executor", "facets", "hypercorn", "starlette"}
+    forbidden = {"trio", "asyncio", "anyio", "executor", "facets", "uvicorn", "starlette"}
     found = {}
     for path in sorted((ROOT / "gitstore").glob("**/*.py")):
         names: set[str] = set()

@@ -143,10 +143,17 @@ def test_strange_request_ids_are_not_echoed(served: Served) -> None:
 
 
 def test_strange_methods_do_not_become_labels(served: Served) -> None:
-    for number in range(20):
-        served.stranger.request(f"M{number}", "/healthz")
-    assert 'method="other"' in served.stranger.get("/metrics").text
-    assert 'method="M1"' not in served.stranger.get("/metrics").text
+    for method in ("PROPFIND", "LOCK", "PURGE"):
+        assert served.stranger.request(method, "/healthz").status_code == 405
+    metrics = served.stranger.get("/metrics").text
+    assert 'perdure_http_requests_total{method="other",status="405"} 3' in metrics
+    assert "PURGE" not in metrics
+
+
+def test_a_method_that_nobody_has_heard_of_is_no_http(served: Served) -> None:
+    answer = served.stranger.request("M1", "/healthz")
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+    assert answer.json()["message"] == "Invalid HTTP request received."
 
 
 def test_a_gzip_bomb_is_refused_at_the_limit_of_what_it_unpacks_to() -> None:
