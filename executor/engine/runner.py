@@ -155,6 +155,11 @@ class Runner:
             pass  # Deleted while it was queued.
         except Corrupt as corrupt:
             await self._engine.hold_corrupt(key, corrupt)
+        except Unavailable as hindered:
+            if hindered.code != "shutting_down":
+                log.warning("not activated", extra={"tenant": key[0], "instance": key[1], "error": str(hindered)})
+                await trio.sleep(UNAVAILABLE_PAUSE_S)
+                self._engine.queue.put(key)
         finally:
             self._release_place(key[0])
 
