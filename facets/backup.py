@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from facets import delta as deltas
@@ -20,6 +20,7 @@ from facets.errors import Corrupt, FacetError, NotFound, Refused, StorageFull, U
 from facets.fold import stored_deltas
 from facets.index import COLUMNS, Snapshot
 from facets.log import integrity_problems
+from facets.paged import CHUNK_BITS, find_base, stream
 from facets.records import InstanceRow
 from facets.tail import STORED_IMAGE_BYTES_MAX, View
 
@@ -98,12 +99,16 @@ class _appearing:  # noqa: N801 - used as a statement, `with _appearing(target) 
             raise _unavailable(self._target, error) from error
 
 
-def write_file(target: Path, content: bytes) -> None:
-    """Write `target` whole or not at all, replacing what was there; durable on return. Raises Unavailable."""
+def write_file(target: Path, content: Iterable[bytes]) -> None:
+    """Write `target` whole or not at all, replacing what was there; durable on return.
+
+    Raises Unavailable, and what `content` raises.
+    """
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     try:
         try:
-            partial.write_bytes(content)
+            with partial.open("wb") as file:
+                file.writelines(content)
             _sync(partial)
             partial.rename(target)
             sync_directory(target.parent)
@@ -134,7 +139,13 @@ def state_problems(snapshot: Snapshot, view: View, path: Path) -> list[str]:
     """What is wrong with the state database: its pages, and journals, rows, deltas and images against each other."""
     connection = snapshot.connection
     problems = integrity_problems(connection, path)
-    for table, key in (("chunk", "id >> 24"), ("delta", "id >> 24"), ("base", "key")):
+    for table, key in (
+        ("chunk", "id >> 24"),
+        ("delta", "id >> 24"),
+        ("base", "key"),
+        ("paged", "key"),
+        ("paged_chunk", f"id >> {CHUNK_BITS}"),
+    ):
         orphans = connection.execute(
             f"SELECT count(*) FROM {table} WHERE {key} NOT IN (SELECT key FROM instance)"  # noqa: S608 - own names
         ).get
@@ -181,6 +192,10 @@ def _instance_problems(snapshot: Snapshot, view: View, row: InstanceRow) -> list
         )
         if len(image) != row.facet_bytes:
             problems.append(f"the facet has {len(image)} bytes, its row says {row.facet_bytes}")
+    if find_base(connection, key) is not None:
+        size = sum(len(part) for part in stream(connection, row, (), row.sequence))
+        if size != row.facet_bytes:
+            problems.append(f"the facet has {size} bytes, its row says {row.facet_bytes}")
     entry = view.instance(row.tenant, row.instance)
     if entry is not None and entry.key == key:
         ahead = [record.sequence for record in entry.records_behind(snapshot.folded) if record.sequence]

@@ -92,6 +92,18 @@ def stamp_of(image: bytes) -> Stamp:
     return Stamp(len(image), checksum % _CHECKSUM_PRIME)
 
 
+def weigh(content: bytes, block: int) -> int:
+    """What whole blocks, the first of them numbered `block`, add to the checksum of their image; see `stamp_from`."""
+    view = memoryview(content)
+    blocks = (view[at : at + BLOCK_BYTES] for at in range(0, len(content), BLOCK_BYTES))
+    return sum((zlib.crc32(each) - _ZERO_CRC) * number for number, each in enumerate(blocks, block + 1))
+
+
+def stamp_from(weights: int, size: int) -> Stamp:
+    """The stamp of an image, from the sum of what its parts weigh."""
+    return Stamp(size, (weights + size * _SIZE_WEIGHT) % _CHECKSUM_PRIME)
+
+
 def advance(stamp: Stamp, size: int, changes: Iterable[Change]) -> Stamp:
     """The stamp after `changes` and a change of size, without reading the rest of the image."""
     checksum = stamp.checksum + (size - stamp.size) * _SIZE_WEIGHT
@@ -205,11 +217,11 @@ def apply_all(base: bytes, deltas: Iterable[bytes], *, bytes_max: int) -> bytes:
             continue
         if stamp is None:
             if header.before.size != len(base):  # before the whole base is read
-                raise _mismatch(header.before, Stamp(len(base), -1))
+                raise mismatch(header.before, Stamp(len(base), -1))
             stamp = stamp_of(base)
             work += base
         if header.before != stamp:
-            raise _mismatch(header.before, stamp)
+            raise mismatch(header.before, stamp)
         work.extend(bytes(_block_count(max(stamp.size, header.after.size)) * BLOCK_BYTES - len(work)))
         stamp = _apply_to(work, delta, header)
         if stamp != header.after:
@@ -245,7 +257,7 @@ def compose(deltas: Iterable[bytes], *, bytes_max: int) -> bytes:
         if first is None:
             first = header.before
         elif header.before != last:
-            raise _mismatch(header.before, last)
+            raise mismatch(header.before, last)
         last = header.after
         for block, change in changes_of(delta, header):
             known = changes.get(block)
@@ -391,7 +403,8 @@ def _corrupt(reason: str) -> Corrupt:
     )
 
 
-def _mismatch(expected: Stamp, found: Stamp) -> Corrupt:
+def mismatch(expected: Stamp, found: Stamp) -> Corrupt:
+    """The error for a delta that was made on another image than this one."""
     return Corrupt(
         f"A facet's delta was made on another image: of {expected.size} bytes, checksum {expected.checksum:08x}; "
         f"this one has {found.size} bytes" + (f", checksum {found.checksum:08x}." if found.checksum >= 0 else "."),

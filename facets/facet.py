@@ -6,6 +6,9 @@ all of it, or nothing. If SQLite itself gives a transaction up half-way (interru
 ROLLBACK), the step is *spoilt*: every further statement and the commit are refused, so that half a step is never
 kept.
 
+A large facet is not here as a whole: its pages are fetched as statements touch them (pages.py), and a statement blocks
+until they have come.
+
 A Facet may be used from several threads; one statement runs at a time. Nothing here is durable: the delta is, once its
 record is.
 """
@@ -22,8 +25,9 @@ import apsw
 from facets import image as image_module
 from facets.errors import Conflict, FacetError, Refused
 from facets.fence import Fence
-from facets.image import PAGE_BYTES, PageImage
+from facets.image import PAGE_BYTES, PageImage, Paging
 from facets.limits import Limits
+from facets.pages import Fetch, Fetched, PageCache
 from facets.row import Parameters, Row, checked, row_class
 from facets.translate import READ_ONLY_HINT, translated
 
@@ -49,9 +53,31 @@ def prepare_process(limits: Limits = _DEFAULT_LIMITS) -> None:
 class Facet:
     """One database over an image. Cheap to make: SQLite is opened at the first statement."""
 
-    def __init__(self, image: bytes = b"", limits: Limits = _DEFAULT_LIMITS) -> None:
-        """`image` is the SQLite file as of the last record, b"" if none. Raises Refused (`facet_too_large`)."""
-        self._image = PageImage(image, bytes_max=limits.facet_bytes_max)
+    def __init__(
+        self,
+        image: bytes | Fetched = b"",
+        limits: Limits = _DEFAULT_LIMITS,
+        *,
+        fetch: Fetch | None = None,
+        cache: PageCache | None = None,
+    ) -> None:
+        """`image` is the SQLite file as of the last record, b"" if none, or the beginning of a large one.
+
+        `fetch` gets the pages of a large one, whether it is large already or grows; `cache` may be shared by several.
+        Without `fetch` it is here as a whole, however large it grows. Raises Refused (`facet_too_large`).
+        """
+        paging = None
+        if fetch is not None:
+            paging = Paging(fetch, cache or PageCache(limits.page_cache_bytes_max), limits.paged_bytes_min)
+        self._image = PageImage(
+            image if isinstance(image, bytes) else b"",
+            bytes_max=limits.facet_bytes_max,
+            stamp=None if isinstance(image, bytes) else image.stamp,
+            paging=paging,
+            step_bytes_max=limits.delta_bytes_max,
+        )
+        if isinstance(image, Fetched) and self._image.pages is not None:
+            self._image.pages.take(image)
         self._limits = limits
         self._is_read_only = False
         self._connection: apsw.Connection | None = None
@@ -197,7 +223,10 @@ class Facet:
             return 0 if self._connection is None else self._connection.changes()
 
     def image(self) -> bytes:
-        """The image as of the last committed step: an ordinary SQLite file (b"" if nothing was ever written)."""
+        """The image as of the last committed step: an ordinary SQLite file (b"" if nothing was ever written).
+
+        A large one is fetched for it, and is then in memory as a whole.
+        """
         with self._lock:
             assert self._state != "begun", "a step is writing"
             return self._image.data()
@@ -208,6 +237,11 @@ class Facet:
             if self._connection is not None:
                 self._connection.close(force=True)
                 self._connection = self._fence = None
+
+    def discard(self) -> None:
+        """It is not used any more: let go of what it shares with others, also while a statement of it still runs."""
+        if self._image.pages is not None:
+            self._image.pages.close()
 
     def _run(self, sql: str, work: Callable[[apsw.Connection], _T]) -> _T:
         with self._lock:

@@ -26,6 +26,7 @@ from facets.errors import FacetError, Fenced, StorageFull, StoreFailed
 from facets.limits import Limits
 from facets.log import Log
 from facets.output import OutputStore
+from facets.paged_fold import PagedFold
 from facets.records import DeleteInstance, DeleteTenant, JournalRecord, Record
 from facets.shard import shard_of
 from facets.tail import STORED_IMAGE_BYTES_MAX, Batch, Tail, image_size_after
@@ -77,6 +78,7 @@ class Fold:
         self._tail = tail
         self._output = output
         self._limits = limits
+        self._paged = PagedFold(connection, bytes_min=limits.paged_bytes_min)
         self._lock = threading.RLock()
         self._erase = True  # after a start it is not known whether something deleted still has to be erased
         self._behind_bytes = 0
@@ -186,6 +188,7 @@ class Fold:
             execute("DELETE FROM chunk WHERE id BETWEEN ? AND ?", row_ids(key))
             execute("DELETE FROM delta WHERE id BETWEEN ? AND ?", row_ids(key))
             execute("DELETE FROM base WHERE key = ?", (key,))
+            self._paged.delete(key)
             execute("DELETE FROM instance WHERE key = ?", (key,))
         return keys
 
@@ -259,6 +262,8 @@ class Fold:
         if not added:
             return
         self._connection.executemany("INSERT INTO delta VALUES(?, ?)", added)
+        if self._paged.take(change.key, [(sequence_of(identifier), delta) for identifier, delta in added]):
+            return
         count, size = len(added), sum(len(content) for _, content in added)
         found = self._connection.execute(
             "SELECT sequence, length(content), delta_count, delta_bytes FROM base WHERE key = ?", (change.key,)

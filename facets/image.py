@@ -1,4 +1,7 @@
-"""PageImage: a SQLite database that lives in memory as one byte string, and knows exactly what each commit changed.
+"""PageImage: a SQLite database that lives in memory, and knows exactly what each commit changed.
+
+A small one is here as one byte string. A large one is not here as a whole: what it has not written itself it reads
+through `Pages` (pages.py), which fetches; a small one that has grown becomes one of those.
 
 SQLite reads and writes the image through a VFS of this module, which keeps the old bytes of every block that is written
 for the first time since the last delta. It is the only code that opens a tenant's SQLite, and it runs inside the
@@ -17,13 +20,14 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from typing import cast
+from typing import NamedTuple, cast
 
 import apsw
 
 from facets import delta
 from facets.delta import BLOCK_BYTES, ZERO_BLOCK, Change
 from facets.errors import Refused
+from facets.pages import Fetch, PageCache, Pages
 
 PAGE_BYTES = BLOCK_BYTES
 """Page size of new images. Others work too (an imported file), a little slower."""
@@ -41,32 +45,59 @@ _vfs: _ImageVFS | None = None
 _vfs_lock = threading.Lock()
 
 
-class PageImage:
-    """One database image in memory, of at most `bytes_max` bytes, with the changes since the last `take_delta`."""
+class StepTooLarge(apsw.FullError):
+    """A step changes more of a large facet than one delta may hold."""
 
-    def __init__(self, data: bytes = b"", *, bytes_max: int) -> None:
+
+class Paging(NamedTuple):
+    """How an image can do without being here as a whole: over `bytes_min`, it is fetched in pages."""
+
+    fetch: Fetch
+    cache: PageCache
+    bytes_min: int
+
+
+class PageImage:
+    """One database image, of at most `bytes_max` bytes, with the changes since the last `take_delta`."""
+
+    def __init__(
+        self,
+        data: bytes = b"",
+        *,
+        bytes_max: int,
+        stamp: delta.Stamp | None = None,
+        paging: Paging | None = None,
+        step_bytes_max: int | None = None,
+    ) -> None:
         """`data` is an ordinary SQLite file, or b"" for a new one. It is neither copied nor read before it is needed.
 
+        `stamp` instead of `data`: what `paging` fetches is an image of this stamp. `step_bytes_max`: what may be
+        changed between two deltas of a large image; a small one may change as a whole.
         Raises Refused (`facet_too_large`).
         """
-        if len(data) > bytes_max:
+        size = len(data) if stamp is None else stamp.size
+        if size > bytes_max:
             raise Refused(
-                f"A facet of {len(data)} bytes is over the limit of {bytes_max} bytes.",
+                f"A facet of {size} bytes is over the limit of {bytes_max} bytes.",
                 code="facet_too_large",
                 hint="Delete rows, or keep large values outside the facet.",
-                details={"size": len(data), "bytes_max": bytes_max},
+                details={"size": size, "bytes_max": bytes_max},
             )
         self.bytes_max = bytes_max
-        self.size = len(data)
+        self.size = size
+        self.pages: Pages | None = None
+        self._paging = paging
+        self._step_blocks_max = None if step_bytes_max is None else max(1, step_bytes_max // delta.body_bytes_of(1))
+        if stamp is not None:
+            assert paging is not None, "a stamp says nothing without a way to fetch"
+            self.pages = Pages(paging.fetch, paging.cache, stamp, size=size)
         self._base = data
         self._blocks: dict[
             int, bytes
         ] = {}  # every block written since the base, in front of it; a block that was cut is zeros
         self._old: dict[int, bytes] = {}  # blocks as they were at the last delta, if written since
-        self._stamp: delta.Stamp | None = (
-            None  # of the image at the last delta; None: it is still the base, not yet read
-        )
-        self._size_taken = len(data)
+        self._stamp = stamp  # of the image at the last delta; None: it is still the base, not yet read
+        self._size_taken = size
 
     def connect(self, *, page_bytes: int = PAGE_BYTES, read_only: bool = False) -> apsw.Connection:
         """Open the image. The caller closes the connection before it opens another one.
@@ -98,27 +129,33 @@ class PageImage:
         """The delta of everything since the last call (or since the beginning); b"" if nothing changed.
 
         Call it between transactions only: a large one writes some pages before it commits. Raises Refused
-        (`facet_delta_too_large`); then nothing was taken, and `revert` is still possible.
+        (`facet_delta_too_large`), and what fetching raises; then nothing was taken, and `revert` is still possible.
         """
+        if self.pages is not None:
+            self.pages.settle(self._blocks, busy=self._old)
         changes = self._changes()
         if not changes and self.size == self._size_taken:
             self._old.clear()
             return b""
+        if delta_bytes_max is not None and delta.body_bytes_of(len(changes)) > delta_bytes_max:
+            raise delta.too_large(len(changes), delta_bytes_max)
         before = self._stamp if self._stamp is not None else delta.stamp_of(self._base)
         after = delta.advance(before, self.size, changes)
         encoded = delta.encode(before, after, changes)
-        if delta_bytes_max is not None and len(encoded) > delta_bytes_max:
-            raise Refused(
-                f"The step changed {len(changes) * BLOCK_BYTES} bytes of the facet, {len(encoded)} compressed; "
-                f"{delta_bytes_max} are allowed.",
-                code="facet_delta_too_large",
-                hint="Write less in one step.",
-                details={"delta_bytes": len(encoded), "delta_bytes_max": delta_bytes_max},
-            )
         self._stamp = after
         self._size_taken = self.size
         self._old.clear()
+        if self.pages is not None:
+            self.pages.committed(after, [change.block for change in changes])
+        elif self._paging is not None and self.size > self._paging.bytes_min:
+            self._begin_paging(self._paging, after)
         return encoded
+
+    def _begin_paging(self, paging: Paging, stamp: delta.Stamp) -> None:
+        """A small image has grown: what it was opened with is fetched from now on, and what it wrote leaves in time."""
+        self.pages = Pages(paging.fetch, paging.cache, None, size=len(self._base))
+        self.pages.committed(stamp, self._blocks)
+        self._base = b""
 
     def revert(self) -> None:
         """Go back to the last delta. No connection may be open: its cache would hold what is gone."""
@@ -133,7 +170,12 @@ class PageImage:
         return self.size != self._size_taken or any(self._block(block) != old for block, old in self._old.items())
 
     def data(self) -> bytes:
-        """The whole image: an ordinary SQLite file. Between transactions only, as for `take_delta`."""
+        """The whole image: an ordinary SQLite file. Between transactions only, as for `take_delta`.
+
+        A large one is fetched for it.
+        """
+        if self.pages is not None:
+            return b"".join([self._block(block) for block in range(-(-self.size >> _SHIFT))])[: self.size]
         if self._blocks or self.size != len(self._base):
             if self._stamp is None:
                 # The base is about to be replaced; the next delta still begins where the last one ended.
@@ -155,11 +197,15 @@ class PageImage:
         content = self._blocks.get(block)
         if content is not None:
             return content
+        if self.pages is not None:
+            return self.pages.block(block)
         at = block << _SHIFT
         return self._base[at : at + BLOCK_BYTES].ljust(BLOCK_BYTES, b"\0")
 
     def _put(self, block: int, content: bytes) -> None:
         if block not in self._old:
+            if self.pages is not None and self._step_blocks_max is not None and len(self._old) >= self._step_blocks_max:
+                raise StepTooLarge("the step changes too much")
             self._old[block] = self._block(block)
         self._blocks[block] = content
 

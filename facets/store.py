@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import builtins
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -30,6 +30,8 @@ from facets.limits import Limits
 from facets.lock import OwnerLock
 from facets.log import CommitLog
 from facets.output import OutputStore
+from facets.paged import PageReader, find_base, stream
+from facets.pages import Fetched
 from facets.records import (
     SEQUENCE_MAX,
     DeleteInstance,
@@ -85,6 +87,7 @@ class StateStore:
             self._writer.pragma("secure_delete", True)
             self._output = OutputStore(path / "output.db", bytes_max=limits.output_bytes_max, vfs=vfs)
             self._readers = Readers(self._state_path, vfs=vfs)
+            self._pages = PageReader()
             head = self._log.claim()
             self.epoch = head.epoch
             self._head = head.position
@@ -341,10 +344,39 @@ class StateStore:
             )
         return found
 
+    def facet(self, tenant: str, instance: str) -> bytes | Fetched:
+        """What a sandbox needs to open the facet: its image or, if it is a large one, its stamp and its first pages.
+
+        Raises Corrupt (a delta does not fit).
+        """
+        row = self.row(tenant, instance)
+        if row is not None and row.facet_bytes > self.limits.paged_bytes_min:
+            return self.pages(tenant, instance, 0, 1)
+        return self.image(tenant, instance)
+
+    def pages(self, tenant: str, instance: str, first: int, count: int) -> Fetched:
+        """Chunks of the facet's image as of now (pages.py), fewer at its end. A count of 0: its stamp alone.
+
+        Raises NotFound (no instance), Corrupt (a delta does not fit).
+        """
+        view = self._tail.view()
+        with self._readers.snapshot() as snapshot:
+            row, ahead = index.find_with_tail(snapshot, view, tenant, instance)
+            if row is None:
+                raise NotFound(f"Tenant {tenant} has no instance {instance}.", code="instance_not_found")
+            return self._pages.read(snapshot.connection, row, ahead, first, count)
+
     def image(self, tenant: str, instance: str, *, at: int | None = None) -> bytes:
         """The facet's image as of record `at` (None: now); b"" if there was no facet, or no such instance.
 
-        Raises NotFound (`record_not_found`: the journal does not reach `at`), Corrupt (a delta does not fit).
+        Of a large one it is all in memory then: `image_parts` gives it piece by piece. Raises what that raises.
+        """
+        return b"".join(self.image_parts(tenant, instance, at=at))
+
+    def image_parts(self, tenant: str, instance: str, *, at: int | None = None) -> Iterator[bytes]:
+        """The facet's image as of record `at` (None: now) in pieces; none if there was no facet, or no such instance.
+
+        A large one is verified while it is read, so that an error may come after pieces. Raises NotFound (`record_not_found`: the journal does not reach `at`), Corrupt (a delta does not fit).
         """
         view = self._tail.view()
         with self._readers.snapshot() as snapshot:
@@ -358,7 +390,10 @@ class StateStore:
                     details={"tenant": tenant, "instance": instance, "found": last},
                 )
             if row is None:
-                return b""
+                return
+            if find_base(snapshot.connection, row.generation) is not None:
+                yield from stream(snapshot.connection, row, ahead, upto)
+                return
             base, behind = b"", 0
             found = snapshot.connection.execute(
                 "SELECT sequence, content FROM base WHERE key = ? AND sequence <= ?", (row.generation, upto)
@@ -367,7 +402,7 @@ class StateStore:
                 behind, base = found[0], unpack(found[1])
             changes = stored_deltas(snapshot.connection, row.generation, behind, upto)
         changes += [record.delta for record in ahead if record.delta and record.sequence <= upto]
-        return deltas.apply_all(base, changes, bytes_max=STORED_IMAGE_BYTES_MAX)
+        yield deltas.apply_all(base, changes, bytes_max=STORED_IMAGE_BYTES_MAX)
 
     def due(self, now_ms: int, *, limit: int) -> builtins.list[InstanceRow]:
         """Instances whose wake time is `now_ms` or earlier, earliest first."""
@@ -508,7 +543,7 @@ class StateStore:
         """Write the facet as an ordinary SQLite file; it appears whole or not at all. Raises NotFound (no instance)."""
         if self.row(tenant, instance) is None:
             raise NotFound(f"Tenant {tenant} has no instance {instance}.", code="instance_not_found")
-        backups.write_file(Path(target), self.image(tenant, instance))
+        backups.write_file(Path(target), self.image_parts(tenant, instance))
 
     def close(self) -> None:
         """Fold what is left, unless the store has failed, and let go of the directory. Idempotent.
@@ -526,6 +561,8 @@ class StateStore:
                 with self._append_lock:
                     self._fold.fold()
                     self._fold.trim()
+                    with suppress(apsw.BusyError):
+                        bring_home(self._writer)
         except FacetError as error:
             # What could not be folded is in the log, and is read from there at the next start.
             self._fail(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import apsw
 
 from facets.errors import ConstraintFailed, Corrupt, FacetError, Refused
+from facets.image import StepTooLarge
 from facets.limits import Limits
 
 READ_ONLY_HINT = "Write inside a step of the workflow."
@@ -18,6 +19,12 @@ _REFUSALS: tuple[tuple[type[Exception], str, str | None, str | None], ...] = (
         "facet_statement_timeout",
         "The statement ran longer than {limits.statement_ms_max} ms and was stopped.",
         "Add an index or a LIMIT, or split the work into steps.",
+    ),
+    (
+        StepTooLarge,
+        "facet_delta_too_large",
+        "The step changes more of the facet than {limits.delta_bytes_max} bytes.",
+        "Write less in one step.",
     ),
     (
         apsw.FullError,

@@ -34,7 +34,7 @@ PYTHON = f"{ROOT}/bin/python"
 ZONEINFO = "/usr/share/zoneinfo"
 
 THIRD_PARTY = ("apsw", "msgspec", "landlockpy")
-FACETS_INSIDE = ("image", "delta", "facet", "fence", "row", "translate", "errors", "limits")
+FACETS_INSIDE = ("image", "pages", "delta", "facet", "fence", "row", "translate", "errors", "limits")
 """Modules of `facets` that work on one database in memory; the others keep state on the host's disk."""
 HOST_ONLY = frozenset({"__init__", "pool", "spec", "watch", "probe", "cell", "runtime_tree", "seccomp_filter"})
 """Modules of `executor/sandbox` that only the host runs."""

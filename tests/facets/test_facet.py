@@ -132,7 +132,7 @@ def test_a_deferred_foreign_key_fails_the_commit_and_rolls_back(facet: Facet) ->
 
 
 def test_a_delta_over_the_limit_fails_the_commit_and_undoes_it() -> None:
-    facet = Facet(limits=Limits(delta_bytes_max=2000))
+    facet = Facet(limits=Limits(delta_bytes_max=4000))
     facet.begin_step()
     facet.execute("create table t(a)")
     first = facet.commit_step()
