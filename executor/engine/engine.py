@@ -22,12 +22,11 @@ from functools import partial
 import trio
 
 from executor.core import codec, decide, summary
-from executor.core.entries import AnyEntry, Completed, Held, Paused, Resumed, Started, Terminated, Unheld
+from executor.core.entries import AnyEntry, Held, Paused, Resumed, Started, Terminated, Unheld
 from executor.core.errors import Conflict, Corrupt, NotFound, PerdureError, Unavailable
 from executor.core.failure import ErrorFact
 from executor.core.lifecycle import ACTIVE, FINAL, State, check
 from executor.engine.committer import RECORD_BYTES, Committer
-from executor.engine.entropy import Entropy
 from executor.engine.output import OutputBuffer
 from executor.engine.reads import Reads
 from executor.engine.resident import Key, Resident
@@ -37,8 +36,9 @@ from executor.engine.scheduler import FairQueue
 from executor.engine.signal import Landing
 from executor.engine.timers import Timers
 from executor.engine.waking import FULL_DISK_PAUSE_S, Waking
-from executor.engine.watchers import ENDED, Watchers
+from executor.engine.watchers import Watchers
 from executor.engine.worker import Blocking, Worker
+from executor.entropy import Entropy
 from executor.ports import Append, Clock, CodeSource, Row, SandboxHost, Start, StateStore, StoredRow
 
 log = logging.getLogger(__name__)
@@ -232,38 +232,6 @@ class Engine:
         finally:
             self.residents.release(begun)
 
-    async def outcome(self, key: Key) -> tuple[StoredRow, bytes | None]:
-        """The row of an instance that has ended or is held, once it has, and what `run()` returned, encoded.
-
-        Raises NotFound.
-        """
-        async with self.watchers.watching(key) as watch:
-            while True:
-                resident = self.residents.get(key)
-                if resident is None or (resident.is_settled and self.state(resident) in ENDED):
-                    return_early = await self._stored_outcome(key)
-                    if return_early is not None:
-                        return return_early
-                await watch.wait_ended()
-                if watch.row is not None:
-                    return watch.row, watch.output
-
-    async def _stored_outcome(self, key: Key) -> tuple[StoredRow, bytes | None] | None:
-        row = await self.reads.row(key)
-        if row is None:
-            raise NotFound(
-                f'tenant "{key[0]}" has no instance "{key[1]}"',
-                code="instance_not_found",
-                hint="List the tenant's instances to see which there are.",
-            )
-        if row.row.state not in ENDED:
-            return None
-        if row.row.state != "complete":
-            return row, None
-        [last] = await self.reader.run(partial(self.store.journal, *key, after=row.sequence - 1, limit=1))
-        entry, _ = codec.decode(last)
-        return row, entry.value if isinstance(entry, Completed) else None
-
     async def send_event(self, key: Key, *, id: str, type: str, payload: bytes) -> bool:
         """Take an event in, durably. False: an event of this id is there already.
 
@@ -399,9 +367,9 @@ class Engine:
             if row.wake_at_ms is not None:
                 self.timers.rest_until(row.wake_at_ms)
             key = resident.key
+            resident.row = stored = StoredRow(*key, 0, commit.sequence, row)
             if key in self.watchers:
-                outcome = resident.instance.outcome if row.state in FINAL else None
-                self.watchers.changed(key, StoredRow(*key, 0, commit.sequence, row), outcome)
+                self.watchers.changed(key, stored, resident.instance.outcome if row.state in FINAL else None)
             self.settle(resident)
         if commit.landing is not None:
             commit.landing.set()

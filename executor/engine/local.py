@@ -71,15 +71,15 @@ class LocalInstances:
 
     async def outcome(self, tenant: str, instance: str, *, wait_s: float | None) -> Seen:
         key = (tenant, instance)
-        seen = self._seen(key)
-        if seen.row.row.state in ENDED:
-            return seen
         until = _deadline(wait_s)
         async with self._engine.watchers.watching(key) as watch:
             while True:
                 seen = self._seen(key, watch)
                 if seen.row.row.state in ENDED:
                     return seen
+                if wait_s is None:
+                    await watch.wait_ended()
+                    continue
                 with trio.move_on_at(until) as bound:
                     await watch.wait_ended()
                 if bound.cancelled_caught:
@@ -152,7 +152,9 @@ class LocalInstances:
     # --- inside
 
     def _row(self, key: Key) -> StoredRow:
-        row = self._store.row(*key)
+        resident = self._engine.residents.get(key)
+        row = resident.row if resident is not None and not resident.is_lost else None
+        row = row or self._store.row(*key)
         if row is None:
             raise NotFound(f'tenant "{key[0]}" has no instance "{key[1]}"', code="instance_not_found")
         return row

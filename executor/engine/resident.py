@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from executor.core.errors import PerdureError
 from executor.core.instance import Instance
+from executor.ports import StoredRow
 
 if TYPE_CHECKING:
     from executor.engine.sandboxes import WarmSandbox
@@ -45,7 +46,9 @@ class Resident:
     durable: int
     is_resting: bool
     summary: bytes = b""
-    """As the row has it."""
+    """As the latest row has it, durable or not."""
+    row: StoredRow | None = None
+    """The latest durable one."""
     run: Run | None = None
     holds: int = 0
     deaths: int = 0

@@ -125,6 +125,7 @@ class Residents:
             )
         is_resting = answer.row is not None and answer.row.row.state == "waiting"
         resident = Resident(key, answer.instance, answer.journal, answer.instance.sequence, is_resting)
+        resident.row = answer.row
         self._by_key[key] = resident
         return resident
 

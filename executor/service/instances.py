@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Awaitable, Coroutine
 from typing import Any, TypeVar
 
 from executor.core import ids, values
 from executor.core.errors import Conflict, NotFound, PerdureError, Refused, TenantError, Unavailable
 from executor.core.lifecycle import FINAL, STATES
+from executor.entropy import new_name
 from executor.ports import Seen, Start
 from executor.rendering import instance_view, journal_item, readable, status_view
 from executor.service.access import Access, Caller, in_thread, limit_of
@@ -27,7 +26,6 @@ from executor.views import (
 T = TypeVar("T")
 
 START_MANY_MAX = 1_000
-_BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
 class Instances(Access):
@@ -132,7 +130,7 @@ class Instances(Access):
         self.may(caller, tenant, "write")
         encoded = self._encode(payload, "payload")
         event_type = ids.parse_event_type(type)
-        name = ids.parse_event_id(event_id) if event_id is not None else ids.EventId(new_instance_id("evt"))
+        name = ids.parse_event_id(event_id) if event_id is not None else ids.EventId(new_name("evt"))
         self._admission.enter(len(encoded))
         try:
             is_new = await self._of(
@@ -242,7 +240,7 @@ class Instances(Access):
     async def _pinned(self, tenant: str, request: StartRequest, payload: bytes) -> Start:
         """What the port starts: the id, and the commit to pin, which the code store keeps from now on."""
         is_new = request.id is None
-        instance = new_instance_id() if request.id is None else ids.parse_instance_id(request.id)
+        instance = new_name("run") if request.id is None else ids.parse_instance_id(request.id)
         try:
             startable = self._startables.kept(tenant, request.channel, request.commit)
             if startable is None:
@@ -329,9 +327,3 @@ def _outcome(seen: Seen) -> Any:
         text=error.message,
         traceback=error.traceback,
     )
-
-
-def new_instance_id(prefix: str = "run") -> str:
-    """Sortable by time of creation, unique by 80 random bits: "run_" and 26 characters (Crockford's base 32, ULID)."""
-    number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
-    return prefix + "_" + "".join(_BASE32[number >> shift & 31] for shift in range(125, -1, -5))
