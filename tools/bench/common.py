@@ -1,39 +1,49 @@
-"""What the benches share: an embedded platform in a temporary folder, CPU of all its processes, percentiles, printing.
+"""What the benches share: an embedded platform in a temporary folder, CPU and memory of all its processes, percentiles,
+printing.
 
 A bench answers one question: `run(**sizes) -> dict`, called by a test at small sizes and by
-`python -m tools.bench.NAME` at full ones. With `--json` the last line printed is one JSON object.
+`python -m tools.bench.NAME` at full ones. With `--json` the last line printed is one JSON object. Benches use the
+public API only, so that what they measure is what a user gets.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import inspect
 import json
 import os
 import platform
 import shutil
+import statistics
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import trio
-
-from executor.config import Config
-from executor.main import running
-from executor.service import ADMINISTRATOR, Service
+from executor import AsyncPlatform
+from executor.platform import AsyncTenant
 
 TENANT = "bench"
 WORKFLOWS = b'''
-"""W3: three trivial steps; and one that sleeps."""
+"""W3: three trivial steps; one that sleeps; one that waits for an event; one that takes its time inside a step."""
+
+import asyncio
+from datetime import datetime, timezone
 
 from executor.workflow import Workflow
 
 
 async def one(number):
     return {"number": number}
+
+
+async def linger(seconds):
+    print("@executes", flush=True)
+    await asyncio.sleep(seconds)
+    return {"seconds": seconds}
 
 
 class Three(Workflow):
@@ -43,33 +53,91 @@ class Three(Workflow):
         return last
 
 
+class One(Workflow):
+    async def run(self, event, step):
+        return await step.do("only", one, 1)
+
+
 class Sleeper(Workflow):
+    """`until_s`: Unix time at which it wakes and does a second step; none: it sleeps for ten hours."""
+
     async def run(self, event, step):
         await step.do("before", one, 1)
-        await step.sleep("long", "10 hours")
+        until_s = event.payload.get("until_s")
+        if until_s is None:
+            await step.sleep("long", "10 hours")
+        else:
+            await step.sleep_until("due", datetime.fromtimestamp(until_s, timezone.utc))
+        await step.do("after", one, 2)
+
+
+class Waiter(Workflow):
+    async def run(self, event, step):
+        got = await step.wait_for_event("signal", type="go", timeout="1 hour")
+        return await step.do("after", one, got.payload["number"])
+
+
+class Slow(Workflow):
+    """Three steps, each of which says that it executes and then takes `seconds`."""
+
+    async def run(self, event, step):
+        for number in range(event.payload.get("steps", 3)):
+            last = await step.do(f"step {number}", linger, event.payload["seconds"])
+        return last
 '''
 
 
-@asynccontextmanager
-async def embedded(**settings: Any) -> AsyncGenerator[tuple[Service, Path]]:
-    """A running platform with one tenant and WORKFLOWS deployed; its folder is removed afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="perdure-bench-"))
+@contextmanager
+def folder() -> Generator[Path]:
+    """A folder on disk that is removed afterwards. `PERDURE_BENCH_DIR` says where; else the system's place."""
+    made = Path(tempfile.mkdtemp(prefix="perdure-bench-", dir=os.environ.get("PERDURE_BENCH_DIR")))
     try:
-        async with running(Config(data_dir=folder, **settings)) as service:
-            await service.create_tenant(ADMINISTRATOR, TENANT)
-            await service.deploy(ADMINISTRATOR, TENANT, {"workflows.py": WORKFLOWS}, message="bench")
-            yield service, folder
+        yield made
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(made, ignore_errors=True)
 
 
-def cpu_s() -> float:
-    """CPU seconds used so far by this process, its living descendants and its reaped children."""
-    return sum(_cpu_of(pid) for pid in processes())
+@asynccontextmanager
+async def embedded(data_dir: Path, **settings: Any) -> AsyncGenerator[AsyncTenant]:
+    """An embedded platform over `data_dir` with one tenant and WORKFLOWS deployed. Settings that are 0 or None were not
+    given."""
+    given = {name: value for name, value in settings.items() if value}
+    async with AsyncPlatform.local(data_dir, log_level="warning", **given) as opened:
+        known = {tenant.name: tenant for tenant in await opened.tenants()}
+        tenant = known.get(TENANT)
+        if tenant is None:
+            tenant = await opened.create_tenant(TENANT)
+            await tenant.deploy({"workflows.py": WORKFLOWS}, message="bench")
+        yield tenant
 
 
-def processes() -> list[int]:
-    """This process and all that descend from it."""
+async def crowd(work: Callable[[int], Any], *, count: int, in_flight: int) -> None:
+    """Await `work(number)` for each number below `count`, `in_flight` at a time."""
+    numbers = iter(range(count))
+
+    async def worker() -> None:
+        for number in numbers:
+            await work(number)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(in_flight, count)):
+            group.create_task(worker())
+
+
+async def all_rest(tenant: AsyncTenant) -> None:
+    """Return once no instance is queued or running. Asks only for the newest of each: cheap at any size."""
+    for state in ("queued", "running"):
+        while await tenant.instances(state=state, limit=1):
+            await asyncio.sleep(0.02)
+
+
+def cpu_s(pid: int | None = None) -> float:
+    """CPU seconds used so far by process `pid` (None: this one), its living descendants and its reaped children."""
+    return sum(_cpu_of(found) for found in processes(pid))
+
+
+def processes(pid: int | None = None) -> list[int]:
+    """Process `pid` (None: this one) and all that descend from it."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -78,9 +146,9 @@ def processes() -> list[int]:
             except OSError:
                 continue
             parents[int(entry.name)] = int(fields[1])
-    found = [os.getpid()]
-    for pid in found:
-        found.extend(child for child, parent in parents.items() if parent == pid)
+    found = [os.getpid() if pid is None else pid]
+    for known in found:
+        found.extend(child for child, parent in parents.items() if parent == known)
     return found
 
 
@@ -92,23 +160,47 @@ def _cpu_of(pid: int) -> float:
     return sum(int(ticks) for ticks in fields[11:15]) / os.sysconf("SC_CLK_TCK")
 
 
-def memory_bytes(pid: int) -> int:
-    """Memory of a process that is not shared with others (PSS)."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    return 0
+def memory_bytes(*pids: int) -> int:
+    """Memory of these processes; what several share is counted once (PSS). One that ended meanwhile counts nothing."""
+    total = 0
+    for pid in pids:
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return total
 
 
 def disk_bytes(folder: Path) -> int:
     """Blocks that the files in `folder` take."""
-    return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            if path.is_file():
+                total += path.lstat().st_blocks * 512
+        except OSError:  # a temporary file that went away
+            continue
+    return total
 
 
-def percentile(values: list[float], share: float) -> float:
+def percentile(values: Sequence[float], share: float) -> float:
     """By nearest rank."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The median of each figure over the rounds."""
+    return {name: round(statistics.median(found[name] for found in rounds), 3) for name in rounds[0]}
+
+
+def latency_ms(seconds: Sequence[float], name: str) -> dict[str, float]:
+    """`{NAME_p50_ms, NAME_p99_ms}`."""
+    return {f"{name}_{label}_ms": round(percentile(seconds, share) * 1000, 2) for label, share in _SHARES}
+
+
+_SHARES = (("p50", 0.5), ("p99", 0.99))
 
 
 def other_load(before: tuple[float, float], after: tuple[float, float], own_s: float) -> float:
@@ -125,7 +217,7 @@ def machine_cpu() -> tuple[float, float]:
 
 
 def main(run: Callable[..., Any]) -> None:
-    """Run a bench from the command line: each argument of `run` is a flag; async ones run under trio."""
+    """Run a bench from the command line: each argument of `run` is a flag; async ones run under asyncio."""
     parser = argparse.ArgumentParser(description=inspect.getdoc(inspect.getmodule(run)))
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     for name, parameter in inspect.signature(run).parameters.items():
@@ -133,7 +225,7 @@ def main(run: Callable[..., Any]) -> None:
     arguments = vars(parser.parse_args())
     as_json = arguments.pop("json")
     begun, before, own = time.monotonic(), machine_cpu(), cpu_s()
-    result = trio.run(lambda: run(**arguments)) if inspect.iscoroutinefunction(run) else run(**arguments)
+    result = asyncio.run(run(**arguments)) if inspect.iscoroutinefunction(run) else run(**arguments)
     result |= {
         "bench": Path(inspect.getfile(run)).stem,
         "sizes": arguments,

@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
+import shutil
+import tempfile
 import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import trio
 
+from executor.config import Config
+from executor.main import running
 from executor.service import ADMINISTRATOR, Service
-from tools.bench.common import TENANT, cpu_s, embedded, main, percentile
+from tools.bench.common import TENANT, WORKFLOWS, cpu_s, main, percentile
+
+
+@asynccontextmanager
+async def embedded(**settings: Any) -> AsyncGenerator[tuple[Service, Path]]:
+    """A running platform with one tenant and WORKFLOWS deployed; its folder is removed afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="perdure-bench-"))
+    try:
+        async with running(Config(data_dir=folder, **settings)) as service:
+            await service.create_tenant(ADMINISTRATOR, TENANT)
+            await service.deploy(ADMINISTRATOR, TENANT, {"workflows.py": WORKFLOWS}, message="bench")
+            yield service, folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 async def _run_one(service: Service, number: int) -> tuple[float, Any]:
@@ -51,5 +73,10 @@ async def run(*, count: int = 2000, in_flight: int = 64, one_by_one: int = 300) 
     }
 
 
+def in_trio(**sizes: Any) -> dict[str, Any]:
+    return trio.run(partial(run, **sizes))
+
+
 if __name__ == "__main__":
-    main(run)
+    in_trio.__signature__ = inspect.signature(run)  # type: ignore[attr-defined]
+    main(in_trio)
