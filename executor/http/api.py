@@ -6,18 +6,21 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 import msgspec
 import trio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from executor import wire
 from executor.config import Config
 from executor.core.errors import Refused, Unavailable
 from executor.core.values import DEPTH_MAX
 from executor.http import bodies, openapi, streams
+from executor.http.requests import bearer
 from executor.operations import API_PREFIX, OPERATIONS, Arguments, Operation, ResultView
 from executor.views import FINAL_STATES, JournalItem, LogLine, Status
 
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
     from executor.service import Caller, Service
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+
+OFTEN = frozenset({"start", "send_event", "status", "result"})
+"""What a platform under load does all day."""
 
 BATCH_BYTES_MAX = 32 * 1024 * 1024
 KEEP_ALIVE_S = 15.0
@@ -43,10 +49,12 @@ def routes(service: Service, config: Config, closing: trio.Event) -> list[Route]
     found = [
         Route(
             API_PREFIX + operation.path,
-            _endpoint(service, operation, limits[operation.body], closing),
+            _Operation(service, operation, limits[operation.body], closing),
             methods=[operation.method],
+            name=operation.name,
         )
-        for operation in OPERATIONS.values()
+        # Routes are tried one after the other. Sorting is stable, and no two operations fit the same request.
+        for operation in sorted(OPERATIONS.values(), key=lambda operation: operation.name not in OFTEN)
     ]
     instance = API_PREFIX + OPERATIONS["status"].path
     document = openapi.document()
@@ -58,67 +66,85 @@ def routes(service: Service, config: Config, closing: trio.Event) -> list[Route]
     ]
 
 
-def bearer(request: Request) -> str | None:
-    """The token of `Authorization: Bearer …`, or None."""
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return token.strip() or None if scheme.lower() == "bearer" else None
+class _Operation:
+    """One operation of the table as an ASGI application: nothing of the web framework but the route stands between."""
 
+    def __init__(self, service: Service, operation: Operation, body_bytes_max: int, closing: trio.Event) -> None:
+        self._service = service
+        self._call = getattr(service, operation.name)
+        self._operation = operation
+        self._parameters = tuple(operation.parameters)
+        self._body_bytes_max = body_bytes_max
+        self._closing = closing
+        self._headers = _headers(operation)
 
-def _endpoint(service: Service, operation: Operation, body_bytes_max: int, closing: trio.Event) -> Endpoint:
-    call = getattr(service, operation.name)
-
-    async def endpoint(request: Request) -> Response:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        operation = self._operation
         # Who asks comes first: a stranger learns nothing about what a good request would be.
-        before: list[Any] = [] if operation.access == "none" else [await service.authenticate(bearer(request))]
-        before += [request.path_params[name] for name in operation.parameters]
-        arguments = await _arguments(request, operation, body_bytes_max)
-        keywords = operation.keywords(arguments)
-        if any(keywords.get(name) for name in ("timeout_s", "wait_s")):
-            value = await _unless_closing(closing, lambda: call(*before, **keywords))
+        before: list[Any] = [] if operation.access == "none" else [await self._service.authenticate(bearer(scope))]
+        before += [scope["path_params"][name] for name in self._parameters]
+        keywords = operation.keywords(await self._arguments(scope, receive))
+        if keywords.get("timeout_s") or keywords.get("wait_s"):
+            value = await _unless_closing(self._closing, lambda: self._call(*before, **keywords))
         else:
-            value = await call(*before, **keywords)
-        return _answer(operation, value)
+            value = await self._call(*before, **keywords)
+        body = _body(operation, value)
+        headers = self._headers if operation.result is None else [*self._headers, _length(body)]
+        await send({"type": "http.response.start", "status": operation.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
-    return endpoint
+    async def _arguments(self, scope: Scope, receive: Receive) -> Arguments:
+        """The checked arguments. Raises Refused: `bad_request` names the place, `bad_payload`, `payload_too_large`."""
+        operation = self._operation
+        try:
+            if operation.method == "POST":
+                body = await bodies.read_body(scope, receive, limit=self._body_bytes_max)
+                return wire.payload_inward(msgspec.json.decode(body or b"{}", type=operation.arguments))
+            query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+            names = [name for name, _ in query]
+            for name in names:
+                if names.count(name) > 1:
+                    raise Refused(f"The query has {name[:40]!r} twice.")
+            return msgspec.convert(dict(query), operation.arguments, strict=False)
+        except msgspec.ValidationError as error:
+            raise Refused(
+                f"The arguments of {operation.name} are wrong: {error}.", hint=f"See {API_PREFIX}/openapi.json."
+            ) from None
+        except RecursionError:
+            raise Refused(
+                f"The request's body is nested too deep: a payload may be {DEPTH_MAX} deep.",
+                code="bad_payload",
+                hint="Flatten it, or return it as text or bytes.",
+            ) from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Refused(f"The request's body is not JSON: {error}.", hint="Send one JSON object in UTF-8.") from None
 
 
-async def _arguments(request: Request, operation: Operation, body_bytes_max: int) -> Arguments:
-    """The checked arguments. Raises Refused: `bad_request` names the place, `bad_payload`, `payload_too_large`."""
-    try:
-        if operation.method == "POST":
-            body = await bodies.read_body(request, limit=body_bytes_max)
-            return wire.payload_inward(msgspec.json.decode(body or b"{}", type=operation.arguments))
-        query = request.query_params.multi_items()
-        names = [name for name, _ in query]
-        for name in names:
-            if names.count(name) > 1:
-                raise Refused(f"The query has {name[:40]!r} twice.")
-        return msgspec.convert(dict(query), operation.arguments, strict=False)
-    except msgspec.ValidationError as error:
-        raise Refused(
-            f"The arguments of {operation.name} are wrong: {error}.", hint=f"See {API_PREFIX}/openapi.json."
-        ) from None
-    except RecursionError:
-        raise Refused(
-            f"The request's body is nested too deep: a payload may be {DEPTH_MAX} deep.",
-            code="bad_payload",
-            hint="Flatten it, or return it as text or bytes.",
-        ) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refused(f"The request's body is not JSON: {error}.", hint="Send one JSON object in UTF-8.") from None
-
-
-def _answer(operation: Operation, value: Any) -> Response:
+def _headers(operation: Operation) -> list[tuple[bytes, bytes]]:
     if operation.result is None:
-        return Response(status_code=204)
-    headers = {"Cache-Control": "no-store"}
+        return []
+    if operation.result is not bytes:
+        return [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+    # A tenant's file is never shown as a page of this origin, whatever it contains.
+    return [
+        (b"content-type", operation.media_type.encode()),
+        (b"cache-control", b"no-store"),
+        (b"x-content-type-options", b"nosniff"),
+        (b"content-disposition", b"attachment"),
+    ]
+
+
+def _length(body: bytes) -> tuple[bytes, bytes]:
+    return b"content-length", str(len(body)).encode()
+
+
+def _body(operation: Operation, value: Any) -> bytes:
+    if operation.result is None:
+        return b""
     if operation.result is bytes:
-        # A tenant's file is never shown as a page of this origin, whatever it contains.
-        headers |= {"X-Content-Type-Options": "nosniff", "Content-Disposition": "attachment"}
-        return Response(value, operation.status, headers, operation.media_type)
-    if operation.result is ResultView:
-        value = ResultView(output=value)
-    return Response(wire.encode(value), operation.status, headers, "application/json")
+        assert isinstance(value, bytes), type(value)
+        return value
+    return wire.encode(ResultView(output=value) if operation.result is ResultView else value)
 
 
 def _constant(document: dict[str, Any]) -> Endpoint:
@@ -179,7 +205,7 @@ Events = Callable[[_Watch, int], AsyncGenerator[bytes, None]]
 
 def _stream(service: Service, closing: trio.Event, events: Events) -> Endpoint:
     async def endpoint(request: Request) -> Response:
-        secret = bearer(request)
+        secret = bearer(request.scope)
         caller = await service.authenticate(secret)
         watch = _Watch(service, secret, caller, request.path_params["tenant"], request.path_params["id"])
         items = events(watch, streams.last_event_id(request))

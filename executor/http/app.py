@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import trio
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
 
 from executor.config import Config
-from executor.core.errors import NotFound
 from executor.http import api, git
 from executor.http.border import Border, Metrics
-from executor.http.errors import response_of
 
 if TYPE_CHECKING:
     from executor.service import Service
@@ -51,8 +49,9 @@ def create_app(
         }
         return PlainTextResponse(metrics.text(gauges), media_type="text/plain; version=0.0.4")
 
-    app = Starlette(
-        routes=[
+    app = _Application(
+        metrics,
+        [
             *api.routes(service, config, closing),
             *git.routes(service, config),
             Route("/healthz", healthz, methods=["GET"]),
@@ -60,8 +59,6 @@ def create_app(
             Route("/metrics", figures, methods=["GET"]),
             *(extra_routes or []),
         ],
-        middleware=[Middleware(Border, metrics=metrics)],
-        exception_handlers={HTTPException: _no_route},
     )
     # A redirect for a trailing slash would make clients send their token twice.
     app.router.redirect_slashes = False
@@ -69,17 +66,13 @@ def create_app(
     return app
 
 
-async def _no_route(request: Request, error: Exception) -> Response:
-    """Starlette's own 404 and 405, in our shape."""
-    assert isinstance(error, HTTPException)
-    answer = response_of(
-        NotFound(
-            f"There is no {request.method[:20]} {request.url.path[:200]}.",
-            hint="The routes are listed at /api/v1/openapi.json.",
-        ),
-        is_git=request.url.path.startswith("/git/"),
-    )
-    if error.status_code == 405:
-        answer.status_code = 405
-        answer.headers["Allow"] = (error.headers or {}).get("Allow", "")
-    return answer
+class _Application(Starlette):
+    """Starlette's routes behind the border alone: it answers every error, so that the framework's own layers, which
+    would wrap every message of every request to do the same, are left out."""
+
+    def __init__(self, metrics: Metrics, routes: Sequence[BaseRoute]) -> None:
+        super().__init__(routes=routes)
+        self._metrics = metrics
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return Border(self.router, self._metrics)

@@ -10,8 +10,10 @@ from typing import BinaryIO, cast
 
 import trio
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive, Scope
 
 from executor.core.errors import Refused, Unavailable
+from executor.http.requests import header
 
 SPOOL_MEMORY_BYTES = 1024 * 1024
 _INFLATE_BYTES = 1024 * 1024
@@ -30,26 +32,26 @@ def too_large(limit: int) -> Refused:
     )
 
 
-def check_declared(request: Request, limit: int, *, bound: int | None = None) -> None:
+def check_declared(scope: Scope, limit: int, *, bound: int | None = None) -> None:
     """Refuse by Content-Length before a byte is read: what is over `bound` (default: `limit`, which is told)."""
-    declared = request.headers.get("content-length", "0")
+    declared = header(scope, b"content-length") or "0"
     if declared.isdigit() and int(declared) > (limit if bound is None else bound):
         raise too_large(limit)
 
 
-async def read_body(request: Request, *, limit: int) -> bytes:
+async def read_body(scope: Scope, receive: Receive, *, limit: int) -> bytes:
     """The whole body. Raises Refused (`payload_too_large`) as soon as it is over `limit`."""
-    check_declared(request, limit)
+    check_declared(scope, limit)
     parts = bytearray()
-    try:
-        async with aclosing(request.stream()) as stream:
-            async for part in stream:
-                parts += part
-                if len(parts) > limit:
-                    raise too_large(limit)
-    except ClientDisconnect:
-        raise Refused("The client went away before its request was complete.") from None
-    return bytes(parts)
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Refused("The client went away before its request was complete.")
+        parts += message.get("body", b"")
+        if len(parts) > limit:
+            raise too_large(limit)
+        if not message.get("more_body", False):
+            return bytes(parts)
 
 
 @asynccontextmanager
@@ -67,7 +69,7 @@ async def spooled_body(request: Request, *, limit: int, cut: bool = False) -> As
         raise Refused(f"Content-Encoding {encoding[:40]!r} is not understood.", hint="Send gzip or identity.")
     bound = EXCESS_FACTOR * limit if cut else limit
     kept = limit + EXCESS_BYTES_KEPT
-    check_declared(request, limit, bound=bound)
+    check_declared(request.scope, limit, bound=bound)
     inflate = zlib.decompressobj(wbits=31) if encoding != "identity" else None
     size = received = 0
     with tempfile.SpooledTemporaryFile(max_size=SPOOL_MEMORY_BYTES) as file:

@@ -6,7 +6,7 @@ import logging
 import math
 
 import msgspec
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 
 from executor.core.errors import Conflict, Corrupt, NotFound, PerdureError, Refused, TenantError, Unavailable
 from executor.wire import innermost
@@ -37,6 +37,9 @@ STATUS_OF_CODE: dict[str, int] = {
 
 
 def status_of(error: PerdureError) -> int:
+    """A limit that the caller can wait out (its error names `retry_after_s`) is 429; one that stays is 422."""
+    if error.code == "limit_exceeded" and "retry_after_s" in error.details:
+        return 429
     return STATUS_OF_CODE.get(error.code, STATUS_OF_FAMILY[type(error)])
 
 
@@ -79,4 +82,4 @@ def response_of(error: PerdureError, *, is_git: bool = False) -> Response:
     headers = headers_of(error, is_git=is_git)
     if is_git:
         return PlainTextResponse(f"{error}\n", status_of(error), headers)
-    return JSONResponse(error.to_json(), status_of(error), headers)
+    return Response(msgspec.json.encode(error.to_json()), status_of(error), headers, "application/json")

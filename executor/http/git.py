@@ -18,7 +18,7 @@ from starlette.routing import Route
 from executor.config import Config
 from executor.core.errors import NotFound, Refused
 from executor.http import bodies, streams
-from executor.http.api import bearer
+from executor.http.requests import bearer
 
 if TYPE_CHECKING:
     from executor.service import Caller, Service
@@ -97,7 +97,7 @@ def _protocol(request: Request) -> str | None:
 
 
 async def _authenticate(service: Service, request: Request) -> Caller:
-    return await service.authenticate(bearer(request) or _basic_password(request))
+    return await service.authenticate(bearer(request.scope) or _basic_password(request))
 
 
 def _basic_password(request: Request) -> str | None:
