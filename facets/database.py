@@ -44,10 +44,22 @@ def connect(
         connection.pragma("trusted_schema", False)
         connection.pragma("cell_size_check", True)
         connection.wal_autocheckpoint(0)
+        # Nor when the last connection is closed: after a failed fsync that would copy pages which the kernel may have
+        # given up already, and call it a success.
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def bring_home(connection: apsw.Connection, path: Path) -> None:
+    """Write all that the write-ahead file holds into the database, fsync it, and empty the write-ahead file.
+
+    Raises Corrupt, Unavailable (also while another connection reads or writes).
+    """
+    with reading(path):
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
 
 def query(connection: apsw.Connection, sql: str, bindings: Sequence[Any] = ()) -> Iterator[Any]:

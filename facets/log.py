@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,8 +23,8 @@ from typing import Protocol
 import apsw
 
 from facets import schema
-from facets.database import connect, copy_database, query, reading, store_failed, transaction
-from facets.errors import Corrupt, Fenced, PositionConflict, StoreFailed
+from facets.database import bring_home, connect, copy_database, query, reading, store_failed, transaction
+from facets.errors import Corrupt, FacetError, Fenced, PositionConflict, StoreFailed
 
 READ_BATCHES = 8
 
@@ -80,6 +81,10 @@ class CommitLog:
             self._appender = connect(path, vfs=vfs, synchronous="FULL", create=True, cache_kib=8192)
         try:
             schema.migrate(self._appender, path, schema.LOG)
+            # What is found may be in the kernel's memory only: if the process before died of a failed fsync, its pages
+            # count as clean, and no later fsync writes them. So all of it is written again, elsewhere, before anything
+            # is appended: a hole in the write-ahead file would hide what comes behind it.
+            bring_home(self._appender, path)
             with reading(path):
                 self._trimmer = connect(path, vfs=vfs, synchronous="FULL")
                 self._trimmer.pragma("journal_size_limit", 64 * 1024 * 1024)
@@ -183,6 +188,9 @@ class CommitLog:
     def close(self) -> None:
         """Release the files. The object refuses everything afterwards."""
         with self._trim_lock, self._lock:
+            if self._failure is None:
+                with suppress(FacetError):  # the next opening does it
+                    bring_home(self._trimmer, self.path)
             self._failure = self._failure or f"The log {self.path.name} is closed."
             self._trimmer.close()
             self._appender.close()

@@ -22,7 +22,7 @@ from facets import backup as backups
 from facets import delta as deltas
 from facets import index, schema
 from facets.chunks import decode_entries, row_id, row_ids, sequence_of, unpack
-from facets.database import connect, copy_database, reading, transaction
+from facets.database import bring_home, connect, copy_database, reading, transaction
 from facets.errors import Corrupt, FacetError, Fenced, NotFound, Refused, SequenceConflict, StoreFailed
 from facets.fold import Fold, FoldThread, stored_deltas
 from facets.index import Readers
@@ -561,8 +561,7 @@ class StateStore:
                 with self._append_lock:
                     self._fold.fold()
                     self._fold.trim()
-                    with suppress(apsw.BusyError):
-                        bring_home(self._writer)
+                    bring_home(self._writer, self._state_path)
         except FacetError as error:
             # What could not be folded is in the log, and is read from there at the next start.
             self._fail(error)
