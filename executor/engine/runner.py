@@ -18,6 +18,7 @@ from executor.core.commands import Cancel, StepDone, StepError
 from executor.core.entries import AnyEntry, Failed, Held
 from executor.core.errors import Corrupt, NotFound, PerdureError, Refused, Unavailable
 from executor.core.failure import ErrorFact
+from executor.engine.parked import Parked
 from executor.engine.resident import Key, Resident, Run
 from executor.engine.sandboxes import WarmSandbox, WarmSandboxes, share_of
 from executor.engine.signal import Signal
@@ -54,6 +55,7 @@ class Runner:
     def __init__(self, engine: Engine, host: SandboxHost, code: CodeSource) -> None:
         limits = engine.limits
         self._engine = engine
+        self._parked = Parked(self._let_go)
         self._sandboxes = WarmSandboxes(
             host,
             code,
@@ -61,6 +63,7 @@ class Runner:
             idle_s=limits.sandbox_idle_s,
             on_frames=self._on_frames,
             on_death=self._on_death,
+            on_short=self._parked.clear,
         )
         self._numbers = count(1)
         self._running = 0
@@ -89,6 +92,7 @@ class Runner:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             await nursery.start(self._sandboxes.run)
+            nursery.start_soon(self._parked.run)
             task_status.started()
             queue, places = self._engine.queue, self._engine.limits.active_runs_max
             while True:
@@ -96,7 +100,10 @@ class Runner:
                     if not self._is_quiescing and not self._activate_now(key):
                         self._take_place(key[0])
                         nursery.start_soon(self._activate_guarded, key)
-                await queue.changed.wait()
+                if queue and self._parked:
+                    self._parked.clear()  # Their places are wanted.
+                else:
+                    await queue.changed.wait()
 
     def _has_share(self, tenant: str) -> bool:
         """Whether the tenant may have one more: no tenant takes all places, whatever its code does in them."""
@@ -116,6 +123,7 @@ class Runner:
     async def quiesce(self) -> None:
         """Let no new step start, and return when none executes."""
         self._is_quiescing = True
+        self._parked.clear()
         for warm in self._sandboxes.all():
             for run, _ in warm.runs.values():
                 self._quiesce_run(run)
@@ -243,9 +251,10 @@ class Runner:
             else:
                 self._quiesce_run(run)
         elif resident.is_resting:
-            if resident.is_settled:
+            if resident.is_settled and not self._parked.keep(resident):
                 self.drop(resident)
         else:
+            self._parked.discard(resident)
             self._send(resident, run)
 
     def drop(self, resident: Resident) -> None:
@@ -255,7 +264,12 @@ class Runner:
             run.sandbox.post(Drop(run.number))
             self._leave(resident, run)
 
+    def _let_go(self, resident: Resident) -> None:
+        self.drop(resident)
+        self._engine.residents.evict(resident)
+
     def _leave(self, resident: Resident, run: Run) -> None:
+        self._parked.discard(resident)
         resident.run = None
         self._sandboxes.leave(run.sandbox, run)
         self._running -= 1

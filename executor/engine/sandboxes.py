@@ -64,13 +64,16 @@ class WarmSandboxes:
         idle_s: float,
         on_frames: OnFrames,
         on_death: OnDeath,
+        on_short: Callable[[], None],
     ) -> None:
+        """`on_short`: places are short; whoever keeps runs without need gives them up."""
         self._host = host
         self._code = code
         self._count_max = count_max
         self._idle_s = idle_s
         self._on_frames = on_frames
         self._on_death = on_death
+        self._on_short = on_short
         self._warm: dict[Place, WarmSandbox] = {}
         self._opening: dict[Place, trio.Event] = {}
         self._booting: Counter[str] = Counter()
@@ -144,7 +147,9 @@ class WarmSandboxes:
     async def _open(self, place: Place) -> WarmSandbox:
         tenant, commit, _ = place
         while not self._has_place(tenant):
-            await self._freed.wait()
+            self._on_short()
+            if not self._has_place(tenant):
+                await self._freed.wait()
         self._booting[tenant] += 1
         try:
             bundle = await trio.to_thread.run_sync(self._code.bundle, tenant, commit)

@@ -16,6 +16,7 @@ from executor.core.entries import (
 )
 from executor.core.errors import Conflict, NotFound, Unavailable
 from executor.core.failure import ErrorFact
+from executor.core.lifecycle import FINAL
 from executor.engine.engine import EngineLimits
 from executor.sandbox.protocol import Activate, Attempt, Drop, Quiesce, Turn
 from tests.executor.engine.world import COMMIT, ScriptedHost, world
@@ -48,6 +49,14 @@ def step_sleep_step(seen):
         return [Sleep("s#1", ASKED, "w.py:2", 60_000, None)], True
     if not has(seen, StepSucceeded, "b#1"):
         return [done("b#1")], False
+    return [Complete(b"\xc0")], False
+
+
+def many_naps(seen):
+    """300 short sleeps, one after the other."""
+    ended = sum(isinstance(entry, SleepEnded) for entry in seen)
+    if ended < 300:
+        return [Sleep(f"s#{ended + 1}", ASKED, "w.py:2", 10, None)], True
     return [Complete(b"\xc0")], False
 
 
@@ -460,3 +469,30 @@ async def test_tenant_with_many_versions_leaves_a_sandbox_for_another(tmp_path, 
         await start(w, "Three")
         assert await w.until_final(KEY) == "complete"
         assert sum(sandbox.spec.tenant == "greedy" for sandbox in host.living) == 3
+
+
+async def test_a_long_journal_is_not_replayed_for_every_short_sleep(tmp_path, host):
+    """The run stays for a moment once a replay would cost more: entries sent are linear in the journal."""
+    host.scripts["Naps"] = many_naps
+    async with world(tmp_path, host=host) as w:
+        await start(w, "Naps")
+        while await w.until(KEY, "waiting", *FINAL) not in FINAL:
+            w.clock.advance(10)
+            await trio.testing.wait_all_tasks_blocked(0.001)
+    activations = [frame.total for frame in host.log if isinstance(frame, Activate)]
+    assert max(activations) < 110
+    assert sum(activations) < 110 * 110 / 2 + 110
+
+
+async def test_a_parked_run_makes_room_for_another(tmp_path, host):
+    host.scripts["Naps"] = many_naps
+    async with world(tmp_path, host=host, limits=EngineLimits(active_runs_max=1)) as w:
+        await start(w, "Naps")
+        while len(w.store.journal(*KEY)) < 150:
+            await w.until(KEY, "waiting")
+            w.clock.advance(10)
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        await w.until(KEY, "waiting")
+        assert w.engine.runner.run_count == 1
+        await start(w, "Three", ("acme", "two"))
+        assert await w.until_final(("acme", "two")) == "complete"
