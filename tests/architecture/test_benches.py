@@ -21,6 +21,18 @@ SMALL = {
         ["--count", "40", "--clients", "8", "--threads", "4", "--batch", "10", "--repeats", "1"],
         {"http_starts_per_s", "http_server_cpu_ms_per_start", "thread_starts_per_s", "start_many_per_s"},
     ),
+    "sleepers": (
+        ["--n", "100", "--due-s", "0.5"],
+        {"disk_bytes_each", "memory_bytes_all_processes", "created_per_s", "restart_to_first_due_s"},
+    ),
+    "wake": (
+        ["--n", "50", "--lead-s", "5", "--active", "50", "--hold-s", "2"],
+        {"due_all_stepped_s", "active_memory_bytes_each", "active_all_complete_s"},
+    ),
+    "crash": (
+        ["--n", "30", "--unconfined", "1", "--repeats", "1", "--step-s", "0.3", "--kill-after-s", "0.1"],
+        {"up_to_all_complete_s", "executed_before", "in_flight"},
+    ),
     "cold": (["--commits", "3"], {"cold_start_p50_ms", "cold_start_p99_ms"}),
 }
 
@@ -46,3 +58,12 @@ def test_bench_runs_small_and_prints_one_json_object(name):
     assert result["bench"] == name
     assert all(result[figure] > 0 for figure in figures)
     assert 0 <= result["other_load"] <= 1
+    if name == "sleepers":
+        assert result["sandboxes_left"] == result["runs_left"] == 0
+        assert result["disk_bytes_each"] <= 16 * 1024
+    if name == "wake":
+        assert result["due_woken_early"] == 0
+        assert result["active"] == 50
+    if name == "crash":
+        assert result["complete"] == 30
+        assert 0 <= result["repeats"] <= result["in_flight"] <= 30

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import inspect
+import itertools
 import json
 import os
 import platform
@@ -18,12 +19,12 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from executor import AsyncPlatform
+from executor import AsyncPlatform, Unavailable
 from executor.platform import AsyncTenant
 
 TENANT = "bench"
@@ -40,8 +41,10 @@ async def one(number):
     return {"number": number}
 
 
-async def linger(seconds):
-    print("@executes", flush=True)
+async def linger(seconds, tell):
+    if tell:
+        with open(tell, "a") as file:
+            file.write(".")
     await asyncio.sleep(seconds)
     return {"seconds": seconds}
 
@@ -78,11 +81,11 @@ class Waiter(Workflow):
 
 
 class Slow(Workflow):
-    """Three steps, each of which says that it executes and then takes `seconds`."""
+    """Steps that each take `seconds`; with `tell`, a path, each execution adds a byte there (unconfined only)."""
 
     async def run(self, event, step):
         for number in range(event.payload.get("steps", 3)):
-            last = await step.do(f"step {number}", linger, event.payload["seconds"])
+            last = await step.do(f"step {number}", linger, event.payload["seconds"], event.payload.get("tell"))
         return last
 '''
 
@@ -121,6 +124,28 @@ async def crowd(work: Callable[[int], Any], *, count: int, in_flight: int) -> No
 
     async with asyncio.TaskGroup() as group:
         for _ in range(min(in_flight, count)):
+            group.create_task(worker())
+
+
+async def start_all(tenant: AsyncTenant, requests: Iterable[dict[str, Any]], *, batch: int = 500) -> None:
+    """Start every one of `requests`, `batch` at a time and two calls beside each other, as fast as the platform takes
+    them: what it refuses as busy is asked again after the time that it names."""
+    waiting = iter(requests)
+
+    async def worker() -> None:
+        while wanted := list(itertools.islice(waiting, batch)):
+            while wanted:
+                found = await tenant.start_many(wanted, return_exceptions=True)
+                refused = [(one, item) for one, item in zip(wanted, found, strict=True) if isinstance(item, Exception)]
+                for _, error in refused:
+                    if not isinstance(error, Unavailable):
+                        raise error
+                wanted = [one for one, _ in refused]
+                if refused:
+                    await asyncio.sleep(max(0.01, float(refused[0][1].details.get("retry_after_s", 0.1))))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(2):
             group.create_task(worker())
 
 

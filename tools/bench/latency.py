@@ -53,7 +53,7 @@ async def _start_to_result(tenant: AsyncTenant, number: int) -> float:
 
 
 async def _step_recorded(instance: AsyncRun[Any], seen: int) -> None:
-    """Return once a step after entry `seen` is in the journal: it is durable then. The operation waits; nothing is asked in a loop."""
+    """Return once a step after entry `seen` is in the journal: it is durable then. The call waits; nothing polls."""
     while True:
         for item in await instance._call("journal", after=seen, limit=100, wait_s=10.0):
             seen = item.sequence

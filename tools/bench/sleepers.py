@@ -1,63 +1,111 @@
-"""What does a sleeping instance cost: memory, disk, processes, objects?"""
+"""What does a sleeping instance cost: time, disk, memory, processes? And how soon does one wake after a restart?"""
 
 from __future__ import annotations
 
-import gc
-import os
+import asyncio
+import itertools
 import time
+from pathlib import Path
 from typing import Any
 
-import trio
+from executor import AsyncPlatform
+from executor.platform import AsyncTenant
+from tools.bench.common import (
+    TENANT,
+    all_rest,
+    cpu_s,
+    disk_bytes,
+    embedded,
+    folder,
+    main,
+    memory_bytes,
+    processes,
+    start_all,
+)
+from tools.bench.server import served
 
-from executor.service import ADMINISTRATOR, Service
-from executor.views import StartRequest
-from tools.bench.common import TENANT, disk_bytes, embedded, main, memory_bytes, processes
-
-BATCH = 500
+WARM = 50
+DOWN_S = 1.0
 
 
-async def run(*, count: int = 10_000) -> dict[str, Any]:
-    """Start `count` instances that do one step and sleep for hours; measure when all rest and the sandbox is gone."""
-    async with embedded(sandbox_idle_s=0.5) as (service, folder):
-        await _start(service, 50)
-        await _all_rest(service, 50)
-        gc.collect()
-        memory_before, objects_before = memory_bytes(os.getpid()), len(gc.get_objects())
-        disk_before = disk_bytes(folder)
-        begun = time.perf_counter()
-        await _start(service, count)
-        await _all_rest(service, count + 50)
-        seconds = time.perf_counter() - begun
-        while (await service.health()).sandboxes:
-            await trio.sleep(0.1)
-        await trio.to_thread.run_sync(service._store._store.fold)  # what rests is what is folded
-        gc.collect()
-        objects = len(gc.get_objects()) - objects_before
-        memory = memory_bytes(os.getpid()) - memory_before
-        disk = disk_bytes(folder) - disk_before
-        health = await service.health()
-        in_sandboxes = len(processes())
-    return {
-        "objects_per_sleeper": round(objects / count, 2),
-        "memory_bytes_per_sleeper": round(memory / count, 1),
-        "disk_bytes_per_sleeper": round(disk / count, 1),
-        "sandboxes_left": health.sandboxes,
-        "runs_left": health.active_runs,
-        "processes_of_the_platform": in_sandboxes,
-        "created_per_s": round(count / seconds, 1),
+async def run(*, n: int = 10_000, due_s: float = 3.0, processes: int = 0) -> dict[str, Any]:
+    """Start `n` instances that do one step and sleep for hours; measure when all rest and no sandbox is left.
+
+    Then one more that is due while the platform is stopped: `restart_to_first_due_s` is from the start of a new server
+    process to that instance's result, read over HTTP (imports, opening, activation and a step included).
+    """
+    with folder() as data_dir:
+        async with embedded(data_dir, processes=processes, sandbox_idle_s=0.5) as tenant:
+            found = await _create(tenant, data_dir, n)
+            found |= await _at_rest(tenant, data_dir, n, found)
+            due_at_s = time.time() + due_s
+            due = await tenant.start("Sleeper", {"until_s": due_at_s})
+            await all_rest(tenant)
+        found["disk_bytes_each_stopped"] = round((disk_bytes(data_dir) - found.pop("disk_before")) / n, 1)
+        await asyncio.sleep(max(0.0, due_at_s + DOWN_S - time.time()))
+        found |= await _restart(data_dir, due.id, processes)
+    return found
+
+
+async def _create(tenant: AsyncTenant, data_dir: Path, n: int) -> dict[str, Any]:
+    request = {"workflow": "Sleeper", "payload": {}}
+    await start_all(tenant, itertools.repeat(request, WARM))
+    await all_rest(tenant)
+    before = {"memory_before": memory_bytes(*processes()), "disk_before": disk_bytes(data_dir)}
+    begun, cpu = time.perf_counter(), cpu_s()
+    await start_all(tenant, itertools.repeat(request, n))
+    started_s = time.perf_counter() - begun
+    await all_rest(tenant)
+    seconds = time.perf_counter() - begun
+    return before | {
+        "started_s": round(started_s, 2),
+        "all_asleep_s": round(seconds, 2),
+        "created_per_s": round(n / seconds, 1),
+        "cpu_ms_each": round((cpu_s() - cpu) / n * 1000, 3),
     }
 
 
-async def _start(service: Service, count: int) -> None:
-    for begin in range(0, count, BATCH):
-        requests = [StartRequest(workflow="Sleeper", payload={}) for _ in range(min(BATCH, count - begin))]
-        outcomes = await service.start_many(ADMINISTRATOR, TENANT, requests)
-        assert all(outcome.status for outcome in outcomes)
+async def _at_rest(tenant: AsyncTenant, data_dir: Path, n: int, found: dict[str, Any]) -> dict[str, Any]:
+    health = await tenant._platform.health()
+    while health.sandboxes:
+        await asyncio.sleep(0.1)
+        health = await tenant._platform.health()
+    memory = memory_bytes(*processes())
+    return {
+        "sandboxes_left": health.sandboxes,
+        "runs_left": health.active_runs,
+        "processes": len(processes()),
+        "memory_bytes_all_processes": memory,
+        "memory_bytes_each": round((memory - found.pop("memory_before")) / n, 1),
+        "disk_bytes_each": round((await _settled(data_dir) - found["disk_before"]) / n, 1),
+    }
 
 
-async def _all_rest(service: Service, count: int) -> None:
-    while (await service.counts(ADMINISTRATOR, TENANT)).get("waiting", 0) < count:
-        await trio.sleep(0.02)
+async def _settled(data_dir: Path) -> int:
+    """Disk taken once the background has folded and trimmed: unchanged for a second, or after half a minute."""
+    last, unchanged_since = disk_bytes(data_dir), time.monotonic()
+    until = unchanged_since + 30
+    while time.monotonic() < min(until, unchanged_since + 1):
+        await asyncio.sleep(0.1)
+        now = disk_bytes(data_dir)
+        if now != last:
+            last, unchanged_since = now, time.monotonic()
+    return last
+
+
+async def _restart(data_dir: Path, due: str, processes_: int) -> dict[str, Any]:
+    begun = time.perf_counter()
+    with served(data_dir, processes=processes_) as server:
+        async with AsyncPlatform.connect(server.url, token=server.token) as platform:
+            run = await (await platform.tenant(TENANT)).instance(due)
+            await run.result(timeout=60)
+            seconds = time.perf_counter() - begun
+        memory = memory_bytes(*processes(server.process.pid))
+    return {
+        "restart_to_ready_s": round(server.ready_s, 3),
+        "restart_to_first_due_s": round(seconds, 3),
+        "memory_bytes_after_restart": memory,
+    }
 
 
 if __name__ == "__main__":

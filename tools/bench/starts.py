@@ -7,7 +7,9 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +44,8 @@ def _over_http(data_dir: Path, count: int, clients: int, repeats: int, processes
     with (
         served(data_dir, processes=processes, **ONE_RUN) as server,
         Platform.connect(server.url, token=server.token) as platform,
+        _places_filled(platform, processes),
     ):
-        _fill_places(platform, processes)
         return [_http_round(server, count, clients) for _ in range(repeats)]
 
 
@@ -72,13 +74,13 @@ def _http_round(server: Any, count: int, clients: int) -> dict[str, float]:
     }
 
 
-def _embedded(
+def _embedded(  # noqa: PLR0917
     data_dir: Path, count: int, threads: int, batch: int, repeats: int, processes: int
 ) -> list[dict[str, float]]:
     more = {"processes": processes} if processes else {}
     with Platform.local(data_dir, log_level="warning", **ONE_RUN, **more) as platform:
-        tenant = _fill_places(platform, processes)
-        return [_embedded_round(tenant, count, threads, batch) for _ in range(repeats)]
+        with _places_filled(platform, processes) as tenant:
+            return [_embedded_round(tenant, count, threads, batch) for _ in range(repeats)]
 
 
 def _embedded_round(tenant: Tenant, count: int, threads: int, batch: int) -> dict[str, float]:
@@ -100,16 +102,18 @@ def _embedded_round(tenant: Tenant, count: int, threads: int, batch: int) -> dic
     }
 
 
-def _fill_places(platform: Platform, processes: int) -> Tenant:
-    """Keep every place for runs (one in each process) busy with a step that outlasts the bench."""
+@contextmanager
+def _places_filled(platform: Platform, processes: int) -> Generator[Tenant]:
+    """Keep every place for runs (one in each process) busy with a step that outlasts the bench; in the end, let go."""
     tenant = deployed(platform)
-    for _ in range(16 * processes or 1):
-        tenant.start("Slow", {"seconds": 3600})
+    held = [tenant.start("Slow", {"seconds": 3600}) for _ in range(16 * processes or 1)]
     until = time.monotonic() + 30
     while platform.health().active_runs < max(1, processes):
         assert time.monotonic() < until, "every place for runs is taken"
         time.sleep(0.01)
-    return tenant
+    yield tenant
+    for run in held:
+        run.terminate()
 
 
 if __name__ == "__main__":
