@@ -248,30 +248,31 @@ class Engine:
     async def pause(self, key: Key) -> None:
         """Stop before the next step, durably; steps that execute finish and are journaled."""
         async with self.residents.hold(key) as resident:
-            if check("pause", self.state(resident), key[1]):
-                await self._commit_and_wait(resident, (Paused(self.clock.now_ms()),))
+            is_new = check("pause", self.state(resident), key[1])
+            await self._commit_and_wait(resident, (Paused(self.clock.now_ms()),) if is_new else ())
 
     async def resume(self, key: Key) -> None:
         """Go on after a pause; or try again after being held."""
         async with self.residents.hold(key) as resident:
+            entries: list[AnyEntry] = []
             if check("resume", self.state(resident), key[1]):
                 now_ms = self.clock.now_ms()
-                entry: AnyEntry = Unheld(now_ms) if resident.instance.held is not None else Resumed(now_ms)
+                entries = [Unheld(now_ms) if resident.instance.held is not None else Resumed(now_ms)]
                 resident.is_resting = False
                 resident.deaths = 0
-                await self._commit_and_wait(resident, (entry,))
+            await self._commit_and_wait(resident, entries)
 
     async def terminate(self, key: Key) -> None:
         """End it now, durably; what executes is cancelled."""
         async with self.residents.hold(key) as resident:
-            if check("terminate", self.state(resident), key[1]):
-                await self._commit_and_wait(resident, (Terminated(self.clock.now_ms()),))
+            is_new = check("terminate", self.state(resident), key[1])
+            await self._commit_and_wait(resident, (Terminated(self.clock.now_ms()),) if is_new else ())
 
     async def delete(self, key: Key) -> None:
         """Remove everything of an ended instance, durably."""
         async with self.residents.hold(key) as resident:
             check("delete", self.state(resident), key[1])
-            await self.until_durable(resident, resident.instance.sequence)
+            await self._commit_and_wait(resident, ())
             self.residents.forget(resident)
             await self.committer.exclusive(lambda: self.store.delete(*key))
         self.watchers.changed(key)
@@ -428,11 +429,12 @@ class Engine:
     ) -> None:
         """Durable on return. No entries: what is under way already is, and with `row_alone` the row."""
         if not entries and not row_alone:
+            # "It is so already" may rest on a commit of another caller that is still under way.
             await self.until_durable(resident, resident.instance.sequence)
-            return
-        landing = Landing()
-        self.commit(resident, entries, landing=landing)
-        await landing.wait()
+        else:
+            landing = Landing()
+            self.commit(resident, entries, landing=landing)
+            await landing.wait()
         if resident.loss is not None:
             raise resident.loss
 
