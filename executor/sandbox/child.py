@@ -2,13 +2,15 @@
 
 The main thread runs an ordinary asyncio loop: it reads frames, drives runs (`run.py`) and executes async steps; the
 pool's threads execute sync steps. What runs have to say is gathered and sent once per turn of the loop, in one message,
-output before the Turn that it precedes. End of file on the control socket ends the process.
+output before the Turn that it precedes; what was received in this turn of the loop is answered in it. End of file on
+the control socket ends the process.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import select
 import socket
@@ -16,6 +18,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
+from executor.core.commands import Complete, StepDone
 from executor.sandbox import ambient, detloop, faults, output, rehearsal
 from executor.sandbox.child_limits import ChildLimits
 from executor.sandbox.facets_inside import RunFacet
@@ -53,6 +56,9 @@ RECEIVE_BYTES = 256 * 1024
 NO_THREAD_LEFT_GRACE_S = 1.0
 """Time for the failures of the attempts to be sent, and for a thread to come back after all."""
 EXIT_NO_THREAD_LEFT = 75
+GC_THRESHOLDS = (10_000, 20, 10)
+"""A run that ends frees itself, so what is left to the collector is what tenants' code leaves: it may come more rarely
+than the interpreter's 700 new objects, which a hundred steps make."""
 
 
 class Child:
@@ -80,12 +86,19 @@ class Child:
         self._held_back: list[ToSandbox] = []
 
     def handle(self, frames: list[ToSandbox]) -> None:
-        """Take frames; what they bring about is sent at the end of the loop's turn. Unknown runs are ignored."""
+        """Take frames, begin what they bring about, and send what is to be said now. Unknown runs are ignored."""
+        if self._facets_awaited:
+            for frame in frames:
+                if isinstance(frame, FacetImage):
+                    self._handle(frame)
+                else:
+                    self._held_back.append(frame)  # a step is in the middle of a statement: nothing may run beside it
+            return
+        was_due, self._flush_due = self._flush_due, True  # it comes at the end of this
         for frame in frames:
-            if self._facets_awaited and not isinstance(frame, FacetImage):
-                self._held_back.append(frame)  # a step is in the middle of a statement: nothing may run beside it
-            else:
-                self._handle(frame)
+            self._handle(frame)
+        self._flush_due = was_due
+        self._flush_runs()
 
     def _handle(self, frame: ToSandbox) -> None:
         if isinstance(frame, Activate):
@@ -160,6 +173,9 @@ class Child:
 
     def _flush(self) -> None:
         self._flush_due = False
+        self._flush_runs()
+
+    def _flush_runs(self) -> None:
         touched, self._touched = self._touched, {}
         for run in touched.values():
             self._outbox.extend(run.turn())
@@ -182,13 +198,16 @@ class Child:
 
 
 def _weight(frame: FromSandbox) -> int:
-    if isinstance(frame, Turn):
-        return MESSAGE_WEIGHT_MAX // 2 if any(_is_large(command) for command in frame.commands) else 8192
-    return len(frame.text) * 3 if isinstance(frame, Output) else 1024
-
-
-def _is_large(command: Any) -> bool:
-    return len(getattr(command, "value", b"")) + len(getattr(command, "delta", None) or b"") > CHUNK_BYTES // 8
+    if not isinstance(frame, Turn):
+        return len(frame.text) * 3 if isinstance(frame, Output) else 1024
+    for command in frame.commands:
+        if isinstance(command, StepDone | Complete):
+            size = len(command.value)
+            if isinstance(command, StepDone) and command.delta is not None:
+                size += len(command.delta)
+            if size > CHUNK_BYTES // 8:
+                return MESSAGE_WEIGHT_MAX // 2
+    return 8192
 
 
 class Channel:
@@ -308,6 +327,7 @@ def main(
         before_seccomp(limits)
     loop, pool = _prepared.pop()
     install()
+    gc.set_threshold(*GC_THRESHOLDS)
     files: Mapping[str, Any] | frozenset[str] = frozenset()
     control.setblocking(True)
     try:

@@ -10,14 +10,15 @@ from facets.limits import Limits as FacetLimits
 
 @dataclass(frozen=True, slots=True)
 class ChildLimits:
-    """`step_threads` serve sync steps; at most `attempt_count_max` attempts execute at once in one process.
+    """`step_threads` serve sync steps; at most `attempt_count_max` attempts execute at once in one process: twice the
+    runs that a sandbox carries, so that it holds back a run with very many parallel steps, and nothing else.
 
     Output is bounded per line and per run (one activation of an instance).
     """
 
     value_bytes_max: int = VALUE_BYTES_MAX
     step_threads: int = 8
-    attempt_count_max: int = 512
+    attempt_count_max: int = 20_000
     line_bytes_max: int = 8 * 1024
     output_bytes_max: int = 1024 * 1024
     output_lines_max: int = 20_000

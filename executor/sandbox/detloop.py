@@ -56,6 +56,8 @@ class DetFuture(asyncio.Future[Any]):
     """A future of the deterministic loop. It gets its number when somebody first asks for its hash: hardly any does,
     and when is as deterministic as the code that asks."""
 
+    __slots__ = ("_sequence",)
+
     _sequence: int
 
     def __hash__(self) -> int:
@@ -68,6 +70,8 @@ class DetFuture(asyncio.Future[Any]):
 
 class DetTask(asyncio.Task[Any]):
     """A task of the deterministic loop."""
+
+    __slots__ = ("_sequence",)
 
     _sequence: int
 

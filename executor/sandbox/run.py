@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import inspect
+import sys
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -75,6 +75,8 @@ class _Pending(msgspec.Struct, eq=False):
 
 
 _NO_AMBIENT = ambient.Ambient(b"")  # of a run that has not begun
+_Made = tuple[Coroutine[Any, Any, Any], str, str]
+"""A coroutine that `step` returned, with the step's name and place."""
 _Outer = tuple[ambient.Ambient | None, detloop.Outer]
 
 
@@ -82,9 +84,9 @@ class Run:
     """See the module. Implements `RunRuntime` for Step, `Timers` for the loop, `Owner` for attempts."""
 
     __slots__ = (
-        "_activate", "_ambient", "_cancelled", "_code", "_commands", "_coroutine_count", "_coroutines", "_dropped",
-        "_executing", "_facet", "_loop", "_new", "_outer", "_over", "_pending", "_process", "_quiesced", "_replay",
-        "_scope", "_seed", "_task", "_told", "_total", "number", "recorder",
+        "_ambient", "_cancelled", "_code", "_commands", "_coroutine_count", "_dropped", "_executing", "_facet",
+        "_instance", "_last_made", "_loop", "_new", "_outer", "_over", "_pending", "_process", "_quiesced", "_replay",
+        "_scope", "_seed", "_task", "_told", "_total", "_unbegun", "_workflow", "number", "recorder",
     )  # fmt: skip
 
     def __init__(self, process: Process, activate: Activate) -> None:
@@ -92,7 +94,8 @@ class Run:
         self._facet: RunFacet | None = None
         self.recorder = output.Recorder(activate.run, process.steps.limits, process.send_output)
         self._process = process
-        self._activate = activate
+        self._instance = activate.instance
+        self._workflow = sys.intern(activate.workflow)  # not the frame: it has texts that all runs share here
         self._total = activate.total
         self._replay = Replay()
         self._loop: detloop.DetLoop = detloop.NO_LOOP
@@ -103,11 +106,12 @@ class Run:
         self._code: WorkflowCode | None = None
         self._seed = b""
         self._pending: dict[str, _Pending] = {}
-        self._new: list[_Pending] = []
-        self._cancelled: list[_Pending] = []
-        self._commands: list[Command] = []
-        self._coroutines: dict[int, tuple[Coroutine[Any, Any, Any], str, str]] = {}
+        self._new: list[_Pending] | None = None
+        self._cancelled: list[_Pending] | None = None
+        self._commands: list[Command] | None = None
         self._coroutine_count = 0
+        self._last_made: _Made | None = None
+        self._unbegun: dict[int, _Made] | None = None
         self._executing = 0
         self._quiesced = activate.paused
         self._over = False
@@ -188,10 +192,10 @@ class Run:
                 self._loop.dispose()
             finally:
                 self._leave()
-        for coroutine, _, _ in self._coroutines.values():  # never begun: closing them executes nothing
-            coroutine.close()
+        for coroutine, _, _ in self._never_begun():
+            coroutine.close()  # which executes nothing
         self._pending.clear()
-        self._coroutines.clear()
+        self._last_made = self._unbegun = None
         self._task = None
         self._loop.forget()  # nothing of the run refers to itself any more, so that no collector is needed to free it
         self._loop = detloop.NO_LOOP
@@ -207,7 +211,7 @@ class Run:
         if not self._commands and (not idle or told == self._told) and self._told[0] > 0:
             return []
         self._told = told
-        commands, self._commands = self._commands, []
+        commands, self._commands = self._commands or [], None
         if len(commands) <= 1:
             return [Turn(self.number, self._replay.seen, commands, idle)]
         turns: list[Turn] = []
@@ -257,29 +261,19 @@ class Run:
         self._loop = detloop.new_loop(self, hash_base=int.from_bytes(digest, "big"))
         self._loop.now_ms = self._ambient.now_ms = entry.at_ms
         self.recorder.moved_to(1, entry.at_ms)
-        activate = self._activate
-        code = self._process.bundle.workflows.get(activate.workflow)
+        code = self._process.bundle.workflows.get(self._workflow)
         if code is None:
             known = ", ".join(sorted(self._process.bundle.workflows)) or "none"
-            message = f"this version has no workflow {activate.workflow!r}; it has {known}"
+            message = f"this version has no workflow {self._workflow!r}; it has {known}"
             self._end(Fail(ErrorFact("UnknownWorkflow", message, retryable=False, code="unknown_workflow")))
             return
         self._code = code
-        coroutine = self._main(code, entry)
+        # Texts that all runs of the process share.
+        workflow, commit = sys.intern(entry.workflow), sys.intern(entry.commit)
+        coroutine = _main(code, Step(self), entry.payload, entry.at_ms, self._instance, workflow, commit)
         self._enter()
         self._task = self._loop.create_task(coroutine, name="run", context=contextvars.copy_context())
         self._drive()
-
-    async def _main(self, code: WorkflowCode, entry: entries.Started) -> Any:
-        payload = values.decode(entry.payload, declared=code.payload_type, what="payload")
-        event: Event[Any] = Event(
-            payload=payload,
-            timestamp=_moment(entry.at_ms),
-            instance_id=self._activate.instance,
-            workflow=entry.workflow,
-            commit=entry.commit,
-        )
-        return await code.workflow().run(event, Step(self))
 
     def _resolve(self, pending: _Pending, outcome: object) -> None:
         if pending.attempt is not None:
@@ -339,7 +333,7 @@ class Run:
                     told = f"{faults.type_name(type(error))}: {faults.text_of(error)}"
                     self._scope.line("log", "WARNING", f"the exception of task {name!r} was never looked at: {told}")
         self._tell_problems()
-        self._commands.append(self._how_it_ended(task))
+        self._say(self._how_it_ended(task))
         self._scope.flush()
         for pending in self._pending.values():
             if not pending.request.given_up:
@@ -362,13 +356,9 @@ class Run:
         raised = task.exception()
         if raised is not None:
             return Fail(faults.fact(raised, self._process.bundle.files, code="workflow_failed"))
-        forgotten = [
-            (name, where)
-            for coroutine, name, where in self._coroutines.values()
-            if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED
-        ]
+        forgotten = self._never_begun()
         if forgotten:
-            name, where = forgotten[0]
+            _, name, where = forgotten[0]
             more = f" (and {len(forgotten) - 1} more)" if len(forgotten) > 1 else ""
             message = (
                 f"{name!r} at {where}{more} was called but never awaited, so it did not happen; write `await step.…`"
@@ -395,8 +385,7 @@ class Run:
         self._replay.end()
         self._commands = [command]
         self._task = None
-        self._new.clear()
-        self._cancelled.clear()
+        self._new = self._cancelled = None
         for pending in self._pending.values():
             if pending.attempt is not None:
                 pending.attempt.cancel()
@@ -413,34 +402,37 @@ class Run:
     # --- commands and attempts
 
     def _collect(self) -> None:
+        """Make commands of what was asked for since the last time, and begin attempts."""
+        new, self._new = self._new, None
+        cancelled, self._cancelled = self._cancelled, None
         if self._over:
-            self._new.clear()
-            self._cancelled.clear()
             return
-        new, self._new = self._new, []
-        for pending in new:
-            if pending.request.given_up:
+        for pending in new or ():
+            request = pending.request
+            if request.given_up:
                 continue
             if pending.call is not None:
-                if (
-                    pending.attempt is None
-                    and not pending.request.attempts_failed
-                    and pending.request.path in self._pending
-                ):
+                if pending.attempt is None and not request.attempts_failed and request.path in self._pending:
                     if self._quiesced:
-                        self._new.append(pending)
+                        self._ask_later(pending)
                     else:
                         self._begin(pending, 1)
-            elif not pending.request.recorded and pending.command is not None:
+            elif not request.recorded and pending.command is not None:
                 pending.asked_of_executor = True
-                self._commands.append(pending.command)
-        cancelled, self._cancelled = self._cancelled, []
-        for pending in cancelled:
+                self._say(pending.command)
+        for pending in cancelled or ():
             request = pending.request
             known = pending.asked_of_executor or request.recorded
             is_open = self._replay.find(request.path) is request
             if known and not request.cancel_recorded and (is_open or request.event_unseen):
-                self._commands.append(Cancel(request.path))
+                self._say(Cancel(request.path))
+
+    def _say(self, command: Command) -> None:
+        """In the next Turn."""
+        if self._commands is None:
+            self._commands = [command]
+        else:
+            self._commands.append(command)
 
     def _begin(self, pending: _Pending, number: int) -> None:
         assert pending.call is not None
@@ -459,7 +451,7 @@ class Run:
         self._attempt_gone(pending)
         pending.asked_of_executor = isinstance(report, StepError)  # only then there is a retry to cancel
         if not self._over:
-            self._commands.append(report)
+            self._say(report)
         self._process.touch(self)
 
     def _give_up(self, pending: _Pending) -> None:
@@ -468,6 +460,8 @@ class Run:
             pending.attempt.cancel()
             self._attempt_gone(pending)
         if not self._over:
+            if self._cancelled is None:
+                self._cancelled = []
             self._cancelled.append(pending)
 
     # --- RunRuntime: what Step calls, on the deterministic loop
@@ -483,7 +477,7 @@ class Run:
     ) -> Coroutine[Any, Any, Any]:
         number = self._number(name)
         coroutine = self._do(number, name, function, args, kwargs, options, where)
-        self._coroutines[number] = (coroutine, name, where)
+        self._last_made = (coroutine, name, where)
         return coroutine
 
     async def _do(  # noqa: PLR0917  # see `do`
@@ -496,7 +490,7 @@ class Run:
         options: StepOptions,
         where: str,
     ) -> Any:
-        del self._coroutines[number]
+        self._begun(number)
         digest = asked("step", name, args, kwargs)
         pending = self._request("step", name, digest, where)
         context = contextvars.copy_context()
@@ -543,13 +537,13 @@ class Run:
     ) -> Coroutine[Any, Any, Any]:
         number = self._number(name)
         coroutine = self._ask(number, kind, name, digest, where, command)
-        self._coroutines[number] = (coroutine, name, where)
+        self._last_made = (coroutine, name, where)
         return coroutine
 
     async def _ask(  # noqa: PLR0917  # see `_coroutine`
         self, number: int, kind: Kind, name: str, digest: bytes, where: str, command: Callable[[str], Sleep | Wait]
     ) -> Any:
-        del self._coroutines[number]
+        self._begun(number)
         pending = self._request(kind, name, digest, where)
         pending.command = command(pending.request.path)
         pending.future = self._loop.create_future()
@@ -568,8 +562,24 @@ class Run:
                 f"step {name!r} was asked for outside of run() (steps do not nest): call it from run(), "
                 "or call the function itself"
             )
+        if self._last_made is not None:
+            if self._unbegun is None:
+                self._unbegun = {}
+            self._unbegun[self._coroutine_count] = self._last_made
         self._coroutine_count += 1
         return self._coroutine_count
+
+    def _begun(self, number: int) -> None:
+        """The coroutine of that number is awaited: most are before another is made, so the last has a place apart."""
+        if number == self._coroutine_count:
+            self._last_made = None
+        elif self._unbegun is not None:
+            del self._unbegun[number]
+
+    def _never_begun(self) -> list[_Made]:
+        """What was made and, so far, not awaited; oldest first."""
+        made = [*(self._unbegun or {}).values()]
+        return [*made, self._last_made] if self._last_made is not None else made
 
     def _unwanted(self, pending: _Pending) -> None:
         """What awaited it was cancelled."""
@@ -583,7 +593,14 @@ class Run:
 
     def _add(self, pending: _Pending) -> None:
         self._pending[pending.request.path] = pending
-        self._new.append(pending)
+        self._ask_later(pending)
+
+    def _ask_later(self, pending: _Pending) -> None:
+        """When the whole message is delivered: its outcome may be in it."""
+        if self._new is None:
+            self._new = [pending]
+        else:
+            self._new.append(pending)
 
     # --- Timers: what the deterministic loop calls
 
@@ -601,6 +618,13 @@ class Run:
         pending = timer.key
         if isinstance(pending, _Pending) and not pending.request.given_up and pending.request.path in self._pending:
             self._give_up(pending)
+
+
+async def _main(  # noqa: PLR0917  # one caller
+    code: WorkflowCode, step: Step, payload: Any, at_ms: int, instance: str, workflow: str, commit: str
+) -> Any:
+    payload = values.decode(payload, declared=code.payload_type, what="payload")
+    return await code.workflow().run(Event(payload, _moment(at_ms), instance, workflow, commit), step)
 
 
 def _check_name(name: object, what: str) -> None:

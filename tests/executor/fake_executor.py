@@ -252,12 +252,13 @@ class FakeExecutor:
         return turn
 
     async def until_idle(self, run: int) -> list[Command]:
-        """The commands up to the next idle Turn."""
+        """The commands up to the idle Turn of a run that has seen all that was sent."""
         commands: list[Command] = []
+        sent = len(self._stories[run].stored)
         while True:
             turn = await self.turn(run)
             commands += turn.commands
-            if turn.idle and self._inboxes[run].empty():
+            if turn.idle and turn.seen >= sent and self._inboxes[run].empty():
                 return commands
 
     def deliver(self, run: int, story: Story, first: int, *, one_by_one: bool = False) -> None:

@@ -219,7 +219,10 @@ def test_one_message_carries_the_turns_of_all_runs() -> None:
         receive = executor.take
         executor.take = lambda frames: (sizes.append(len(frames)), receive(frames))[1]
         stories = [Story("Job", payload=n).begin() for n in range(20)]
+        send, frames = executor.link.send, []
+        executor.link.send = frames.extend
         runs = [executor.activate(story) for story in stories]
+        send(frames)
         for run in runs:
             turn = await executor.turn(run)
             assert isinstance(turn.commands[0], Complete)
