@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 DEATHS_BEFORE_ALONE = 2
 DEATH_PAUSE_S = 0.05
 UNAVAILABLE_PAUSE_S = 1.0
+READ_TOGETHER_MAX = 64
 JOURNAL_ENTRIES_MAX = 100_000
 """A run that asks for more is held: replay is linear in the journal, and a loop without end must not fill the disk."""
 
@@ -96,10 +97,17 @@ class Runner:
             task_status.started()
             queue, places = self._engine.queue, self._engine.limits.active_runs_max
             while True:
+                on_disk: list[Key] = []
                 while self._active_total < places and (key := queue.take(self._has_share)) is not None:
-                    if not self._is_quiescing and not self._activate_now(key):
-                        self._take_place(key[0])
+                    if self._is_quiescing or self._activate_now(key):
+                        continue
+                    self._take_place(key[0])
+                    if self._engine.residents.get(key) is None:
+                        on_disk.append(key)
+                    else:
                         nursery.start_soon(self._activate_guarded, key)
+                for first in range(0, len(on_disk), READ_TOGETHER_MAX):
+                    nursery.start_soon(self._activate_read, on_disk[first : first + READ_TOGETHER_MAX])
                 if queue and self._parked:
                     self._parked.clear()  # Their places are wanted.
                 else:
@@ -155,6 +163,20 @@ class Runner:
         due = decide.on_clock(resident.instance, self._engine.clock.now_ms())
         if due.entries:
             self._engine.commit(resident, due.entries)
+
+    async def _activate_read(self, keys: list[Key]) -> None:
+        """Activate instances that wait on disk, read together. Each has its place already."""
+        residents = self._engine.residents
+        for key, resident in zip(keys, await residents.hold_many(keys), strict=True):
+            if isinstance(resident, Resident):
+                is_done = self._is_quiescing or self._activate_now(key)
+                residents.release(resident)
+            else:
+                is_done = isinstance(resident, NotFound)  # deleted while it was queued
+            if is_done:
+                self._release_place(key[0])
+            elif self._nursery is not None:
+                self._nursery.start_soon(self._activate_guarded, key)
 
     async def _activate_guarded(self, key: Key) -> None:
         try:
