@@ -1,0 +1,100 @@
+"""One seed fixes everything: the order in which trio runs its tasks, every delay, and the clock. No thread is started.
+
+What the product runs in threads runs here in the event loop's own thread, between two drawn delays: before it begins,
+and before its caller hears of it. One after the other where the product has one thread for it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from random import Random
+from typing import Any
+from unittest import mock
+
+import trio
+from trio._core import _run as trio_run
+
+
+START_MS = 1_000_000
+
+
+class VirtualClock:
+    """The Clock port over trio's own clock, which the simulation jumps ahead. `base_ms`: when this life began."""
+
+    def __init__(self, base_ms: int) -> None:
+        self._base_ms = base_ms
+
+    def now_ms(self) -> int:
+        """Milliseconds of the simulated world."""
+        return self._base_ms + int(trio.current_time() * 1000 + 1e-6)
+
+    async def sleep_until_ms(self, at_ms: int) -> None:
+        """See the port."""
+        if at_ms - self._base_ms > 1 << 40:
+            await trio.sleep_forever()  # the clock would jump there
+        await trio.lowlevel.checkpoint()
+        while self.now_ms() < at_ms:
+            await trio.sleep((at_ms - self.now_ms()) / 1000)
+
+
+class Threads:
+    """Stands for the product's threads. Each worker does one thing after the other, between two drawn delays."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+
+    async def delay(self) -> None:
+        """What handing over takes: often nothing, else up to ten milliseconds."""
+        drawn = self._random.random()
+        await trio.sleep(0 if drawn < 0.6 else drawn * 0.01)
+
+    async def call(self, function: Callable[..., Any], *args: Any, **_: Any) -> Any:
+        """In place of `trio.to_thread.run_sync`."""
+        with trio.CancelScope(shield=True):
+            await self.delay()
+            try:
+                return function(*args)
+            finally:
+                await self.delay()
+
+    def worker(self, _name: str) -> Worker:
+        """In place of `executor.engine.worker.Worker`."""
+        return Worker(self)
+
+
+class Worker:
+    """The Blocking port, in the event loop's own thread."""
+
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
+        self._turn = trio.StrictFIFOLock()
+
+    async def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """See the port."""
+        with trio.CancelScope(shield=True):
+            async with self._turn:
+                return await self._threads.call(function, *args)
+
+    def close(self) -> None:
+        """See the port."""
+
+
+@contextmanager
+def deterministic(random: Random) -> Generator[Threads]:
+    """Everything inside is fixed by `random`."""
+    threads = Threads(random)
+    state = trio_run._r.getstate()
+    trio_run._r.seed(random.getrandbits(64))
+    with (
+        mock.patch.object(trio_run, "_ALLOW_DETERMINISTIC_SCHEDULING", True),
+        mock.patch.object(trio.to_thread, "run_sync", threads.call),
+        mock.patch.object(os, "urandom", random.randbytes),
+        mock.patch.object(secrets, "token_bytes", random.randbytes),
+    ):
+        try:
+            yield threads
+        finally:
+            trio_run._r.setstate(state)
