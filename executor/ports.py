@@ -48,10 +48,10 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     summary: bytes
 
 
-class Append(msgspec.Struct, frozen=True, gc=False):
+class Append(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     """One record to append. `sequence` 0 changes the row only, and has neither entry nor delta.
 
-    The names of its fields are those of a record of `facets`: the adapter hands it on as it is.
+    Its shape is that of `facets.Record`, tag and all: the adapter hands it on as it is, and so it is written to the log.
     """
 
     tenant: str

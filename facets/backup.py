@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from facets import delta as deltas
-from facets.chunks import decode_entries, row_ids, sequence_of, unpack
+from facets.bases import stored_deltas
+from facets.chunks import decode_chunk, decode_run, row_ids, sequence_of, unpack
 from facets.errors import Corrupt, FacetError, NotFound, Refused, StorageFull, Unavailable
-from facets.fold import stored_deltas
 from facets.index import COLUMNS, Snapshot
 from facets.log import integrity_problems
 from facets.paged import CHUNK_BITS, find_base, stream
@@ -151,6 +151,10 @@ def state_problems(snapshot: Snapshot, view: View, path: Path) -> list[str]:
         ).get
         if orphans:
             problems.append(f"{path.name}: {orphans} rows of table {table} belong to no instance")
+    counted = "SELECT version, state, count(*) FROM instance GROUP BY version, state"
+    kept = "SELECT version, state, number FROM tally WHERE number <> 0"
+    if set(connection.execute(counted)) != set(connection.execute(kept)):
+        problems.append(f"{path.name}: the tally does not have the numbers of the instances")
     for found in connection.execute(f"SELECT {COLUMNS} FROM instance ORDER BY key"):  # noqa: S608 - own names
         row = InstanceRow(*found)
         try:
@@ -174,16 +178,23 @@ def _instance_problems(snapshot: Snapshot, view: View, row: InstanceRow) -> list
     ):
         if sequence_of(identifier) != expected:
             problems.append(f"the journal continues at entry {sequence_of(identifier)}, not at {expected}")
-        records = decode_entries(sequence_of(identifier), content)
+        records = decode_chunk(sequence_of(identifier), content)
         with_delta |= {record.sequence for record in records if record.has_delta}
         expected = sequence_of(identifier) + len(records)
+    tail_first, tail = next(connection.execute("SELECT tail_first, tail FROM instance WHERE key = ?", (key,)))
+    if tail_first != expected:
+        problems.append(f"the journal's tail continues at entry {tail_first}, not at {expected}")
+    records = decode_run(tail_first, tail)
+    with_delta |= {record.sequence for record in records if record.has_delta}
+    expected = tail_first + len(records)
     if expected != row.sequence + 1:
         problems.append(f"the journal has {expected - 1} entries, its row says {row.sequence}")
     stored = {
         sequence_of(identifier)
         for (identifier,) in connection.execute("SELECT id FROM delta WHERE id BETWEEN ? AND ?", row_ids(key))
     }
-    if stored != with_delta:
+    oldest = connection.execute("SELECT oldest FROM history WHERE key = ?", (key,)).get or 0
+    if stored != {sequence for sequence in with_delta if sequence > oldest}:
         problems.append(f"facet deltas are stored for {len(stored)} records, the journal says {len(with_delta)}")
     base = connection.execute("SELECT sequence, content FROM base WHERE key = ?", (key,)).fetchone()
     if base is not None:
@@ -196,9 +207,9 @@ def _instance_problems(snapshot: Snapshot, view: View, row: InstanceRow) -> list
         size = sum(len(part) for part in stream(connection, row, (), row.sequence))
         if size != row.facet_bytes:
             problems.append(f"the facet has {size} bytes, its row says {row.facet_bytes}")
-    entry = view.instance(row.tenant, row.instance)
-    if entry is not None and entry.key == key:
-        ahead = [record.sequence for record in entry.records_behind(snapshot.folded) if record.sequence]
+    held = view.holds(row.tenant, row.instance, snapshot.folded)
+    if held and held[0].key == key:
+        ahead = [record.sequence for each in reversed(held) for record in each.records if record.sequence]
         if ahead != list(range(row.sequence + 1, row.sequence + 1 + len(ahead))):
             problems.append("the records in the log do not continue the journal")
     return problems

@@ -1,12 +1,14 @@
-"""Journal entries in chunks, as the state database keeps them.
+"""Journal entries as the state database keeps them: the newest in their instance's row, the older ones in chunks.
 
+A run of entries, in order and without a gap:
+    for each: u32 big-endian: length of the entry << 1 | 1 if the record carried a delta
+              the entry
+A row's `tail` is such a run as it is. A chunk is one behind a byte:
     u8  0: as it is, 1: raw deflate
-    then, after inflating, for each record of the chunk, in order and without a gap:
-      u32 big-endian: length of the entry << 1 | 1 if the record carried a delta
-      the entry
 
-A chunk's row id says where it belongs: instance key << 24 | sequence of its first record. The fold adds a chunk for
-what is new; it rewrites the last chunk only while that one is small. So writing a journal of n entries costs O(n).
+A chunk's row id says where it belongs: instance key << 24 | sequence of its first record. The fold adds to the tail;
+once that has TAIL_BYTES it becomes a chunk, and a chunk is never touched again. So writing a journal of n entries costs
+O(n), a short journal is one row, and reading from the middle decodes what is read.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from collections.abc import Sequence
 from facets.errors import Corrupt
 from facets.records import SEQUENCE_BITS, SEQUENCE_MAX, JournalRecord
 
-# Below this many stored bytes the last chunk is rewritten together with the new entries; it bounds what is rewritten.
-MERGE_BYTES = 1024
+# A tail of so many bytes is moved into a chunk. It bounds what is rewritten with each record, and should leave several
+# rows to a page; most journals never reach it.
+TAIL_BYTES = 1536
 # A chunk is closed once it holds this much before compression; it bounds what a reader inflates for one entry.
 CHUNK_BYTES = 32 * 1024
 
@@ -62,37 +65,40 @@ def unpack(packed: bytes) -> bytes:
         raise Corrupt(f"Stored bytes cannot be inflated: {error}.", code="chunk_corrupt") from error
 
 
-def encode_entries(records: Sequence[JournalRecord]) -> list[tuple[int, bytes]]:
-    """Chunks as (sequence of the first record, content), for records without a gap."""
+def head_of(entry: bytes, *, has_delta: bool) -> bytes:
+    """What stands before an entry in a run."""
+    return _LENGTH.pack(len(entry) << 1 | has_delta)
+
+
+def cut_into_chunks(first: int, run: Sequence[bytes]) -> list[tuple[int, bytes]]:
+    """Chunks as (sequence of the first entry, content) of a run that is given as head, entry, head, entry …"""
     chunks: list[tuple[int, bytes]] = []
-    parts: list[bytes] = []
-    size, first = 0, 0
-    for record in records:
-        if not parts:
-            first = record.sequence
-        parts += (_LENGTH.pack(len(record.entry) << 1 | record.has_delta), record.entry)
-        size += len(record.entry)
-        if size >= CHUNK_BYTES:
-            chunks.append((first, pack(b"".join(parts))))
-            parts, size = [], 0
-    if parts:
-        chunks.append((first, pack(b"".join(parts))))
+    start, size = 0, 0
+    for at in range(0, len(run), 2):
+        size += len(run[at + 1])
+        if size >= CHUNK_BYTES or at + 2 == len(run):
+            chunks.append((first + start // 2, pack(b"".join(run[start : at + 2]))))
+            start, size = at + 2, 0
     return chunks
 
 
-def decode_entries(first: int, content: bytes) -> list[JournalRecord]:
+def decode_chunk(first: int, content: bytes) -> list[JournalRecord]:
     """The records of a chunk. Raises Corrupt."""
-    raw = unpack(content)
+    return decode_run(first, unpack(content))
+
+
+def decode_run(first: int, run: bytes) -> list[JournalRecord]:
+    """The records of a run whose first one is `first`. Raises Corrupt."""
     records: list[JournalRecord] = []
     at = 0
-    while at < len(raw):
-        if at + _LENGTH.size > len(raw):
+    while at < len(run):
+        if at + _LENGTH.size > len(run):
             raise Corrupt("A chunk of a journal ends inside a record.", code="chunk_corrupt")
-        (word,) = _LENGTH.unpack_from(raw, at)
+        (word,) = _LENGTH.unpack_from(run, at)
         at += _LENGTH.size
         end = at + (word >> 1)
-        if end > len(raw):
+        if end > len(run):
             raise Corrupt("A chunk of a journal ends inside an entry.", code="chunk_corrupt")
-        records.append(JournalRecord(first + len(records), raw[at:end], bool(word & 1)))
+        records.append(JournalRecord(first + len(records), run[at:end], bool(word & 1)))
         at = end
     return records

@@ -1,60 +1,67 @@
 """The fold: committed batches into the state database, in the order of the log; then the log is trimmed behind it.
 
 Invariants:
-- A fold takes whole batches from the tail, in the order of their positions, and moves `progress.folded` in the same
-  transaction. (A prototype claimed a position whose records it had not taken yet: it counted as the waiters came.)
+- A fold takes a closed segment of the tail in one transaction, in the order of their positions, and moves
+  `progress.folded` in it. (A prototype claimed a position whose records it had not taken yet: it counted as the waiters
+  came.)
 - The state database is written with synchronous=NORMAL: a fold costs no fsync, and a power cut may undo folds. So the
   log is trimmed only up to a position that was folded *before* a checkpoint that moved everything: it has fsynced.
-- The tail is dropped after the commit, so a record is always in at least one of the two.
+- The segment leaves the tail after the commit, so a record is always in at least one of the two.
 - Images are rebuilt from bytes alone (`delta.apply_all`); the host never opens a tenant's database.
+
+The interpreter's lock is shared with an event loop, and each step of a statement lets go of it and has to get it back.
+So rows are written many to a statement, and what can be told in one row (a list of keys) is asked for in one.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import apsw
+import msgspec
 
-from facets import delta as deltas
-from facets.chunks import MERGE_BYTES, decode_entries, encode_entries, pack, row_id, row_ids, sequence_of, unpack
+from facets import bases
+from facets.chunks import TAIL_BYTES, cut_into_chunks, head_of, pack, row_id, row_ids
 from facets.database import query, reading, store_failed, transaction
-from facets.errors import FacetError, Fenced, StorageFull, StoreFailed
+from facets.dictionary import Dictionary
+from facets.errors import Fenced, StorageFull
 from facets.limits import Limits
 from facets.log import Log
 from facets.output import OutputStore
 from facets.paged_fold import PagedFold
-from facets.records import DeleteInstance, DeleteTenant, JournalRecord, Record
 from facets.shard import shard_of
-from facets.tail import STORED_IMAGE_BYTES_MAX, Batch, Tail, image_size_after
-
-logger = logging.getLogger(__name__)
+from facets.tail import Held, Segment, Tail
 
 PAGE_BYTES = 4096
-# How much of the tail goes into one transaction: enough to be cheap, and a long tail shrinks while it goes.
-FOLD_BYTES = 8 * 1024 * 1024
 # What an append adds to the write-ahead file of the log besides its records: the pages around them.
 APPEND_BYTES = 4 * PAGE_BYTES
+# Rows in one statement: few hand-overs of the interpreter's lock, and few different statements.
+ROW_COUNTS = (32, 8, 1)
+# Instances that are deleted together; more go in several rounds of one transaction.
+DELETE_COUNT = 1000
+# Bytes of base images that are deflated again in one transaction of a quiet moment.
+PACK_BYTES = 4 * 1024 * 1024
 
-# A base image is rebuilt once the deltas behind it weigh as much as it does (so the work stays linear), and this much.
-REBASE_BYTES_MIN = 16 * 1024
-# Or once there are so many of them that applying them would be felt at a wake-up.
-REBASE_COUNT = 512
+_COLUMNS = (
+    "key, tenant, instance, version, state, shard, sequence, wake_at_ms, created_at_ms, updated_at_ms, facet_bytes, "
+    "summary, tail_first, tail"
+)
+_INSERT = f"INSERT INTO instance({_COLUMNS}) VALUES "
+# Every column but those that never change, and the tail, to which the new entries are added. (`||` makes a text of two
+# blobs, byte by byte.)
+_UPDATE = (
+    " ON CONFLICT(key) DO UPDATE SET version = excluded.version, state = excluded.state, sequence = excluded.sequence, "
+    "wake_at_ms = excluded.wake_at_ms, created_at_ms = excluded.created_at_ms, updated_at_ms = excluded.updated_at_ms, "
+    "facet_bytes = excluded.facet_bytes, summary = excluded.summary, "
+    "tail = CASE WHEN length(excluded.tail) THEN CAST(instance.tail || excluded.tail AS BLOB) ELSE instance.tail END"
+)
 
-
-@dataclass(slots=True)
-class _Change:
-    """What a fold has to write for one instance."""
-
-    key: int
-    records: list[Record] = field(default_factory=list)
-
-    @property
-    def is_new(self) -> bool:
-        return self.records[0].sequence == 1
+_Row = tuple[int | str | bytes | None, ...]
 
 
 class Fold:
@@ -79,10 +86,12 @@ class Fold:
         self._output = output
         self._limits = limits
         self._paged = PagedFold(connection, bytes_min=limits.paged_bytes_min)
+        self._dictionary = Dictionary(connection)
         self._lock = threading.RLock()
         self._erase = True  # after a start it is not known whether something deleted still has to be erased
         self._behind_bytes = 0
         self._wal_pages = 0
+        self._has_unpacked = True
         connection.set_wal_hook(self._count_wal_pages)
         with reading(path):
             self.folded: int = connection.execute("SELECT folded FROM progress").get
@@ -107,20 +116,27 @@ class Fold:
         Raises StorageFull (what was not folded stays in the tail), StoreFailed, Fenced.
         """
         with self._lock:
-            for batches in _portions(self._tail.pending()):
-                with transaction(self._connection, self._path):
-                    has_deleted = self._write(batches)
+            for segment in self._tail.close_segment():
+                try:
+                    with transaction(self._connection, self._path):
+                        has_deleted = self._write(segment)
+                except BaseException:
+                    self._dictionary.forget()
+                    raise
                 self._erase = self._erase or has_deleted
-                self.folded = batches[-1].position
-                self._behind_bytes += sum(batch.size + APPEND_BYTES for batch in batches)
-                self._tail.drop(self.folded)
+                self.folded = segment.last
+                self._behind_bytes += segment.log_bytes + APPEND_BYTES * (segment.last - segment.first + 1)
+                self._tail.drop(segment)
             return self.folded
 
-    def trim(self) -> bool:
-        """Get the state database safely to disk, then shorten the log. False: not now, a reader was in the way."""
+    def trim(self, *, compact: bool = False) -> bool:
+        """Get the state database safely to disk, then shorten the log. False: not now, a reader was in the way.
+
+        `compact`: also give the room of both back to the disk, as is always done after a deletion.
+        """
         with self._lock:
             folded, erase = self.folded, self._erase
-            mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if erase else apsw.SQLITE_CHECKPOINT_PASSIVE
+            mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if erase or compact else apsw.SQLITE_CHECKPOINT_PASSIVE
             try:
                 frames, moved = self._connection.wal_checkpoint(mode=mode)
             except (apsw.BusyError, apsw.LockedError):
@@ -131,46 +147,57 @@ class Fold:
                 raise store_failed(self._path, error) from error
             if frames != moved:
                 return False
-            self._output.checkpoint(truncate=erase)
-            is_clean = self._log.trim(folded + 1, erase=erase)
+            self._output.checkpoint(truncate=erase or compact)
+            is_clean = self._log.trim(folded + 1, erase=erase or compact)
             self.trimmed, self._behind_bytes, self._wal_pages = folded, 0, 0
             self._erase = erase and not is_clean
             return is_clean
+
+    def tidy(self) -> bool:
+        """Work for a quiet moment: deflate base images better. False: nothing is left to do. Raises as `fold`."""
+        with self._lock:
+            if self._has_unpacked:
+                with transaction(self._connection, self._path):
+                    self._has_unpacked = bases.pack_some(self._connection, bytes_max=PACK_BYTES)
+            return self._has_unpacked
 
     def hold(self) -> threading.RLock:
         """Held while files are copied: nothing is folded or trimmed meanwhile; appends go on."""
         return self._lock
 
-    def _write(self, batches: Sequence[Batch]) -> bool:
-        changes: dict[tuple[str, str], _Change] = {}
-        erased: list[int] = []
-        for batch in batches:
-            for item, key in zip(batch.items, batch.keys, strict=True):
-                match item:
-                    case Record():
-                        name = (item.tenant, item.instance)
-                        change = changes.get(name)
-                        if change is None:
-                            change = changes[name] = _Change(key)
-                        change.records.append(item)
-                    case DeleteInstance():
-                        gone = changes.pop((item.tenant, item.instance), None)
-                        erased += [gone.key] if gone is not None else []
-                        erased += self._delete("tenant = ? AND instance = ?", (item.tenant, item.instance))
-                    case DeleteTenant():
-                        for name in [name for name in changes if name[0] == item.tenant]:
-                            erased.append(changes.pop(name).key)
-                        erased += self._delete("tenant = ?", (item.tenant,))
-        self._insert([change for change in changes.values() if change.is_new])
-        self._update([change for change in changes.values() if not change.is_new])
-        for change in changes.values():
-            self._add_deltas(change)
+    def _write(self, segment: Segment) -> bool:
+        tally: Counter[tuple[int, int]] = Counter()
+        erased = [*segment.erased, *self._delete(segment, tally)]
+        new: list[_Row] = []
+        old: list[_Row] = []
+        chunks: list[tuple[int, bytes]] = []
+        for tenant_name, tenant in segment.tenants.items():
+            live = [held for held in tenant.instances.values() if held.last is not None]
+            if not live:
+                continue
+            tenant_id = self._dictionary.tenant(tenant_name)
+            for held in live:
+                row = self._row(tenant_id, held, chunks)
+                (new if held.records[0].sequence == 1 else old).append(row)
+                tally[row[3], row[4]] += 1  # type: ignore[index]  # version and state, both integers
+        if old:
+            tally.subtract(self._tally_of([row[0] for row in old]))
+        _write_rows(self._connection, _INSERT, new)
+        _write_rows(self._connection, _INSERT, old, _UPDATE)
+        self._connection.executemany("INSERT INTO chunk VALUES(?, ?)", chunks)
+        self._close_tails([row[0] for row in old])
+        self._add_deltas(segment)
+        self._connection.executemany(
+            "INSERT INTO tally VALUES(?, ?, ?) ON CONFLICT DO UPDATE SET number = number + excluded.number",
+            [(*place, change) for place, change in tally.items() if change],
+        )
         if erased:
+            self._dictionary.drop_unused()
             # Before the commit: a crash in between folds the deletion again, and erases the rest.
             self._output.erase(erased)
         self._connection.execute(
             "UPDATE progress SET folded = ?, next_key = ? WHERE folded = ? AND epoch = ?",
-            (batches[-1].position, batches[-1].next_key, self.folded, self._epoch),
+            (segment.last, segment.next_key, self.folded, self._epoch),
         )
         if self._connection.changes() != 1:
             raise Fenced(
@@ -180,225 +207,140 @@ class Fold:
             )
         return bool(erased)
 
-    def _delete(self, where: str, bindings: tuple[str, ...]) -> list[int]:
-        execute = self._connection.execute
-        sql = f"SELECT key FROM instance WHERE {where}"  # noqa: S608 - the text is this module's own, values are bound
-        keys: list[int] = [key for (key,) in query(self._connection, sql, bindings)]
-        for key in keys:
-            execute("DELETE FROM chunk WHERE id BETWEEN ? AND ?", row_ids(key))
-            execute("DELETE FROM delta WHERE id BETWEEN ? AND ?", row_ids(key))
-            execute("DELETE FROM base WHERE key = ?", (key,))
-            self._paged.delete(key)
-            execute("DELETE FROM instance WHERE key = ?", (key,))
+    def _row(self, tenant: int, held: Held, chunks: list[tuple[int, bytes]]) -> _Row:
+        """The values of an instance's row; what is too large for its tail goes to `chunks`."""
+        assert held.last is not None, "only what is there is written"
+        key, (record, sequence, facet_bytes) = held.key, held.last
+        row = record.row
+        is_new = held.records[0].sequence == 1
+        run: list[bytes] = []
+        size = 0
+        for each in held.records:
+            if each.sequence:
+                run += (head_of(each.entry, has_delta=bool(each.delta)), each.entry)
+                size += len(each.entry)
+        tail_first = 1
+        if size >= TAIL_BYTES:
+            first = sequence + 1 - len(run) // 2
+            if not is_new:
+                self._close_tail(key)
+            chunks += [(row_id(key, number), content) for number, content in cut_into_chunks(first, run)]
+            run, tail_first = [], sequence + 1
+            if not is_new:
+                self._connection.execute("UPDATE instance SET tail_first = ? WHERE key = ?", (tail_first, key))
+        return (
+            key,
+            tenant,
+            record.instance,
+            self._dictionary.version(tenant, row.workflow, row.commit),
+            self._dictionary.state(row.state),
+            shard_of(record.tenant, record.instance) if is_new else 0,
+            sequence,
+            row.wake_at_ms,
+            row.created_at_ms,
+            row.updated_at_ms,
+            facet_bytes,
+            row.summary,
+            tail_first,
+            b"".join(run),
+        )
+
+    def _close_tail(self, key: int) -> None:
+        """The entries in an instance's row become a chunk."""
+        first, tail = next(self._connection.execute("SELECT tail_first, tail FROM instance WHERE key = ?", (key,)))
+        if tail:
+            self._connection.execute("INSERT INTO chunk VALUES(?, ?)", (row_id(key, first), pack(tail)))
+        self._connection.execute("UPDATE instance SET tail_first = sequence + 1, tail = x'' WHERE key = ?", (key,))
+
+    def _close_tails(self, keys: Sequence[object]) -> None:
+        """Those tails of these instances that have become large enough."""
+        if not keys:
+            return
+        full = self._connection.execute(
+            "SELECT json_group_array(key) FROM instance WHERE key IN (SELECT value FROM json_each(?)) "
+            "AND length(tail) >= ?",
+            (_json(keys), TAIL_BYTES),
+        ).get
+        for key in msgspec.json.decode(full, type=list[int]):
+            self._close_tail(key)
+
+    def _tally_of(self, keys: Sequence[object]) -> Counter[tuple[int, int]]:
+        """How many of these instances the database has of each version in each state."""
+        sql = (
+            "SELECT version, state, count(*) FROM instance WHERE key IN (SELECT value FROM json_each(?)) GROUP BY 1, 2"
+        )
+        rows = query(self._connection, sql, (_json(keys),))
+        return Counter({(version, state): number for version, state, number in rows})
+
+    def _add_deltas(self, segment: Segment) -> None:
+        for tenant in segment.tenants.values():
+            for held in tenant.instances.values():
+                added = [(record.sequence, record.delta) for record in held.records if record.delta]
+                if added:
+                    bases.store_deltas(self._connection, held.key, added)
+                    if not self._paged.take(held.key, added):
+                        bases.take(self._connection, held.key, added, self._limits)
+                        self._has_unpacked = True
+
+    def _delete(self, segment: Segment, tally: Counter[tuple[int, int]]) -> list[int]:
+        """What the segment says is gone; the keys that it had in the database."""
+        keys: list[int] = []
+        for name, tenant in segment.tenants.items():
+            if tenant.is_cleared:
+                keys += self._keys("", (name,))
+            else:
+                gone = [instance for instance, held in tenant.instances.items() if held.is_cleared]
+                if gone:
+                    keys += self._keys("AND instance IN (SELECT value FROM json_each(?))", (name, _json(gone)))
+        for first in range(0, len(keys), DELETE_COUNT):
+            self._delete_keys(keys[first : first + DELETE_COUNT], tally)
         return keys
 
-    def _insert(self, changes: Iterable[_Change]) -> None:
-        rows: list[tuple[object, ...]] = []
-        chunks: list[tuple[int, bytes]] = []
-        for change in changes:
-            last = change.records[-1]
-            rows.append(
-                (
-                    change.key,
-                    last.tenant,
-                    last.instance,
-                    shard_of(last.tenant, last.instance),
-                    max(record.sequence for record in change.records),
-                    last.row.state,
-                    last.row.wake_at_ms,
-                    last.row.workflow,
-                    last.row.commit,
-                    last.row.created_at_ms,
-                    last.row.updated_at_ms,
-                    last.row.summary,
-                    _facet_bytes(change.records) or 0,
-                )
-            )
-            chunks += [(row_id(change.key, first), content) for first, content in encode_entries(_entries(change))]
-        self._connection.executemany("INSERT INTO instance VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?)", rows)
-        self._connection.executemany("INSERT INTO chunk VALUES(?, ?)", chunks)
+    def _keys(self, where: str, bindings: tuple[str, ...]) -> list[int]:
+        found: str = self._connection.execute(
+            "SELECT json_group_array(key) FROM instance "  # noqa: S608 - the text is this module's own
+            f"WHERE tenant = (SELECT id FROM tenant WHERE name = ?) {where}",
+            bindings,
+        ).get
+        return msgspec.json.decode(found, type=list[int])
 
-    def _update(self, changes: Iterable[_Change]) -> None:
-        rows: list[tuple[object, ...]] = []
-        chunks: list[tuple[int, bytes]] = []
-        for change in changes:
-            last = change.records[-1]
-            rows.append(
-                (
-                    max(record.sequence for record in change.records),
-                    last.row.state,
-                    last.row.wake_at_ms,
-                    last.row.workflow,
-                    last.row.commit,
-                    last.row.created_at_ms,
-                    last.row.updated_at_ms,
-                    last.row.summary,
-                    _facet_bytes(change.records),
-                    change.key,
-                )
-            )
-            entries = _entries(change)
-            if entries:
-                entries = self._last_chunk(change.key) + entries
-            chunks += [(row_id(change.key, first), content) for first, content in encode_entries(entries)]
+    def _delete_keys(self, keys: Sequence[int], tally: Counter[tuple[int, int]]) -> None:
+        execute, listed = self._connection.execute, _json(keys)
+        tally.subtract(self._tally_of(keys))
+        among = "key IN (SELECT value FROM json_each(?))"
+        chunked = execute(f"SELECT json_group_array(key) FROM instance WHERE {among} AND tail_first > 1", (listed,)).get
         self._connection.executemany(
-            'UPDATE instance SET sequence = max(sequence, ?), state = ?, wake_at_ms = ?, workflow = ?, "commit" = ?, '
-            "created_at_ms = ?, updated_at_ms = ?, summary = ?, facet_bytes = coalesce(?, facet_bytes) WHERE key = ?",
-            rows,
+            "DELETE FROM chunk WHERE id BETWEEN ? AND ?",
+            [row_ids(key) for key in msgspec.json.decode(chunked, type=list[int])],
         )
-        self._connection.executemany("INSERT OR REPLACE INTO chunk VALUES(?, ?)", chunks)
-
-    def _last_chunk(self, key: int) -> list[JournalRecord]:
-        """The entries of the last chunk while it is small enough to be written again with what follows."""
-        found = self._connection.execute(
-            "SELECT id, content FROM chunk WHERE id BETWEEN ? AND ? ORDER BY id DESC LIMIT 1", row_ids(key)
-        ).fetchone()
-        if found is None or len(found[1]) >= MERGE_BYTES:
-            return []
-        return decode_entries(sequence_of(found[0]), found[1])
-
-    def _add_deltas(self, change: _Change) -> None:
-        added = [(row_id(change.key, record.sequence), record.delta) for record in change.records if record.delta]
-        if not added:
-            return
-        self._connection.executemany("INSERT INTO delta VALUES(?, ?)", added)
-        if self._paged.take(change.key, [(sequence_of(identifier), delta) for identifier, delta in added]):
-            return
-        count, size = len(added), sum(len(content) for _, content in added)
-        found = self._connection.execute(
-            "SELECT sequence, length(content), delta_count, delta_bytes FROM base WHERE key = ?", (change.key,)
-        ).fetchone()
-        sequence, base_size, old_count, old_size = found or (0, 0, 0, 0)
-        count, size = count + old_count, size + old_size
-        if found is None:
-            self._connection.execute("INSERT INTO base VALUES(?, 0, ?, ?, ?)", (change.key, pack(b""), count, size))
-        else:
-            self._connection.execute(
-                "UPDATE base SET delta_count = ?, delta_bytes = ? WHERE key = ?", (count, size, change.key)
-            )
-        if count >= REBASE_COUNT or size >= max(base_size, REBASE_BYTES_MIN):
-            self._rebase(change.key, sequence, sequence_of(added[-1][0]))
-
-    def _rebase(self, key: int, behind: int, upto: int) -> None:
-        """A new base image as of record `upto`. Deltas that do not fit leave the old one: reading them says why."""
-        base = unpack(self._connection.execute("SELECT content FROM base WHERE key = ?", (key,)).get)
-        found = stored_deltas(self._connection, key, behind, upto)
-        try:
-            image = deltas.apply_all(base, found, bytes_max=STORED_IMAGE_BYTES_MAX)
-        except FacetError as error:
-            logger.warning("an instance's facet cannot be rebuilt: %s", error, extra={"instance_key": key})
-            # Not tried again at every fold, but after as much again has come in.
-            self._connection.execute("UPDATE base SET delta_count = 0, delta_bytes = 0 WHERE key = ?", (key,))
-            return
-        self._connection.execute(
-            "UPDATE base SET sequence = ?, content = ?, delta_count = 0, delta_bytes = 0 WHERE key = ?",
-            (upto, pack(image, level=1), key),
-        )
+        with_facet = execute(
+            f"SELECT json_group_array(key) FROM instance WHERE {among} AND (facet_bytes > 0 "
+            "OR key IN (SELECT key FROM base) OR key IN (SELECT key FROM paged))",
+            (listed,),
+        ).get
+        facets = msgspec.json.decode(with_facet, type=list[int])
+        bases.delete_of(self._connection, facets)
+        for key in facets:
+            self._paged.delete(key)
+        execute(f"DELETE FROM instance WHERE {among}", (listed,))
 
 
-def _portions(batches: Sequence[Batch]) -> Iterator[Sequence[Batch]]:
-    """Parts of a backlog for one transaction each, in order."""
-    first, size = 0, 0
-    for number, batch in enumerate(batches):
-        size += batch.size
-        if size >= FOLD_BYTES or number == len(batches) - 1:
-            yield batches[first : number + 1]
-            first, size = number + 1, 0
+def _json(values: Sequence[object]) -> str:
+    return msgspec.json.encode(values).decode()
 
 
-def stored_deltas(connection: apsw.Connection, key: int, behind: int, upto: int) -> list[bytes]:
-    """Deltas of an instance with `behind` < sequence <= `upto`, in order."""
-    sql = "SELECT content FROM delta WHERE id > ? AND id <= ? ORDER BY id"
-    return [content for (content,) in query(connection, sql, (row_id(key, behind), row_id(key, upto)))]
+@lru_cache(maxsize=64)
+def _values(width: int, count: int) -> str:
+    one = f"({','.join('?' * width)})"
+    return ",".join([one] * count)
 
 
-def _entries(change: _Change) -> list[JournalRecord]:
-    return [
-        JournalRecord(record.sequence, record.entry, bool(record.delta)) for record in change.records if record.sequence
-    ]
-
-
-def _facet_bytes(records: Sequence[Record]) -> int | None:
-    """Size of the image after these records; None: they do not change it."""
-    for record in reversed(records):
-        size = image_size_after(record.delta)
-        if size is not None:
-            return size
-    return None
-
-
-class FoldThread:
-    """Folds once in a while, beside everything else, until it is stopped or the store has failed."""
-
-    def __init__(self, fold: Fold, tail: Tail, limits: Limits, *, on_failure: Callable[[FacetError], None]) -> None:
-        self._fold = fold
-        self._tail = tail
-        self._limits = limits
-        self._on_failure = on_failure
-        self._wanted = threading.Condition()
-        self._stopping = False
-        self._full: StorageFull | None = None
-        self._thread = threading.Thread(target=self._run, name="facets-fold", daemon=True)
-        self._thread.start()
-
-    def hurry(self) -> None:
-        """Fold now rather than at the next interval."""
-        with self._wanted:
-            self._wanted.notify_all()
-
-    def wait_for_room(self) -> None:
-        """Hold an appender back while the tail is at its limit: memory is bounded even if the disk is slow.
-
-        Raises StorageFull if it stays there because the state database cannot grow.
-        """
-        with self._wanted:
-            while self._tail.size > self._limits.tail_bytes_max and not self._stopping:
-                if self._full is not None:
-                    raise StorageFull(self._full.message, hint=self._full.hint, details=self._full.details)
-                self._wanted.notify_all()
-                self._wanted.wait(0.1)
-
-    def stop(self) -> None:
-        with self._wanted:
-            self._stopping = True
-            self._wanted.notify_all()
-        self._thread.join()
-
-    def _run(self) -> None:
-        interval_s = self._limits.fold_interval_ms / 1000
-        quiet_rounds = 0
-        while True:
-            with self._wanted:
-                if not self._stopping:
-                    self._wanted.wait(interval_s)
-                if self._stopping:
-                    return
-            try:
-                before = self._fold.folded
-                has_folded = self._fold.fold() > before
-                # When nothing more comes in, the rest is brought home too, so that a quiet store is small and safe.
-                quiet_rounds = 0 if has_folded else quiet_rounds + 1
-                is_left_over = quiet_rounds >= 5 and self._fold.folded > self._fold.trimmed
-                if self._fold.is_trim_due or is_left_over:
-                    self._fold.trim()
-                self._full = None
-            except StorageFull as error:
-                self._full = error
-                logger.warning("folding waits for disk space: %s", error)
-            except (StoreFailed, Fenced) as error:
-                self._on_failure(error)
-                with self._wanted:
-                    self._stopping = True
-                    self._wanted.notify_all()
-                return
-            except FacetError as error:
-                logger.warning("folding will be tried again: %s", error)
-            except Exception as error:
-                logger.exception("the fold failed")
-                self._on_failure(StoreFailed(f"The fold failed: {error!r}."))
-                with self._wanted:
-                    self._stopping = True
-                    self._wanted.notify_all()
-                return
-            with self._wanted:
-                self._wanted.notify_all()
+def _write_rows(connection: apsw.Connection, head: str, rows: Sequence[_Row], tail: str = "") -> None:
+    """Rows in as few statements as can be; `head` and `tail` are what stands around their values."""
+    at = 0
+    for count in ROW_COUNTS:
+        while len(rows) - at >= count:
+            part = rows[at : at + count]
+            sql = f"{head}{_values(len(part[0]), count)}{tail}"
+            connection.execute(sql, tuple(chain.from_iterable(part)))
+            at += count

@@ -2,31 +2,40 @@
 
 Every function here takes a view of the tail that was taken *before* the snapshot began (see tail.py) and merges the
 two: rows that the tail tells better are left out of the database's answer. No query walks all instances: each is a
-range of an index plus what is in the tail. (`min(wake_at_ms)` would ignore the partial index; ordering uses it.)
+range of an index plus what is in the tail; how many there are of what is kept in a tally. (`min(wake_at_ms)` would
+ignore the partial index; ordering uses it.)
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from heapq import merge
-from itertools import islice
+from heapq import heappop, heappush, merge
+from itertools import chain, islice
 from pathlib import Path
 
 import apsw
+import msgspec
 
 from facets.database import connect, query, reading
 from facets.errors import Refused
-from facets.records import InstanceRow, Record
-from facets.tail import View, Wake
+from facets.records import InstanceRow, RecordLike
+from facets.tail import Overlay, View, Wake
 
 COLUMNS = (
-    'tenant, instance, key, sequence, state, wake_at_ms, workflow, "commit", '
+    "(SELECT name FROM tenant WHERE id = instance.tenant), instance.instance, key, sequence, "
+    "(SELECT name FROM state WHERE id = instance.state), wake_at_ms, "
+    "(SELECT workflow FROM version WHERE id = instance.version), "
+    '(SELECT "commit" FROM version WHERE id = instance.version), '
     "created_at_ms, updated_at_ms, summary, facet_bytes"
 )
+OF_TENANT = "tenant = (SELECT id FROM tenant WHERE name = ?)"
+# A listing by workflow or commit goes along this many versions of it at once; for more, along the tenant's instances.
+VERSION_COUNT_MAX = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,25 +101,34 @@ def find(snapshot: Snapshot, view: View, tenant: str, instance: str) -> Instance
 
 def find_with_tail(
     snapshot: Snapshot, view: View, tenant: str, instance: str
-) -> tuple[InstanceRow | None, list[Record]]:
+) -> tuple[InstanceRow | None, list[RecordLike]]:
     """The row of one instance, and its records behind the snapshot: at least those that the row counts."""
-    entry = view.instance(tenant, instance)
-    if entry is not None and (row := entry.row_behind(snapshot.folded)) is not None:
-        return row, entry.records_behind(snapshot.folded)
-    if view.is_cleared(tenant, instance, snapshot.folded):
-        return None, []
+    held = view.holds(tenant, instance, snapshot.folded)
+    if held:
+        row = held[0].row()
+        return row, [] if row is None else [record for each in reversed(held) for record in list(each.records)]
     found = snapshot.connection.execute(
-        f"SELECT {COLUMNS} FROM instance WHERE tenant = ? AND instance = ?",  # noqa: S608 - own names, values are bound
+        f"SELECT {COLUMNS} FROM instance WHERE {OF_TENANT} AND instance = ?",  # noqa: S608 - own names, values are bound
         (tenant, instance),
     ).fetchone()
     return (None if found is None else InstanceRow(*found)), []
 
 
+def heads(snapshot: Snapshot, tenant: str, instances: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+    """Key, sequence and facet bytes of those of a tenant's instances that the database has."""
+    sql = (
+        "SELECT instance, key, sequence, facet_bytes FROM instance "  # noqa: S608 - own names, values are bound
+        f"WHERE {OF_TENANT} AND instance IN (SELECT value FROM json_each(?))"
+    )
+    rows = query(snapshot.connection, sql, (tenant, msgspec.json.encode(instances).decode()))
+    return {instance: (key, sequence, facet_bytes) for instance, key, sequence, facet_bytes in rows}
+
+
 def due(snapshot: Snapshot, view: View, wakes: Sequence[Wake], now_ms: int, limit: int) -> list[InstanceRow]:
     """Rows whose wake time has come, earliest first.
 
-    Database and tail only nominate; each nominee's present row decides. So one that changes meanwhile is neither missed
-    nor told with an old time.
+    Database and tail only nominate; each nominee's present row decides, at its own time. So one that changes meanwhile
+    is neither missed nor told with an old time.
     """
     stored = _select(snapshot, "wake_at_ms IS NOT NULL AND wake_at_ms <= ? ORDER BY wake_at_ms, key", (now_ms,))
     nominees = merge(
@@ -118,19 +136,27 @@ def due(snapshot: Snapshot, view: View, wakes: Sequence[Wake], now_ms: int, limi
         ((wake, key, _present(view, tenant, instance, snapshot)) for wake, key, tenant, instance in wakes),
         key=lambda nominee: nominee[:2],
     )
+    later: list[tuple[int, int, InstanceRow]] = []  # a heap of those that were nominated before their time
     found: dict[int, InstanceRow] = {}
-    for _, _, row in nominees:
+    for wake, key, row in chain(nominees, [(now_ms + 1, 0, None)]):
+        while later and later[0][:2] <= (wake, key):
+            moved = heappop(later)[2]
+            found.setdefault(moved.generation, moved)
         if len(found) >= limit:
             break
-        if row is not None and row.wake_at_ms is not None and row.wake_at_ms <= now_ms:
+        if row is None or row.wake_at_ms is None or row.wake_at_ms > now_ms or row.generation in found:
+            continue
+        if (row.wake_at_ms, row.generation) > (wake, key):
+            heappush(later, (row.wake_at_ms, row.generation, row))
+        else:
             found[row.generation] = row
-    return sorted(found.values(), key=lambda row: (row.wake_at_ms, row.generation))
+    return sorted(found.values(), key=lambda row: (row.wake_at_ms, row.generation))[:limit]
 
 
 def _present(view: View, tenant: str, instance: str, snapshot: Snapshot) -> InstanceRow | None:
     """The row in the tail; None if the database has it by now, or nobody."""
-    entry = view.instance(tenant, instance)
-    return None if entry is None else entry.row_behind(snapshot.folded)
+    held = view.holds(tenant, instance, snapshot.folded)
+    return held[0].row() if held else None
 
 
 def next_wake_ms(snapshot: Snapshot, view: View, wake: Wake | None) -> int | None:
@@ -146,17 +172,27 @@ def next_wake_ms(snapshot: Snapshot, view: View, wake: Wake | None) -> int | Non
 
 
 def in_states(snapshot: Snapshot, view: View, states: Sequence[str], *, after: int, limit: int) -> list[InstanceRow]:
-    """Rows of all tenants in these states, oldest first, behind generation `after`."""
+    """Rows of all tenants in these states, oldest first, behind generation `after`.
+
+    Looks at the instances in these states only, each of them once a page: meant for states that few are in.
+    """
     wanted = set(states)
     overlays = {tenant: view.overlay(tenant, snapshot.folded) for tenant in view.tenants()}
-    stored = [
-        (
-            row
-            for row in _select(snapshot, "state = ? AND key > ? ORDER BY key", (state, after))
-            if row.tenant not in overlays or not overlays[row.tenant].hides(row.instance)
-        )
-        for state in sorted(wanted)
-    ]
+    keys = query(
+        snapshot.connection,
+        "SELECT instance.key FROM (SELECT DISTINCT version.tenant AS tenant, tally.state AS state "
+        "FROM tally JOIN version ON version.id = tally.version WHERE tally.number > 0 "
+        "AND tally.state IN (SELECT id FROM state WHERE name IN (SELECT value FROM json_each(?)))) AS place "
+        "CROSS JOIN instance ON instance.tenant = place.tenant AND instance.state = place.state "
+        "WHERE instance.key > ? ORDER BY instance.key",
+        (json.dumps(sorted(wanted)), after),
+    )
+    stored = (
+        row
+        for (key,) in keys
+        for row in _select(snapshot, "key = ?", (key,))
+        if row.tenant not in overlays or not overlays[row.tenant].hides(row.instance)
+    )
     ahead = [
         row
         for overlay in overlays.values()
@@ -164,7 +200,29 @@ def in_states(snapshot: Snapshot, view: View, states: Sequence[str], *, after: i
         if row.state in wanted and row.generation > after
     ]
     ahead.sort(key=lambda row: row.generation)
-    return list(islice(merge(*stored, ahead, key=lambda row: row.generation), limit))
+    return list(islice(merge(stored, ahead, key=lambda row: row.generation), limit))
+
+
+def ended(
+    snapshot: Snapshot, view: View, before_ms: Mapping[str, int], *, after: int, scan: int
+) -> tuple[list[tuple[str, str]], int | None]:
+    """Instances, of the next `scan` behind generation `after`, that were last changed before the time of their state.
+
+    Also the generation of the last one looked at; None: there are no more. What the tail has changed is not among them.
+    """
+    keys = "SELECT key FROM instance WHERE key > ? ORDER BY key LIMIT ?"
+    reached = snapshot.connection.execute(f"SELECT max(key), count(*) FROM ({keys})", (after, scan)).fetchone()
+    assert reached is not None, "an aggregate has a row"
+    last, number = reached
+    if not number:
+        return [], None
+    found: list[tuple[str, str]] = []
+    for state, time_ms in before_ms.items():
+        where = "key > ? AND key <= ? AND state = (SELECT id FROM state WHERE name = ?) AND updated_at_ms < ?"
+        for row in _select(snapshot, where, (after, last, state, time_ms)):
+            if not view.holds(row.tenant, row.instance, snapshot.folded):
+                found.append((row.tenant, row.instance))
+    return found, last if number == scan else None
 
 
 def list_rows(
@@ -179,20 +237,14 @@ def list_rows(
     limit: int,
 ) -> list[InstanceRow]:
     """Rows of a tenant, newest first, older than generation `before`."""
-    conditions: list[tuple[str, object]] = [("tenant = ?", tenant)]
-    conditions += [
-        (f"{column} = ?", value)
-        for column, value in (('"commit"', commit), ("state", state), ("workflow", workflow))
-        if value is not None
-    ]
-    if before is not None:
-        conditions.append(("key < ?", before))
-    where = " AND ".join(text for text, _ in conditions)
     overlay = view.overlay(tenant, snapshot.folded)
     stored = (
-        row
-        for row in _select(snapshot, f"{where} ORDER BY key DESC", tuple(value for _, value in conditions))
-        if not overlay.hides(row.instance)
+        []
+        if overlay.hides_all
+        else [
+            (row for row in rows if not overlay.hides(row.instance))
+            for rows in _ranges(snapshot, tenant, state=state, workflow=workflow, commit=commit, before=before)
+        ]
     )
     ahead = [
         row
@@ -203,23 +255,48 @@ def list_rows(
         and (before is None or row.generation < before)
     ]
     ahead.sort(key=lambda row: -row.generation)
-    return list(islice(merge(stored, ahead, key=lambda row: -row.generation), limit))
+    return list(islice(merge(*stored, ahead, key=lambda row: -row.generation), limit))
+
+
+def _ranges(
+    snapshot: Snapshot, tenant: str, *, state: str | None, workflow: str | None, commit: str | None, before: int | None
+) -> list[Iterator[InstanceRow]]:
+    """What the database has, as ranges of an index, each newest first; the tally says which of them are not empty."""
+    places = list(
+        query(
+            snapshot.connection,
+            "SELECT version.tenant, tally.state, tally.version FROM version "  # noqa: S608 - own names, values are bound
+            "JOIN tally ON tally.version = version.id JOIN state ON state.id = tally.state "
+            f"WHERE version.{OF_TENANT} AND tally.number > 0 AND (?2 IS NULL OR state.name = ?2) "
+            'AND (?3 IS NULL OR version.workflow = ?3) AND (?4 IS NULL OR version."commit" = ?4)',
+            (tenant, state, workflow, commit),
+        )
+    )
+    older = "key < ?" if before is not None else "?"
+    bound = before if before is not None else 1
+    versions = {version for _, _, version in places}
+    if (workflow is None and commit is None) or len(versions) > VERSION_COUNT_MAX:
+        among = "" if workflow is None and commit is None else "AND version IN (SELECT value FROM json_each(?))"
+        listed = (json.dumps(sorted(versions)),) if among else ()
+        return [
+            _select(
+                snapshot, f"tenant = ? AND state = ? AND {older} {among} ORDER BY key DESC", (*place, bound, *listed)
+            )
+            for place in sorted({(tenant_id, state_id) for tenant_id, state_id, _ in places})
+        ]
+    return [
+        _select(snapshot, f"version = ? AND state = ? AND {older} ORDER BY key DESC", (version, state_id, bound))
+        for _, state_id, version in places
+    ]
 
 
 def count(snapshot: Snapshot, view: View, tenant: str) -> dict[str, int]:
     """Number of a tenant's instances by state; states without any are left out."""
-    counts: dict[str, int] = {}
     overlay = view.overlay(tenant, snapshot.folded)
+    counts = Counter(row.state for row in overlay.present())
     if not overlay.hides_all:
-        by_state = "SELECT state, count(*) FROM instance WHERE tenant = ? {} GROUP BY state"
-        counts.update(query(snapshot.connection, by_state.format(""), (tenant,)))
-        if overlay.rows:
-            named = "AND instance IN (SELECT value FROM json_each(?))"
-            hidden = json.dumps(list(overlay.rows))
-            for state, number in query(snapshot.connection, by_state.format(named), (tenant, hidden)):
-                counts[state] -= number
-    for row in overlay.present():
-        counts[row.state] = counts.get(row.state, 0) + 1
+        for number, state, _ in _tally(snapshot, tenant, overlay):
+            counts[state] += number
     return {state: number for state, number in counts.items() if number}
 
 
@@ -227,31 +304,32 @@ def commits(snapshot: Snapshot, view: View, tenant: str) -> set[str]:
     """The commits of all of a tenant's instances."""
     overlay = view.overlay(tenant, snapshot.folded)
     found = {row.commit for row in overlay.present()}
-    if overlay.hides_all:
-        return found
-    # One step of the index for each different commit, however many instances share it.
-    skipping = """
-        WITH RECURSIVE named(one) AS (
-            SELECT min("commit") FROM instance WHERE tenant = ?1
-            UNION ALL
-            SELECT (SELECT min("commit") FROM instance WHERE tenant = ?1 AND "commit" > one)
-            FROM named WHERE one IS NOT NULL
-        )
-        SELECT one FROM named WHERE one IS NOT NULL
-    """
-    hidden = json.dumps(list(overlay.rows))
-    for (commit,) in list(query(snapshot.connection, skipping, (tenant,))):
-        if not overlay.rows or commit in found:
-            found.add(commit)
-            continue
-        another = snapshot.connection.execute(
-            'SELECT 1 FROM instance WHERE tenant = ? AND "commit" = ? '
-            "AND instance NOT IN (SELECT value FROM json_each(?)) LIMIT 1",
-            (tenant, commit, hidden),
-        ).get
-        if another is not None:
-            found.add(commit)
+    if not overlay.hides_all:
+        stored: Counter[str] = Counter()
+        for number, _, commit in _tally(snapshot, tenant, overlay):
+            stored[commit] += number
+        found.update(commit for commit, number in stored.items() if number)
     return found
+
+
+def _tally(snapshot: Snapshot, tenant: str, overlay: Overlay) -> Iterator[tuple[int, str, str]]:
+    """(number, state, commit) of what the database has of a tenant, without what the overlay tells better."""
+    yield from query(
+        snapshot.connection,
+        'SELECT tally.number, state.name, version."commit" FROM version '  # noqa: S608 - own names, values are bound
+        "JOIN tally ON tally.version = version.id JOIN state ON state.id = tally.state "
+        f"WHERE version.{OF_TENANT}",
+        (tenant,),
+    )
+    hidden = overlay.hidden()
+    if hidden:
+        yield from query(
+            snapshot.connection,
+            'SELECT -count(*), state.name, version."commit" FROM instance '  # noqa: S608 - own names, values are bound
+            "JOIN version ON version.id = instance.version JOIN state ON state.id = instance.state "
+            f"WHERE instance.{OF_TENANT} AND instance.instance IN (SELECT value FROM json_each(?)) GROUP BY 2, 3",
+            (tenant, json.dumps(hidden)),
+        )
 
 
 def _select(snapshot: Snapshot, where: str, bindings: tuple[object, ...] = ()) -> Iterator[InstanceRow]:

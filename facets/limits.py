@@ -47,12 +47,18 @@ class Limits:
     journal_entry_bytes_max: int = _bound(2 * MIB, "one journal entry: a value of 1 MiB, its names and an error's text")
     summary_bytes_max: int = _bound(64 * KIB, "the executor's blob in an instance's row, read with every listing")
     batch_bytes_max: int = _bound(64 * MIB, "one append; a start reads the log batch by batch into memory")
-    log_bytes_max: int = _bound(16 * MIB, "folded records kept in the log; trimming them costs a few fsyncs each time")
+    log_bytes_max: int = _bound(8 * MIB, "folded records kept in the log; trimming them costs a few fsyncs each time")
     tail_bytes_max: int = _bound(
         64 * MIB, "records in memory before appends wait for the fold; a slow disk, not memory"
     )
     fold_interval_ms: int = _bound(
-        1_000, "a second of records folded at once: several of one instance become one write"
+        2_000, "records folded at once: what began and ended within it is written once; 8 MiB are folded sooner"
+    )
+    facet_history_bytes_max: int = _bound(
+        16 * MIB, "deltas kept per instance behind its base image, for the facet as of an older record"
+    )
+    disk_reserve_bytes: int = _bound(
+        2 * MIB, "room kept in a file for when the disk is full: what deletions need to write before they free any"
     )
     output_bytes_max: int = _bound(MIB, "printed output kept per instance; a last line says that it was cut")
 

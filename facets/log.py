@@ -23,7 +23,7 @@ from typing import Protocol
 import apsw
 
 from facets import schema
-from facets.database import bring_home, connect, copy_database, query, reading, store_failed, transaction
+from facets.database import bring_home, connect, query, reading, store_failed, transaction
 from facets.errors import Corrupt, FacetError, Fenced, PositionConflict, StoreFailed
 
 READ_BATCHES = 8
@@ -62,6 +62,10 @@ class Log(Protocol):
 
         False: they are forgotten, but their bytes or their room could not be given back yet; ask again later.
         """
+        ...
+
+    def problems(self) -> list[str]:
+        """What a check of everything stored finds, one line a finding; empty if nothing."""
         ...
 
     def close(self) -> None: ...
@@ -175,11 +179,6 @@ class CommitLog:
                 self._failure = str(failed)
                 raise failed from error
 
-    def copy_to(self, target: Path) -> None:
-        """A consistent copy of this moment as a file of its own. Appends go on meanwhile."""
-        with self._trim_lock:
-            copy_database(self._trimmer, self.path, target)
-
     def problems(self) -> list[str]:
         """What SQLite's integrity check finds; empty if nothing."""
         with self._trim_lock:
@@ -214,6 +213,27 @@ class _RememberFailure:
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if isinstance(error, StoreFailed):
             self._log._failure = str(error)
+
+
+def copy_log(log: Log, position: int, target: Path) -> None:
+    """A log file with the head of `log` as of now, and what it holds from `position` on. Not fsynced; appends go on.
+
+    The caller sees to it that nothing is trimmed meanwhile. Raises Corrupt (`log_gap`), StorageFull, Unavailable.
+    """
+    head = log.head()
+    with reading(target):
+        connection = connect(target, synchronous="OFF", create=True)
+    try:
+        schema.migrate(connection, target, schema.LOG)
+        with transaction(connection, target):
+            connection.execute("UPDATE head SET position = ?, epoch = ?", (head.position, head.epoch))
+            for number, batch in log.read_from(position):
+                if number > head.position:
+                    break
+                connection.execute("INSERT INTO batch VALUES(?, ?, ?)", (number, head.epoch, batch))
+        connection.pragma("journal_mode", "delete")  # brings everything into the one file
+    finally:
+        connection.close()
 
 
 def integrity_problems(connection: apsw.Connection, path: Path) -> list[str]:

@@ -28,7 +28,7 @@ from facets.delta import BLOCK_BYTES, Stamp
 from facets.errors import Corrupt
 from facets.limits import FACET_BYTES_MOST
 from facets.pages import CHUNK_BLOCKS, CHUNK_BYTES, Fetched, check_chunk, chunk_count, raw_chunk, unpack_chunk
-from facets.records import InstanceRow, Record
+from facets.records import InstanceRow, RecordLike
 
 CHUNK_BITS = 20
 _CHUNK_MASK = (1 << CHUNK_BITS) - 1
@@ -138,7 +138,7 @@ class PageReader:
         self._lock = threading.Lock()
 
     def read(
-        self, connection: apsw.Connection, row: InstanceRow, ahead: Sequence[Record], first: int, count: int
+        self, connection: apsw.Connection, row: InstanceRow, ahead: Sequence[RecordLike], first: int, count: int
     ) -> Fetched:
         """Chunks `first` to `first + count`, fewer at the end of the image; whatever the facet's size.
 
@@ -178,7 +178,7 @@ class PageReader:
                     del self._kept[other]
 
 
-def stream(connection: apsw.Connection, row: InstanceRow, ahead: Sequence[Record], upto: int) -> Iterator[bytes]:
+def stream(connection: apsw.Connection, row: InstanceRow, ahead: Sequence[RecordLike], upto: int) -> Iterator[bytes]:
     """The image as of record `upto` in pieces, for a facet with a PagedBase; verified against its stamp at the end.
 
     Raises Corrupt, also after pieces were given.
@@ -219,7 +219,9 @@ def _composed(stamp: Stamp, source: DeltaSource, window: range | None) -> Change
     return changes
 
 
-def _behind(connection: apsw.Connection, key: int, behind: int, upto: int, ahead: Sequence[Record]) -> Iterator[bytes]:
+def _behind(
+    connection: apsw.Connection, key: int, behind: int, upto: int, ahead: Sequence[RecordLike]
+) -> Iterator[bytes]:
     """Deltas with `behind` < sequence <= `upto`, folded or not, in their order."""
     sql = "SELECT content FROM delta WHERE id > ? AND id <= ? ORDER BY id"
     folded = (content for (content,) in query(connection, sql, (row_id(key, behind), row_id(key, upto))))

@@ -30,29 +30,48 @@ _STATE_1 = """
         epoch INTEGER NOT NULL                      -- the owner that may fold
     );
     INSERT INTO progress VALUES(1, 0, 1, 0);
+    -- Names that repeat, once each (see dictionary.py). A row of one of them is there while an instance needs it.
+    CREATE TABLE state(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+    CREATE TABLE tenant(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+    CREATE TABLE version(
+        id INTEGER PRIMARY KEY,
+        tenant INTEGER NOT NULL,
+        workflow TEXT NOT NULL,
+        "commit" TEXT NOT NULL
+    );
+    CREATE UNIQUE INDEX version_name ON version(tenant, workflow, "commit");
+    -- How many instances there are of each version in each state, kept by the fold; a row of none may be left.
+    CREATE TABLE tally(
+        version INTEGER NOT NULL,
+        state INTEGER NOT NULL,
+        number INTEGER NOT NULL,
+        PRIMARY KEY (version, state)
+    ) WITHOUT ROWID;
+
     CREATE TABLE instance(
         key INTEGER PRIMARY KEY,                    -- its generation: in the order of creation
-        tenant TEXT NOT NULL,
+        tenant INTEGER NOT NULL,                    -- also in its version; here for the indexes
         instance TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        state INTEGER NOT NULL,
         shard INTEGER NOT NULL,
         sequence INTEGER NOT NULL,
-        state TEXT NOT NULL,
         wake_at_ms INTEGER,
-        workflow TEXT NOT NULL,
-        "commit" TEXT NOT NULL,
         created_at_ms INTEGER NOT NULL,
         updated_at_ms INTEGER NOT NULL,
+        facet_bytes INTEGER NOT NULL,
         summary BLOB NOT NULL,
-        facet_bytes INTEGER NOT NULL
+        tail_first INTEGER NOT NULL,                -- sequence of the first entry in `tail`; what is before is in chunks
+        tail BLOB NOT NULL                          -- the newest entries while they are few bytes; see chunks.py
     );
+    -- Each index is paid for by every start and change of state. No more than these: a tenant's instances by id; what is
+    -- due; a tenant's listing, also of all tenants (in_states); the listing by workflow or commit.
     CREATE UNIQUE INDEX instance_name ON instance(tenant, instance);
     CREATE INDEX instance_wake ON instance(wake_at_ms) WHERE wake_at_ms IS NOT NULL;
-    CREATE INDEX instance_state ON instance(state);
-    CREATE INDEX tenant_state ON instance(tenant, state);
-    CREATE INDEX tenant_workflow ON instance(tenant, workflow);
-    CREATE INDEX tenant_commit ON instance(tenant, "commit");
+    CREATE INDEX instance_state ON instance(tenant, state);
+    CREATE INDEX instance_version ON instance(version, state);
 
-    -- Journal entries in chunks; id = instance key << 24 | sequence of the first entry in it. See chunks.py.
+    -- Older journal entries in chunks; id = instance key << 24 | sequence of the first entry in it. See chunks.py.
     CREATE TABLE chunk(id INTEGER PRIMARY KEY, content BLOB NOT NULL);
     -- Facet deltas; id = instance key << 24 | sequence of their record.
     CREATE TABLE delta(id INTEGER PRIMARY KEY, content BLOB NOT NULL);
@@ -61,9 +80,13 @@ _STATE_1 = """
         key INTEGER PRIMARY KEY,
         sequence INTEGER NOT NULL,
         content BLOB NOT NULL,
-        delta_count INTEGER NOT NULL,
-        delta_bytes INTEGER NOT NULL
+        delta_count INTEGER NOT NULL,               -- of what is behind it
+        delta_bytes INTEGER NOT NULL,
+        is_packed INTEGER NOT NULL                  -- 1: deflated as well as can be; 0: quickly, to be done again
     );
+    CREATE INDEX base_quick ON base(key) WHERE is_packed = 0;
+    -- What is kept of deltas that a base has taken in: how much, and the record up to which they have been dropped.
+    CREATE TABLE history(key INTEGER PRIMARY KEY, bytes INTEGER NOT NULL, oldest INTEGER NOT NULL);
     -- A large facet instead: its image as of `sequence` is in chunks (see paged.py), and this is what is known of it.
     CREATE TABLE paged(
         key INTEGER PRIMARY KEY,

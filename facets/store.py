@@ -13,38 +13,40 @@ from __future__ import annotations
 
 import builtins
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 from facets import backup as backups
-from facets import delta as deltas
-from facets import index, schema
-from facets.chunks import decode_entries, row_id, row_ids, sequence_of, unpack
+from facets import bases, index, schema
+from facets.chunks import decode_chunk, decode_run, row_id, row_ids, sequence_of
 from facets.database import bring_home, connect, copy_database, reading, transaction
 from facets.errors import Corrupt, FacetError, Fenced, NotFound, Refused, SequenceConflict, StoreFailed
-from facets.fold import Fold, FoldThread, stored_deltas
+from facets.fold import Fold
+from facets.fold_thread import FoldThread
 from facets.index import Readers
 from facets.limits import Limits
 from facets.lock import OwnerLock
-from facets.log import CommitLog
+from facets.log import CommitLog, Log, copy_log
 from facets.output import OutputStore
 from facets.paged import PageReader, find_base, stream
 from facets.pages import Fetched
+from facets.planning import plan
 from facets.records import (
-    SEQUENCE_MAX,
     DeleteInstance,
     DeleteTenant,
+    Deletion,
     InstanceRow,
     JournalRecord,
-    LogItem,
     OutputLine,
     Record,
+    RecordLike,
     decode_batch,
     encode_batch,
 )
-from facets.tail import STORED_IMAGE_BYTES_MAX, Batch, Tail, batch_size
+from facets.tail import SEGMENT_BYTES, Planned, Tail
 
 # While a log is read at the start, fold whenever this much has gathered, so that a long log needs no memory.
 RECOVERY_BYTES = 16 * 1024 * 1024
@@ -61,15 +63,19 @@ class StateStore:
         limits: Limits | None = None,
         fold: Literal["background", "manual"] = "background",
         vfs: str | None = None,
+        log: Log | None = None,
     ) -> Self:
         """Open or create the store in directory `path`, fence whoever had it before, and read what the log holds.
 
         `fold="manual"`: records stay in memory until `fold()` is called. `vfs`: name of a registered SQLite VFS.
+        `log`: the commit log that belongs to this directory (None: the file log.db in it); closed with the store.
         Raises DataInUse, SchemaTooNew, Corrupt, StorageFull, StoreFailed, Unavailable.
         """
-        return cls(Path(path), limits=limits if limits is not None else Limits(), fold=fold, vfs=vfs)
+        return cls(Path(path), limits=limits if limits is not None else Limits(), fold=fold, vfs=vfs, log=log)
 
-    def __init__(self, path: Path, *, limits: Limits, fold: Literal["background", "manual"], vfs: str | None) -> None:
+    def __init__(
+        self, path: Path, *, limits: Limits, fold: Literal["background", "manual"], vfs: str | None, log: Log | None
+    ) -> None:
         self.path = path
         self.limits = limits
         self._failure: FacetError | None = None
@@ -79,7 +85,7 @@ class StateStore:
         _make_directory(path)
         self._lock = OwnerLock(path / "owner.lock")
         try:
-            self._log = CommitLog(path / "log.db", vfs=vfs)
+            self._log: Log = log if log is not None else CommitLog(path / "log.db", vfs=vfs)
             self._state_path = path / "state.db"
             with reading(self._state_path):
                 self._writer = connect(self._state_path, vfs=vfs, create=True, cache_kib=16 * 1024)
@@ -120,10 +126,14 @@ class StateStore:
                 code="log_behind_state",
                 hint="Restore both from the same backup.",
             )
+        self._tail.start_at(self._fold.folded)
         for position, content in self._log.read_from(self._fold.folded + 1):
-            items = decode_batch(content)
             try:
-                self._take(position, items)
+                for kind, items in groupby(decode_batch(content), type):
+                    if kind is Record:
+                        self._take_records(position, cast("list[Record]", list(items)), len(content), limits=None)
+                    else:
+                        self._take_deletions(position, cast("list[Deletion]", list(items)), len(content))
             except SequenceConflict as error:
                 raise Corrupt(f"Position {position} of the log does not fit: {error}", code="log_gap") from error
             if self._tail.size > RECOVERY_BYTES:
@@ -139,7 +149,7 @@ class StateStore:
 
     # --- writing
 
-    def append(self, records: Sequence[Record]) -> int:
+    def append(self, records: Sequence[RecordLike]) -> int:
         """Make a batch of records durable, of one or many instances, all or none; one fsync. Returns its log position.
 
         On return the batch survives the death of the process and of the machine, and every read shows it.
@@ -147,157 +157,106 @@ class StateStore:
         facet delta; `details` name the instance), Fenced, StorageFull (also while the fold cannot make room).
         StoreFailed: unknown whether it was written; this store refuses every further append until opened again.
         """
-        for record in records:
-            self._check(record)
-        return self._append(records)
+        self._wait_for_room()
+        batch = encode_batch(records)
+        with self._append_lock:
+            self._refuse_if_unusable()
+            if not records:
+                return self._head
+            planned, next_key = self._plan(records, self.limits)
+            self._write(batch)
+            self._next_key = next_key
+            self._tail.append(self._head, planned=planned, next_key=next_key, size=len(batch))
+            position = self._head
+        self._hurry()
+        return position
 
     def delete(self, tenant: str, instance: str) -> bool:
         """Everything of one instance is gone; durable on return. False: there was none.
 
         Its bytes leave the files with the next fold and trim. The same id may start again, at sequence 1.
         """
-        if self.row(tenant, instance) is None:
-            return False
-        self._append([DeleteInstance(tenant, instance)])
-        return True
+        return bool(self.delete_many([(tenant, instance)]))
+
+    def delete_many(self, names: Sequence[tuple[str, str]]) -> int:
+        """As `delete`, for each (tenant, instance) that there is, with one fsync for all. Returns how many there were."""
+        with self._append_lock:
+            self._refuse_if_unusable()
+            there = [DeleteInstance(*name) for name in dict.fromkeys(names) if self.row(*name) is not None]
+            self._append_deletions(there)
+        self._hurry()
+        return len(there)
 
     def delete_tenant(self, tenant: str) -> bool:
         """As `delete`, for all of a tenant's instances. False: it had none."""
-        rows, _ = self.list(tenant, limit=1)
-        if not rows:
-            return False
-        self._append([DeleteTenant(tenant)])
-        return True
-
-    def _append(self, items: Sequence[LogItem]) -> int:
-        if self._thread is not None:
-            self._thread.wait_for_room()
         with self._append_lock:
             self._refuse_if_unusable()
-            if not items:
-                return self._head
-            batch = encode_batch(items)
-            if len(batch) > self.limits.batch_bytes_max:
-                raise Refused(
-                    f"A batch of {len(batch)} bytes is over the limit of {self.limits.batch_bytes_max} bytes.",
-                    code="batch_too_large",
-                    hint="Append fewer records at once.",
-                )
-            keys, before, next_key = self._plan(items)
-            position = self._head = self._log.append(self._head, self.epoch, batch)
-            self._keep(position, items, keys, before, next_key)
-        if self._thread is not None and self._tail.size > self.limits.tail_bytes_max // 4:
-            self._thread.hurry()
-        return position
+            rows, _ = self.list(tenant, limit=1)
+            if rows:
+                self._append_deletions([DeleteTenant(tenant)])
+        return bool(rows)
 
-    def _take(self, position: int, items: Sequence[LogItem]) -> None:
-        keys, before, next_key = self._plan(items)
-        self._keep(position, items, keys, before, next_key)
+    def expire(
+        self, before_ms: Mapping[str, int], *, after: int = 0, scan: int = 10_000
+    ) -> tuple[builtins.list[tuple[str, str]], int | None]:
+        """Delete instances that have been in one of these states since before the time given for it.
 
-    def _keep(
-        self,
-        position: int,
-        items: Sequence[LogItem],
-        keys: list[int],
-        before: dict[tuple[str, str], tuple[int, int]],
-        next_key: int,
-    ) -> None:
-        self._next_key = next_key
-        self._tail.append(Batch(position, tuple(items), keys, next_key, batch_size(items)), size_before=before)
-
-    def _plan(self, items: Sequence[LogItem]) -> tuple[builtins.list[int], dict[tuple[str, str], tuple[int, int]], int]:
-        """Keys of the items, (sequence, facet bytes) of their instances before the batch, and the next free key.
-
-        The same items at the same place of the log always get the same keys. Raises SequenceConflict.
+        Looks at `scan` instances behind generation `after`, oldest first. Returns (tenant, instance) of those that are
+        gone, durably, and the generation to go on behind (None: that was the last one). An instance that changes
+        meanwhile stays. Raises as `delete_many`.
         """
-        names = {(item.tenant, item.instance): None for item in items if isinstance(item, Record)}
-        rows = self._rows_now(names)
-        before = {name: (row.sequence, row.facet_bytes) for name, row in rows.items()}
-        known = {name: (row.generation, row.sequence) for name, row in rows.items()}
-        next_key = self._next_key
-        keys: list[int] = []
-        for item in items:
-            if not isinstance(item, Record):
-                keys.append(0)
-                continue
-            name = (item.tenant, item.instance)
-            key, sequence = known.get(name, (0, 0))
-            if item.sequence != sequence + 1 and not (item.sequence == 0 and key):
-                raise SequenceConflict(
-                    f"Record {item.sequence} of instance {item.instance} (tenant {item.tenant}) is not the next one: "
-                    f"its journal has {sequence} entries.",
-                    hint="Read its journal again; another run may have continued it.",
-                    details={
-                        "tenant": item.tenant,
-                        "instance": item.instance,
-                        "expected": sequence + 1,
-                        "found": item.sequence,
-                    },
-                )
-            if not key:
-                key, next_key = next_key, next_key + 1
-            known[name] = (key, item.sequence or sequence)
-            keys.append(key)
-        return keys, before, next_key
-
-    def _rows_now(self, names: Iterable[tuple[str, str]]) -> dict[tuple[str, str], InstanceRow]:
-        """Present rows. What the tail tells needs no look into the database."""
-        view = self._tail.view()
-        rows: dict[tuple[str, str], InstanceRow] = {}
-        elsewhere: list[tuple[str, str]] = []
-        for name in names:
-            entry = view.instance(*name)
-            if entry is not None and entry.last is not None:
-                rows[name] = entry.last[1]
-            else:
-                elsewhere.append(name)
-        if elsewhere:
+        with self._append_lock:
+            self._refuse_if_unusable()
+            view = self._tail.view()
             with self._readers.snapshot() as snapshot:
-                for name in elsewhere:
-                    row = index.find(snapshot, view, *name)
-                    if row is not None:
-                        rows[name] = row
-        return rows
+                names, reached = index.ended(snapshot, view, before_ms, after=after, scan=scan)
+            self._append_deletions([DeleteInstance(*name) for name in names])
+        self._hurry()
+        return names, reached
 
-    def _check(self, record: Record) -> None:
-        """Limits and form of what came from outside. Raises Refused, with the instance in its details."""
-        limits = self.limits
-        details: dict[str, object] = {"tenant": record.tenant, "instance": record.instance}
-        names = (record.tenant, record.instance, record.row.state, record.row.workflow, record.row.commit)
-        problem = None
-        if not record.tenant or not record.instance or any("\0" in name for name in names):
-            problem = ("record_invalid", "its names must not be empty or hold NUL characters")
-        elif not 0 <= record.sequence <= SEQUENCE_MAX:
-            problem = ("record_invalid", f"its sequence must be 0 … {SEQUENCE_MAX}, not {record.sequence}")
-        elif record.sequence == 0 and (record.entry or record.delta):
-            problem = ("record_invalid", "a record of sequence 0 changes the row only: no entry, no delta")
-        elif len(record.entry) > limits.journal_entry_bytes_max:
-            problem = (
-                "journal_entry_too_large",
-                f"its entry has {len(record.entry)} bytes, the limit is {limits.journal_entry_bytes_max}",
-            )
-        elif len(record.row.summary) > limits.summary_bytes_max:
-            problem = (
-                "summary_too_large",
-                f"its summary has {len(record.row.summary)} bytes, the limit is {limits.summary_bytes_max}",
-            )
-        elif record.delta and len(record.delta) > limits.delta_bytes_max:
-            problem = (
-                "delta_too_large",
-                f"its facet delta has {len(record.delta)} bytes, the limit is {limits.delta_bytes_max}",
-            )
-        elif record.delta:
-            try:
-                deltas.read_header(record.delta, bytes_max=limits.facet_bytes_max)
-            except FacetError as error:
-                raise Refused(str(error), code=error.code, details={**error.details, **details}) from error
-        if problem is not None:
-            code, text = problem
+    def _append_deletions(self, items: Sequence[Deletion]) -> None:
+        """With the lock held."""
+        if items:
+            batch = encode_batch(items)
+            self._write(batch)
+            self._take_deletions(self._head, items, len(batch))
+
+    def _write(self, batch: bytes) -> None:
+        """A batch to the log, with the lock held. On return it is durable, and the head behind it."""
+        if len(batch) > self.limits.batch_bytes_max:
             raise Refused(
-                f"A record of instance {record.instance!r} (tenant {record.tenant!r}) is refused: {text}.",
-                code=code,
-                details=details,
+                f"A batch of {len(batch)} bytes is over the limit of {self.limits.batch_bytes_max} bytes.",
+                code="batch_too_large",
+                hint="Append fewer records at once.",
             )
+        self._head = self._log.append(self._head, self.epoch, batch)
+
+    def _wait_for_room(self) -> None:
+        if self._thread is not None:
+            self._thread.wait_for_room()
+
+    def _hurry(self) -> None:
+        if self._thread is not None and self._tail.size > SEGMENT_BYTES:
+            self._thread.hurry()
+
+    def _plan(self, records: Sequence[RecordLike], limits: Limits | None) -> tuple[builtins.list[Planned], int]:
+        return plan(records, tail=self._tail, stored=self._heads, next_key=self._next_key, limits=limits)
+
+    def _take_records(self, position: int, records: Sequence[Record], size: int, *, limits: Limits | None) -> None:
+        planned, self._next_key = self._plan(records, limits)
+        self._tail.append(position, planned=planned, next_key=self._next_key, size=size)
+
+    def _take_deletions(self, position: int, items: Sequence[Deletion], size: int) -> None:
+        self._tail.append(position, deletions=items, next_key=self._next_key, size=size)
+
+    def _heads(self, names: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], tuple[int, int, int]]:
+        """Key, sequence and facet bytes of instances, by tenant, that the tail does not know."""
+        found: dict[tuple[str, str], tuple[int, int, int]] = {}
+        with self._readers.snapshot() as snapshot:
+            for tenant, instances in names.items():
+                for instance, head in index.heads(snapshot, tenant, instances).items():
+                    found[tenant, instance] = head
+        return found
 
     # --- reading
 
@@ -320,17 +279,7 @@ class StateStore:
             if row is None:
                 return []
             last = row.sequence if limit is None else min(row.sequence, after + limit)
-            found: list[JournalRecord] = []
-            low, high = row_ids(row.generation)
-            start = snapshot.connection.execute(
-                "SELECT max(id) FROM chunk WHERE id BETWEEN ? AND ?", (low, row_id(row.generation, after + 1))
-            ).get
-            for identifier, content in snapshot.connection.execute(
-                "SELECT id, content FROM chunk WHERE id BETWEEN ? AND ? ORDER BY id", (start or low, high)
-            ):
-                if sequence_of(identifier) > last:
-                    break
-                found += decode_entries(sequence_of(identifier), content)
+            found = _stored_journal(snapshot, row.generation, after, last)
         found += [
             JournalRecord(record.sequence, record.entry, bool(record.delta)) for record in ahead if record.sequence
         ]
@@ -392,17 +341,12 @@ class StateStore:
             if row is None:
                 return
             if find_base(snapshot.connection, row.generation) is not None:
+                bases.refuse_forgotten(snapshot.connection, row.generation, upto)
                 yield from stream(snapshot.connection, row, ahead, upto)
                 return
-            base, behind = b"", 0
-            found = snapshot.connection.execute(
-                "SELECT sequence, content FROM base WHERE key = ? AND sequence <= ?", (row.generation, upto)
-            ).fetchone()
-            if found is not None:
-                behind, base = found[0], unpack(found[1])
-            changes = stored_deltas(snapshot.connection, row.generation, behind, upto)
-        changes += [record.delta for record in ahead if record.delta and record.sequence <= upto]
-        yield deltas.apply_all(base, changes, bytes_max=STORED_IMAGE_BYTES_MAX)
+            changes = [record.delta for record in ahead if record.delta and record.sequence <= upto]
+            image = bases.image_as_of(snapshot.connection, row.generation, upto, changes)
+        yield image
 
     def due(self, now_ms: int, *, limit: int) -> builtins.list[InstanceRow]:
         """Instances whose wake time is `now_ms` or earlier, earliest first."""
@@ -517,7 +461,7 @@ class StateStore:
                 Path(target),
                 {
                     "state.db": self._copy_state,
-                    "log.db": self._log.copy_to,
+                    "log.db": lambda target: copy_log(self._log, self._fold.folded + 1, target),
                     "output.db": self._output.copy_to,
                 },
             )
@@ -605,6 +549,29 @@ class StateStore:
             ) from self._failure
         if self._closed:
             raise Refused("The store is closed.", code="store_closed")
+
+
+def _stored_journal(snapshot: index.Snapshot, key: int, after: int, last: int) -> list[JournalRecord]:
+    """What the database has of a journal's entries behind `after` up to `last`, and a few around them."""
+    found: list[JournalRecord] = []
+    stored = snapshot.connection.execute("SELECT tail_first, tail FROM instance WHERE key = ?", (key,)).fetchone()
+    if stored is None:
+        return found
+    tail_first, tail = stored
+    if after + 1 < tail_first:
+        low, high = row_ids(key)
+        start = snapshot.connection.execute(
+            "SELECT max(id) FROM chunk WHERE id BETWEEN ? AND ?", (low, row_id(key, after + 1))
+        ).get
+        for identifier, content in snapshot.connection.execute(
+            "SELECT id, content FROM chunk WHERE id BETWEEN ? AND ? ORDER BY id", (start or low, high)
+        ):
+            if sequence_of(identifier) > last:
+                break
+            found += decode_chunk(sequence_of(identifier), content)
+    if tail_first <= last:
+        found += decode_run(tail_first, tail)
+    return found
 
 
 def _make_directory(path: Path) -> None:

@@ -1,130 +1,203 @@
 """The tail: records that are durable in the log but not folded into the state database yet, in memory.
 
-How a reader gets a true picture while the fold runs beside it, without waiting for it:
-1. take a `View` of the tail,
-2. then begin a read transaction on the state database, and read there the position `folded` up to which it is complete,
-3. believe the view where it is behind `folded`, the database otherwise.
-The order matters: whatever left the tail before step 1 is in the database by then; whatever is folded later is in both
-and counted once, by its position. (A prototype that asked the two without positions mixed a row from before a fold with
-a tail from after it.)
+It is a row of segments. Appends go to the last one; the fold closes it and writes the oldest, one segment in one
+transaction, which then leaves the row as it is: nothing is taken apart.
 
-So that a view never changes under its reader in a way that loses something: a fold drops records by building new
-objects, never by emptying old ones. What is appended meanwhile may show up in an older view; that is newer, not wrong.
+How a reader gets a true picture while the fold runs beside it, without waiting for it:
+1. take a `View` of the tail: the segments there are,
+2. then begin a read transaction on the state database, and read there the position `folded` up to which it is complete,
+3. believe the segments that begin behind `folded`, the newest first; then the database.
+The order matters: whatever left the tail before step 1 is in the database by then; whatever is folded later is in both,
+and the position decides for the database. (A prototype that asked the two without positions mixed a row from before a
+fold with a tail from after it.) What is appended meanwhile may show up in an older view; that is newer, not wrong.
 """
 
 from __future__ import annotations
 
 import threading
-from bisect import bisect_right, insort
-from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import heappop, heappush
+from typing import NamedTuple
 
 from facets import delta as deltas
-from facets.records import DeleteInstance, DeleteTenant, InstanceRow, LogItem, Record
+from facets.records import DeleteInstance, Deletion, InstanceRow, RecordLike
 
-# Rough size of a record's Python objects, on top of its bytes.
-OVERHEAD_BYTES = 400
+# Rough size of a record's Python objects, on top of its bytes in the log.
+OVERHEAD_BYTES = 700
+# A segment is closed when it has this much: one transaction of the fold, cheap by its size and yet bounded.
+SEGMENT_BYTES = 8 * 1024 * 1024
 # A stored delta was checked against the limits of its day; later, smaller limits must not make it unreadable.
 STORED_IMAGE_BYTES_MAX = 1 << 30
 
 Wake = tuple[int, int, str, str]  # wake_at_ms, key, tenant, instance: in the order in which they are due
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """One position of the log, decoded. `keys[i]` is the instance key of `items[i]`, 0 for a deletion."""
+class Last(NamedTuple):
+    """An instance as of its newest record in a segment. `sequence`: of its last entry, wherever that is."""
 
-    position: int
-    items: Sequence[LogItem]
-    keys: Sequence[int]
-    next_key: int  # the first key that is free behind this batch
-    size: int
+    record: RecordLike
+    sequence: int
+    facet_bytes: int
 
 
-@dataclass(slots=True)
-class TailInstance:
-    """What the tail knows of one instance: records behind `cleared_at`, oldest first, and the row they add up to."""
+class Planned(NamedTuple):
+    """A record that fits, with what it makes of its instance."""
 
-    key: int = 0
-    records: list[tuple[int, Record]] = field(default_factory=list)
-    last: tuple[int, InstanceRow] | None = None  # position and row; None: deleted and not begun again
-    cleared_at: int = 0  # position of the last deletion; what is older does not exist
+    key: int
+    last: Last
 
-    def row_behind(self, folded: int) -> InstanceRow | None:
+
+class Held:
+    """What a segment knows of one instance. `last` None: deleted, and not begun again in this segment."""
+
+    __slots__ = ("is_cleared", "key", "last", "records")
+
+    def __init__(self, key: int, *, is_cleared: bool) -> None:
+        self.key = key
+        self.records: list[RecordLike] = []
+        self.last: Last | None = None
+        self.is_cleared = is_cleared  # what older segments and the database have of this id does not exist any more
+
+    def row(self) -> InstanceRow | None:
         last = self.last
-        return last[1] if last is not None and last[0] > folded else None
-
-    def hides(self, folded: int) -> bool:
-        """Whether the state database, complete up to `folded`, is not the place to ask."""
-        last = self.last
-        return (last is not None and last[0] > folded) or self.cleared_at > folded
-
-    def records_behind(self, folded: int) -> list[Record]:
-        return [record for position, record in list(self.records) if position > folded]
+        return None if last is None else row_of(self.key, last)
 
 
-@dataclass(slots=True)
-class TailTenant:
-    instances: dict[str, TailInstance] = field(default_factory=dict)
-    cleared_at: int = 0
+class HeldTenant:
+    """What a segment knows of one tenant. `is_cleared`: all that is older was deleted."""
+
+    __slots__ = ("instances", "is_cleared")
+
+    def __init__(self) -> None:
+        self.instances: dict[str, Held] = {}
+        self.is_cleared = False
 
 
-@dataclass(frozen=True, slots=True)
+class Segment:
+    """Batches that are folded together: positions `first` to `last` of the log (`last` < `first`: none yet)."""
+
+    __slots__ = ("erased", "first", "last", "log_bytes", "next_key", "size", "tenants", "wakes")
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.last = first - 1
+        self.next_key = 0  # the first key that is free behind it
+        self.tenants: dict[str, HeldTenant] = {}
+        self.wakes: list[Wake] = []  # a heap; what was superseded stays in it
+        self.erased: list[int] = []  # keys of instances that came and went within it
+        self.size = 0  # bytes in memory, about
+        self.log_bytes = 0
+
+    def held(self, tenant: str, instance: str) -> Held | None:
+        found = self.tenants.get(tenant)
+        if found is None:
+            return None
+        held = found.instances.get(instance)
+        if held is None and found.is_cleared:
+            return _CLEARED
+        return held
+
+    def take(self, planned: Iterable[Planned]) -> None:
+        tenants, wakes = self.tenants, self.wakes
+        for key, last in planned:
+            record = last.record
+            tenant = tenants.get(record.tenant)
+            if tenant is None:
+                tenant = tenants[record.tenant] = HeldTenant()
+            held = tenant.instances.get(record.instance)
+            if held is None or held.last is None:
+                held = tenant.instances[record.instance] = Held(key, is_cleared=held is not None or tenant.is_cleared)
+            held.records.append(record)
+            held.last = last
+            wake_at_ms = record.row.wake_at_ms
+            if wake_at_ms is not None:
+                heappush(wakes, (wake_at_ms, key, record.tenant, record.instance))
+
+    def delete(self, item: Deletion) -> None:
+        tenant = self.tenants.setdefault(item.tenant, HeldTenant())
+        if isinstance(item, DeleteInstance):
+            gone = tenant.instances.get(item.instance)
+            # A new object: a reader may still be reading the records of the old one.
+            tenant.instances[item.instance] = Held(0, is_cleared=True)
+            self.erased += [] if gone is None or gone.last is None else [gone.key]
+        else:
+            self.erased += [held.key for held in tenant.instances.values() if held.last is not None]
+            cleared = self.tenants[item.tenant] = HeldTenant()
+            cleared.is_cleared = True
+
+
+_CLEARED = Held(0, is_cleared=True)
+
+
 class Overlay:
-    """What the tail says of a tenant, decided once for each instance: a later look could decide otherwise.
+    """What the tail says of a tenant, decided once for each instance: a later look could decide otherwise."""
 
-    `rows`: instances that the database, complete up to some position, does not tell right; None: deleted.
-    """
+    __slots__ = ("_rows", "hides_all")
 
-    rows: dict[str, InstanceRow | None]
-    hides_all: bool
+    def __init__(self) -> None:
+        self._rows: dict[str, tuple[int, Last | None]] = {}
+        self.hides_all = False
+
+    def add(self, tenant: HeldTenant) -> None:
+        if tenant.is_cleared:
+            self.hides_all = True
+            self._rows.clear()
+        self._rows.update((name, (held.key, held.last)) for name, held in tenant.instances.items())
 
     def hides(self, instance: str) -> bool:
-        return self.hides_all or instance in self.rows
+        """Whether the database does not tell this one right."""
+        return self.hides_all or instance in self._rows
+
+    def hidden(self) -> list[str]:
+        return list(self._rows)
 
     def present(self) -> Iterator[InstanceRow]:
-        return (row for row in self.rows.values() if row is not None)
+        return (row_of(key, last) for key, last in self._rows.values() if last is not None)
 
 
 class View:
     """The tail as of one moment or a little later. See the head of this file."""
 
-    def __init__(self, tenants: dict[str, TailTenant], lock: threading.Lock) -> None:
-        self._tenants = tenants
+    def __init__(self, segments: tuple[Segment, ...], lock: threading.Lock) -> None:
+        self._segments = segments
         self._lock = lock
 
-    def instance(self, tenant: str, instance: str) -> TailInstance | None:
-        found = self._tenants.get(tenant)
-        return None if found is None else found.instances.get(instance)
-
-    def is_cleared(self, tenant: str, instance: str, folded: int) -> bool:
-        """Whether the database's row of this instance, if it has one, was deleted since."""
-        found = self._tenants.get(tenant)
-        if found is None:
-            return False
-        entry = found.instances.get(instance)
-        return found.cleared_at > folded or (entry is not None and entry.cleared_at > folded)
+    def holds(self, tenant: str, instance: str, folded: int) -> list[Held]:
+        """What the tail has of an instance, newest first. Empty: ask the database; otherwise, the last one tells by
+        `is_cleared` whether the database has older records of it."""
+        found: list[Held] = []
+        for segment in reversed(self._segments):
+            if segment.first <= folded:
+                break
+            held = segment.held(tenant, instance)
+            if held is not None:
+                found.append(held)
+                if held.is_cleared:
+                    break
+        return found
 
     def resolve(self, stored: InstanceRow, folded: int) -> InstanceRow | None:
         """The present row of an instance that the database knows as `stored`; None: deleted."""
-        entry = self.instance(stored.tenant, stored.instance)
-        if entry is not None and (row := entry.row_behind(folded)) is not None:
-            return row
-        return None if self.is_cleared(stored.tenant, stored.instance, folded) else stored
+        for segment in reversed(self._segments):
+            if segment.first <= folded:
+                break
+            held = segment.held(stored.tenant, stored.instance)
+            if held is not None:
+                return held.row()
+        return stored
 
     def overlay(self, tenant: str, folded: int) -> Overlay:
         """To be asked for once a reading, after the snapshot has begun."""
-        found = self._tenants.get(tenant)
-        if found is None:
-            return Overlay({}, hides_all=False)
+        overlay = Overlay()
         with self._lock:
-            rows = {name: entry.row_behind(folded) for name, entry in found.instances.items() if entry.hides(folded)}
-            return Overlay(rows, hides_all=found.cleared_at > folded)
+            for segment in self._segments:
+                if segment.first > folded and (found := segment.tenants.get(tenant)) is not None:
+                    overlay.add(found)
+        return overlay
 
-    def tenants(self) -> list[str]:
+    def tenants(self) -> set[str]:
         with self._lock:
-            return list(self._tenants)
+            return {tenant for segment in self._segments for tenant in segment.tenants}
 
 
 class Tail:
@@ -132,126 +205,119 @@ class Tail:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._tenants: dict[str, TailTenant] = {}
-        self._wakes: list[Wake] = []
-        self._batches: deque[Batch] = deque()
-        self.size = 0  # bytes, about
+        self._segments: tuple[Segment, ...] = (Segment(1),)
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory, about."""
+        return sum(segment.size for segment in self._segments)
+
+    def start_at(self, position: int) -> None:
+        """An empty tail behind `position`."""
+        self._segments = (Segment(position + 1),)
 
     def view(self) -> View:
-        with self._lock:
-            return View(self._tenants, self._lock)
+        return View(self._segments, self._lock)
+
+    def newest(self, tenant: str, instance: str) -> Held | None:
+        """What is known of an instance without the database; for the appender, who alone changes it."""
+        for segment in reversed(self._segments):
+            held = segment.held(tenant, instance)
+            if held is not None:
+                return held
+        return None
 
     def due(self, now_ms: int) -> tuple[View, list[Wake]]:
-        """A view, and the wakes in it up to `now_ms`, earliest first."""
+        """A view, and the wakes in it up to `now_ms`, earliest first; some may have been superseded."""
+        found: list[Wake] = []
         with self._lock:
-            return View(self._tenants, self._lock), self._wakes[: bisect_right(self._wakes, (now_ms + 1,))]
+            segments = self._segments
+            for segment in segments:
+                heap, places = segment.wakes, [0]
+                while places:  # down the heap as far as it is due
+                    place = places.pop()
+                    if place < len(heap) and heap[place][0] <= now_ms:
+                        found.append(heap[place])
+                        places += (2 * place + 1, 2 * place + 2)
+        return View(segments, self._lock), sorted(found)
 
     def next_wake(self) -> tuple[View, Wake | None]:
+        """A view, and the earliest wake in it that still counts."""
+        earliest: Wake | None = None
         with self._lock:
-            return View(self._tenants, self._lock), self._wakes[0] if self._wakes else None
+            segments = self._segments
+            for segment in segments:
+                wakes = segment.wakes
+                while wakes and not self._counts(wakes[0]):
+                    heappop(wakes)
+                if wakes and (earliest is None or wakes[0] < earliest):
+                    earliest = wakes[0]
+        return View(segments, self._lock), earliest
 
-    def pending(self) -> list[Batch]:
-        """Batches not dropped yet, in the order of the log."""
-        with self._lock:
-            return list(self._batches)
+    def _counts(self, wake: Wake) -> bool:
+        wake_at_ms, key, tenant, instance = wake
+        held = self.newest(tenant, instance)
+        return (
+            held is not None
+            and held.last is not None
+            and held.key == key
+            and held.last.record.row.wake_at_ms == wake_at_ms
+        )
 
-    def append(self, batch: Batch, *, size_before: dict[tuple[str, str], tuple[int, int]]) -> None:
-        """Take in what was just made durable.
-
-        `size_before`: for instances that the batch does not begin, sequence of the last record and facet bytes before.
-        """
-        with self._lock:
-            self._batches.append(batch)
-            self.size += batch.size
-            for item, key in zip(batch.items, batch.keys, strict=True):
-                match item:
-                    case Record():
-                        self._take(batch.position, item, key, size_before)
-                    case DeleteInstance():
-                        tenant = self._tenants.setdefault(item.tenant, TailTenant())
-                        self._clear(tenant, item.instance, batch.position)
-                    case DeleteTenant():
-                        tenant = self._tenants.setdefault(item.tenant, TailTenant())
-                        tenant.cleared_at = batch.position
-                        for name in tenant.instances:
-                            self._clear(tenant, name, batch.position)
-
-    def _take(
-        self, position: int, record: Record, key: int, size_before: dict[tuple[str, str], tuple[int, int]]
+    def append(
+        self,
+        position: int,
+        *,
+        planned: Sequence[Planned] = (),
+        deletions: Sequence[Deletion] = (),
+        next_key: int,
+        size: int,
     ) -> None:
-        tenant = self._tenants.setdefault(record.tenant, TailTenant())
-        entry = tenant.instances.get(record.instance)
-        if entry is None:
-            entry = tenant.instances[record.instance] = TailInstance(key=key, cleared_at=tenant.cleared_at)
-        if entry.last is not None:
-            sequence, facet_bytes = entry.last[1].sequence, entry.last[1].facet_bytes
-        else:
-            sequence, facet_bytes = size_before.get((record.tenant, record.instance), (0, 0))
-        changed = image_size_after(record.delta)
-        facet_bytes = facet_bytes if changed is None else changed
-        self._forget_wake(entry)
-        entry.key = key
-        entry.records.append((position, record))
-        row = row_of(record, key=key, sequence=record.sequence or sequence, facet_bytes=facet_bytes)
-        entry.last = (position, row)
-        if row.wake_at_ms is not None:
-            insort(self._wakes, (row.wake_at_ms, key, row.tenant, row.instance))
-
-    def _clear(self, tenant: TailTenant, instance: str, position: int) -> None:
-        old = tenant.instances.get(instance)
-        if old is not None:
-            self._forget_wake(old)
-        # A new object: a reader with an older view may still be reading the records of the old one.
-        tenant.instances[instance] = TailInstance(cleared_at=position)
-
-    def _forget_wake(self, entry: TailInstance) -> None:
-        if entry.last is None:
-            return
-        row = entry.last[1]
-        if row.wake_at_ms is None:
-            return
-        wake = (row.wake_at_ms, row.generation, row.tenant, row.instance)
-        at = bisect_right(self._wakes, wake) - 1
-        if at >= 0 and self._wakes[at] == wake:
-            del self._wakes[at]
-
-    def drop(self, folded: int) -> None:
-        """Forget what the state database has now."""
+        """Take in what was just made durable at `position`: first the records, then the deletions."""
         with self._lock:
-            while self._batches and self._batches[0].position <= folded:
-                self.size -= self._batches.popleft().size
-            tenants: dict[str, TailTenant] = {}
-            wakes: list[Wake] = []
-            for name, tenant in self._tenants.items():
-                kept = TailTenant(cleared_at=tenant.cleared_at)
-                for instance, entry in tenant.instances.items():
-                    if not entry.hides(folded):
-                        continue
-                    records = [held for held in entry.records if held[0] > folded]
-                    kept.instances[instance] = TailInstance(entry.key, records, entry.last, entry.cleared_at)
-                    if entry.last is not None and (wake := entry.last[1].wake_at_ms) is not None:
-                        wakes.append((wake, entry.key, name, instance))
-                if kept.instances or kept.cleared_at > folded:
-                    tenants[name] = kept
-            wakes.sort()
-            self._tenants, self._wakes = tenants, wakes
+            segment = self._segments[-1]
+            if segment.size > SEGMENT_BYTES and position > segment.last:
+                segment = Segment(position)
+                self._segments = (*self._segments, segment)
+            segment.take(planned)
+            for item in deletions:
+                segment.delete(item)
+            segment.last = position
+            segment.next_key = next_key
+            segment.log_bytes += size
+            segment.size += size + OVERHEAD_BYTES * (len(planned) + len(deletions))
+
+    def close_segment(self) -> list[Segment]:
+        """Everything that was appended so far, in closed segments, oldest first: to be folded."""
+        with self._lock:
+            last = self._segments[-1]
+            if last.last >= last.first:
+                self._segments = (*self._segments, Segment(last.last + 1))
+            return list(self._segments[:-1])
+
+    def drop(self, segment: Segment) -> None:
+        """Forget the oldest segment: the state database has it."""
+        with self._lock:
+            assert self._segments[0] is segment and len(self._segments) > 1, "segments are folded in their order"
+            self._segments = self._segments[1:]
 
 
-def row_of(record: Record, *, key: int, sequence: int, facet_bytes: int) -> InstanceRow:
+def row_of(key: int, last: Last) -> InstanceRow:
+    record = last.record
     row = record.row
     return InstanceRow(
-        tenant=record.tenant,
-        instance=record.instance,
-        generation=key,
-        sequence=sequence,
-        state=row.state,
-        wake_at_ms=row.wake_at_ms,
-        workflow=row.workflow,
-        commit=row.commit,
-        created_at_ms=row.created_at_ms,
-        updated_at_ms=row.updated_at_ms,
-        summary=row.summary,
-        facet_bytes=facet_bytes,
+        record.tenant,
+        record.instance,
+        key,
+        last.sequence,
+        row.state,
+        row.wake_at_ms,
+        row.workflow,
+        row.commit,
+        row.created_at_ms,
+        row.updated_at_ms,
+        row.summary,
+        last.facet_bytes,
     )
 
 
@@ -259,12 +325,3 @@ def image_size_after(delta: bytes | None) -> int | None:
     """Size of the facet's image behind a delta that was taken in, as its header tells it; None: no change."""
     header = deltas.read_header(delta, bytes_max=STORED_IMAGE_BYTES_MAX) if delta else None
     return None if header is None else header.after.size
-
-
-def batch_size(items: Sequence[LogItem]) -> int:
-    """About how much memory a batch holds while it is in the tail."""
-    return sum(
-        OVERHEAD_BYTES
-        + (len(item.entry) + len(item.delta or b"") + len(item.row.summary) if isinstance(item, Record) else 0)
-        for item in items
-    )

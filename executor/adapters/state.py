@@ -67,7 +67,7 @@ class FacetsStateStore:
 
     @translated
     def append(self, records: Sequence[Append]) -> None:
-        self._store.append([_record(append) for append in records])
+        self._store.append(records)
 
     def check_delta(self, delta: bytes) -> None:
         try:
@@ -161,14 +161,6 @@ class FacetsStateStore:
     @translated
     def close(self) -> None:
         self._store.close()
-
-
-def _record(append: Append) -> facets.Record:
-    row = append.row
-    update = facets.RowUpdate(
-        row.state, row.wake_at_ms, row.workflow, row.commit, row.created_at_ms, row.updated_at_ms, row.summary
-    )
-    return facets.Record(append.tenant, append.instance, append.sequence, append.entry, append.delta, update)
 
 
 def _stored(row: facets.InstanceRow) -> StoredRow:

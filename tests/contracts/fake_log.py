@@ -58,6 +58,9 @@ class FakeLog:
             del self._disk.batches[number]
         return True
 
+    def problems(self) -> list[str]:
+        return []
+
     def close(self) -> None:
         self._closed = True
 

@@ -118,16 +118,24 @@ def test_restore_says_what_is_missing(store: StateStore, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
-        ("DELETE FROM chunk WHERE id >> 24 = 1", "acme/a: the journal has 0 entries, its row says 2"),
+        ("DELETE FROM chunk", "acme/long: the journal's tail continues at entry 2, not at 1"),
+        ("UPDATE instance SET tail = x'' WHERE key = 1", "acme/a: the journal has 0 entries, its row says 2"),
         ("UPDATE instance SET sequence = 7 WHERE key = 1", "acme/a: the journal has 2 entries, its row says 7"),
-        ("UPDATE chunk SET id = id + 1 WHERE id >> 24 = 2", "acme/b: the journal continues at entry 2, not at 1"),
+        (
+            "UPDATE instance SET tail_first = 2 WHERE key = 2",
+            "acme/b: the journal's tail continues at entry 2, not at 1",
+        ),
+        ("UPDATE chunk SET id = id + 1", "acme/long: the journal continues at entry 2, not at 1"),
         ("DELETE FROM delta", "acme/a: facet deltas are stored for 0 records, the journal says 1"),
         ("UPDATE instance SET facet_bytes = 3 WHERE key = 1", "acme/a: the facet has 5000 bytes, its row says 3"),
-        ("UPDATE chunk SET content = x'01ff' WHERE id >> 24 = 2", "acme/b: Stored bytes cannot be inflated"),
-        ("DELETE FROM instance WHERE key = 2", "state.db: 1 rows of table chunk belong to no instance"),
+        ("UPDATE instance SET tail = x'01ff' WHERE key = 2", "acme/b: A chunk of a journal ends inside a record"),
+        ("UPDATE chunk SET content = x'01ff'", "acme/long: Stored bytes cannot be inflated"),
+        ("DELETE FROM instance", "state.db: 1 rows of table chunk belong to no instance"),
+        ("UPDATE tally SET number = number + 1", "state.db: the tally does not have the numbers of the instances"),
     ],
 )
 def test_check_finds_what_does_not_agree(store: StateStore, damage: str, expected: str) -> None:
+    store.append([record("long", 1, bytes(3000))])
     store.fold()
     assert store.check() == []
     store._writer.execute(damage)
