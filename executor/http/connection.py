@@ -22,6 +22,8 @@ STALL_S = 60.0
 """A body that we wait for brings STALL_BYTES in this time, and a client takes some of an answer that waits for it."""
 STALL_BYTES = 16 * 1024
 KEEP_ALIVE_S = 30
+REFUSED_MAX = 256
+"""Connections over their bound that are told so; more are dropped without a word."""
 LINGER_S = 2.0
 LINGER_BYTES_MAX = 1024 * 1024
 """How long, and how much of what a refused client still sends is read, so that it comes to read the answer."""
@@ -47,15 +49,18 @@ class Connection(HttpToolsProtocol):
         self._head_since = math.inf
         self._body_since = math.inf
         self._write_since = math.inf
-        self._head_bytes = 0
+        self._head_bytes = 0  # of a head that is not complete, less those that came with its beginning
         self._body_bytes = 0
 
     # --- asyncio's calls
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
-        self._head_since = self.loop.time()
-        if len(self.connections) > self._state.connections_max:
+        self._await_head()
+        excess = len(self.connections) - self._state.connections_max
+        if excess > REFUSED_MAX:
+            self.transport.abort()
+        elif excess > 0:
             self._refuse(
                 Unavailable(
                     "This server has as many connections as it takes.",
@@ -94,8 +99,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["extensions"] = {CUT: self.transport.abort}  # type: ignore[dict-item]  # ours, not a standard one
-        self._head_since = self.loop.time()
-        self._head_bytes = 0
+        self._await_head()
 
     def on_headers_complete(self) -> None:
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
@@ -117,6 +121,18 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._body_since = math.inf
         super().on_message_complete()
+        if self.cycle.response_complete:
+            self._await_head()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._body_since == math.inf:
+            self._await_head()
+
+    def _await_head(self) -> None:
+        # uvicorn's own timer for idle connections ends at any byte, be it one that begins nothing.
+        self._head_since = self.loop.time()
+        self._head_bytes = 0
 
     # --- refusals
 

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 BACKLOG = 512
 CONNECTIONS_MAX = 4096
 """At most; and no more than half of the descriptors that this process may have: sandboxes and stores need theirs."""
+TICK_S = 1.0
 LAST_WORDS_S = 1.0
 """How long connections that are cut at the end may take to notice."""
 
@@ -116,9 +117,11 @@ class Front:
         self._server = await self._loop.create_server(
             lambda: Connection(self._config, self._state, self._loop), sock=self._listener, backlog=BACKLOG
         )
-        self._tick()
         self._tell(self._started)
-        await self._stopping.wait()
+        stopped = self._loop.create_task(self._stopping.wait())
+        while not stopped.done():
+            self._tick()
+            await asyncio.wait({stopped}, timeout=TICK_S)
         self._server.close()
         for connection in list(self._state.connections):
             connection.transport.abort()
@@ -126,13 +129,12 @@ class Front:
             await asyncio.wait(self._state.tasks, timeout=LAST_WORDS_S)
 
     def _tick(self) -> None:
-        """Each second: the Date header, and clients that let us wait."""
+        """The Date header, and clients that let us wait."""
         self._state.default_headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]
         now_s = self._loop.time()
         for connection in list(self._state.connections):
             assert isinstance(connection, Connection)
             connection.reap(now_s)
-        self._loop.call_later(1.0, self._tick)
 
     def _drain(self) -> None:
         self._is_draining = True
