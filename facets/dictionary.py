@@ -8,6 +8,15 @@ from __future__ import annotations
 
 import apsw
 
+# The id here of what another database, attached as `source`, knows as `id`; by column of `instance`.
+NEW_IDS = {
+    "state": "(SELECT m.id FROM {source}.state AS s JOIN main.state AS m ON m.name = s.name WHERE s.id = {id})",
+    "tenant": "(SELECT m.id FROM {source}.tenant AS s JOIN main.tenant AS m ON m.name = s.name WHERE s.id = {id})",
+    "version": "(SELECT m.id FROM {source}.version AS s JOIN {source}.tenant AS t ON t.id = s.tenant "
+    "JOIN main.tenant AS n ON n.name = t.name JOIN main.version AS m "
+    'ON m.tenant = n.id AND m.workflow = s.workflow AND m."commit" = s."commit" WHERE s.id = {id})',
+}
+
 # More names than this are looked up again: memory is bounded whatever tenants do.
 KEPT_MAX = 20_000
 
@@ -70,3 +79,22 @@ class Dictionary:
             "DELETE FROM tenant WHERE id NOT IN (SELECT tenant FROM version)"
         )
         self.forget()
+
+
+def copy_names(connection: apsw.Connection, source: str) -> None:
+    """Names of the state database attached as `source`, as far as they are not here yet, get ids here."""
+    for table in ("state", "tenant"):
+        connection.execute(f"INSERT OR IGNORE INTO main.{table}(name) SELECT name FROM {source}.{table}")  # noqa: S608
+    connection.execute(
+        'INSERT OR IGNORE INTO main.version(tenant, workflow, "commit") '  # noqa: S608 - the caller's own name
+        f'SELECT n.id, s.workflow, s."commit" FROM {source}.version AS s '
+        f"JOIN {source}.tenant AS t ON t.id = s.tenant JOIN main.tenant AS n ON n.name = t.name"
+    )
+
+
+def count_again(connection: apsw.Connection) -> None:
+    """The tally from the instances that are here, and no name that none of them needs."""
+    connection.execute(
+        "DELETE FROM tally; INSERT INTO tally SELECT version, state, count(*) FROM instance GROUP BY version, state"
+    )
+    Dictionary(connection).drop_unused()
