@@ -273,8 +273,8 @@ class Engine:
         async with self.residents.hold(key) as resident:
             check("delete", self.state(resident), key[1])
             await self._commit_and_wait(resident, ())
-            self.residents.forget(resident)
-            await self.committer.exclusive(lambda: self.store.delete(*key))
+            with self.residents.barred(key):
+                await self.committer.exclusive(lambda: self.store.delete(*key))
         self.watchers.changed(key)
 
     async def delete_tenant(self, tenant: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 
 import trio
@@ -44,6 +45,8 @@ class Residents:
         self._by_key: dict[Key, Resident] = {}
         self._loading: dict[Key, trio.Event] = {}
         self._deleting: set[str] = set()
+        self._deletions = 0
+        """Grows when the deletion of a tenant begins and when it ends."""
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -108,7 +111,12 @@ class Residents:
         for key in keys:
             self._loading[key] = trio.Event()
         try:
-            answers = await self._reads.read(keys)
+            deletions = -1
+            answers: list[Stored | PerdureError] = []
+            while deletions != self._deletions:
+                # What was read before a deletion is gone after it, and must not come back to life in memory.
+                deletions = self._deletions
+                answers = await self._reads.read(keys)
             return [self._admit(key, answer, create=create) for key, answer in zip(keys, answers, strict=True)]
         finally:
             for key in keys:
@@ -117,6 +125,8 @@ class Residents:
     def _admit(self, key: Key, answer: Stored | PerdureError, *, create: bool) -> Resident | PerdureError:
         if isinstance(answer, PerdureError):
             return answer
+        if self.is_deleting(key[0]):
+            return NotFound(f'there is no tenant "{key[0]}"', code="tenant_not_found")
         if answer.row is None and not create:
             return NotFound(
                 f'tenant "{key[0]}" has no instance "{key[1]}"',
@@ -144,7 +154,19 @@ class Residents:
         if self._by_key.get(resident.key) is resident:
             del self._by_key[resident.key]
 
-    # --- tenants that are going away
+    # --- what is going away
+
+    @contextmanager
+    def barred(self, key: Key) -> Generator[None]:
+        """For the deletion of an instance: it leaves memory, and nobody reads it from the store before the end."""
+        self._by_key.pop(key, None)
+        gone = self._loading[key] = trio.Event()
+        try:
+            yield
+        finally:
+            if self._loading.get(key) is gone:  # else somebody deletes it once more
+                del self._loading[key]
+            gone.set()
 
     def is_deleting(self, tenant: str) -> bool:
         return tenant in self._deleting
@@ -152,6 +174,8 @@ class Residents:
     def begin_deleting(self, tenant: str) -> None:
         """From now on `load` says that there is no such tenant."""
         self._deleting.add(tenant)
+        self._deletions += 1
 
     def end_deleting(self, tenant: str) -> None:
         self._deleting.discard(tenant)
+        self._deletions += 1
