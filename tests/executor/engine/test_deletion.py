@@ -1,0 +1,109 @@
+"""Deletions beside everything else: what was read before one never comes back to life after it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from executor.core.errors import NotFound
+from tests.executor.engine.test_durability import executes_for_ever, one_step
+from tests.executor.engine.world import COMMIT, ScriptedHost, world
+
+KEY = ("acme", "one")
+
+
+class SlowToAnswer:
+    """A state store whose journals are read at once and handed out when the gate opens."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.gate = threading.Event()
+        self.asked = threading.Event()
+
+    def journal(self, tenant: str, instance: str, **options: Any) -> Any:
+        found = self._store.journal(tenant, instance, **options)
+        self.asked.set()
+        assert self.gate.wait(10)
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+async def test_instance_read_while_its_tenant_is_deleted_is_not_there_afterwards(tmp_path: Path) -> None:
+    """It would go on in memory, and its next record would end the executor: it follows nothing."""
+    host = ScriptedHost()
+    host.scripts["One"] = executes_for_ever
+    async with world(tmp_path, host=host) as w:
+        await w.engine.start(KEY, workflow="One", commit=COMMIT, payload=b"\xc0")
+        await w.engine.pause(KEY)
+        await w.until_gone(KEY)
+        slow = w.engine.reads._store = SlowToAnswer(w.store)
+        told: list[str] = []
+
+        async def send() -> None:
+            with pytest.raises(NotFound) as caught:
+                await w.engine.send_event(KEY, id="e", type="go", payload=b"\xc0")
+            told.append(caught.value.code)
+
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send)
+                await trio.to_thread.run_sync(slow.asked.wait)
+                await w.engine.delete_tenant("acme")
+                slow.gate.set()
+            assert told == ["instance_not_found"]
+            host.scripts["One"] = one_step
+            await w.engine.start(KEY, workflow="One", commit=COMMIT, payload=b"\xc0")
+            assert await w.until_final(KEY) == "complete"
+
+
+async def test_instance_asked_for_while_it_is_deleted_is_a_new_one(tmp_path: Path) -> None:
+    host = ScriptedHost()
+    host.scripts["One"] = one_step
+    async with world(tmp_path, host=host) as w:
+        await w.engine.start(KEY, workflow="One", commit=COMMIT, payload=b"\xc0")
+        with trio.fail_after(5):
+            await w.until_final(KEY)
+            await w.until_gone(KEY)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(w.engine.delete, KEY)
+                await trio.testing.wait_all_tasks_blocked()
+                row = await w.engine.start(KEY, workflow="One", commit=COMMIT, payload=b"\x01")
+            assert row.sequence == 1
+            assert await w.until_final(KEY) == "complete"
+
+
+async def test_second_pause_is_answered_when_the_first_one_is_durable(tmp_path: Path) -> None:
+    host = ScriptedHost()
+    host.scripts["One"] = executes_for_ever
+    async with world(tmp_path, host=host) as w:
+        await w.engine.start(KEY, workflow="One", commit=COMMIT, payload=b"\xc0")
+        append, gate, begun, answered = w.store.append, threading.Event(), threading.Event(), list[str]()
+
+        def slow_append(records: Any) -> None:
+            begun.set()
+            assert gate.wait(10)
+            append(records)
+
+        w.engine.committer._store = type("Slow", (), {"append": staticmethod(slow_append)})()  # type: ignore[assignment]
+
+        async def pause(name: str) -> None:
+            await w.engine.pause(KEY)
+            answered.append(name)
+
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pause, "first")
+                await trio.to_thread.run_sync(begun.wait)
+                nursery.start_soon(pause, "second")
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                assert answered == []
+                gate.set()
+        assert sorted(answered) == ["first", "second"]
+        assert w.kinds(KEY) == ["Started", "Paused"]
