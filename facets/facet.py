@@ -147,8 +147,7 @@ class Facet:
                 self.close()
             if self._image.is_changed:
                 self.close()
-            if self._connection is None:
-                self._image.revert()
+            self._image.revert()
             self._state = "idle"
 
     def execute(self, sql: str, parameters: Parameters = ()) -> list[Row]:

@@ -158,7 +158,7 @@ class PageImage:
         self._base = b""
 
     def revert(self) -> None:
-        """Go back to the last delta. No connection may be open: its cache would hold what is gone."""
+        """Go back to the last delta. If `is_changed`, no connection may be open: its cache would hold what is gone."""
         for block, old in self._old.items():
             self._blocks[block] = old
         self.size = self._size_taken
@@ -204,9 +204,12 @@ class PageImage:
 
     def _put(self, block: int, content: bytes) -> None:
         if block not in self._old:
+            old = self._block(block)
             if self.pages is not None and self._step_blocks_max is not None and len(self._old) >= self._step_blocks_max:
+                if content == old:
+                    return  # SQLite rolls back, with what it meant to change and had not written yet
                 raise StepTooLarge("the step changes too much")
-            self._old[block] = self._block(block)
+            self._old[block] = old
         self._blocks[block] = content
 
     def _read(self, amount: int, offset: int) -> bytes:
