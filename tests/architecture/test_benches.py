@@ -67,3 +67,31 @@ def test_bench_runs_small_and_prints_one_json_object(name):
     if name == "crash":
         assert result["complete"] == 30
         assert 0 <= result["repeats"] <= result["in_flight"] <= 30
+
+
+def test_peers_cannot_be_skipped_in_silence(tmp_path, monkeypatch):
+    """Weakness: a peer that is missing makes us the best by default. The reason is in the result, and no ratio."""
+    from tools.bench import peers
+    from tools.bench.peering import systems
+    from tools.bench.peering.install import NotInstalled
+
+    def missing(_cache, _folder):
+        raise NotInstalled("nowhere to be had")
+
+    monkeypatch.setitem(systems.SYSTEMS, "absurd", missing)
+    found = peers.run(systems="absurd", cache=str(tmp_path / "cache"), repeats=1)
+    assert found["failed"] == {"absurd": "not installed: nowhere to be had"}
+    assert found["systems"] == {}
+    assert not [name for name in found if name.startswith("times_best")]
+
+
+def test_ratio_above_one_means_that_ours_is_better():
+    from tools.bench import peers
+
+    mine = {"workflows_per_s": 200, "cpu_ms_per_workflow": 1, "start_to_result_p50_ms": 5, "start_to_result_p99_ms": 10}
+    slow = {"workflows_per_s": 50, "cpu_ms_per_workflow": 4, "start_to_result_p50_ms": 20, "start_to_result_p99_ms": 80}
+    fast = slow | {"workflows_per_s": 100, "start_to_result_p50_ms": 2.5}
+    found = peers._ratios({"perdure": mine, "slow": slow, "fast": fast})
+    assert found["times_best_workflows_per_s"] == 2 and found["best_workflows_per_s"] == "fast"
+    assert found["times_best_cpu_ms_per_workflow"] == 4
+    assert found["times_best_start_to_result_p50_ms"] == 0.5

@@ -78,9 +78,11 @@ def _embedded(  # noqa: PLR0917
     data_dir: Path, count: int, threads: int, batch: int, repeats: int, processes: int
 ) -> list[dict[str, float]]:
     more = {"processes": processes} if processes else {}
-    with Platform.local(data_dir, log_level="warning", **ONE_RUN, **more) as platform:
-        with _places_filled(platform, processes) as tenant:
-            return [_embedded_round(tenant, count, threads, batch) for _ in range(repeats)]
+    with (
+        Platform.local(data_dir, log_level="warning", **ONE_RUN, **more) as platform,
+        _places_filled(platform, processes) as tenant,
+    ):
+        return [_embedded_round(tenant, count, threads, batch) for _ in range(repeats)]
 
 
 def _embedded_round(tenant: Tenant, count: int, threads: int, batch: int) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""Installing, starting and driving the systems that `tools.bench.peers` compares."""
