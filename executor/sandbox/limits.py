@@ -53,9 +53,6 @@ class SandboxLimits:
     frame_bytes_max: int = 12 * _MIB
     """Bytes of one message in either direction, the protocol's own bound (`protocol.FRAME_BYTES_MAX`); may be lower."""
 
-    receive_bytes_max: int = 16 * _MIB
-    """Bytes received and not yet taken by the engine before the host stops reading: one largest message and room."""
-
     turn_timeout_s: float = 10.0
     """Seconds without an answer, while a run is at work, after which the sandbox is given up. Ten: long enough for a
     garbage collection or a heavy C call on a loaded machine, short enough that instances held up by a runaway neighbour

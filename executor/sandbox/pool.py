@@ -1,11 +1,10 @@
 """SandboxHost: keeps the zygote, opens sandboxes, carries frames, watches and kills. The trio side of the boundary.
 
 Invariants:
-- A byte from a sandbox is bounded before it is kept and decoded against the protocol's schema before it is looked at.
-- The host never calls recvmsg on a sandbox's socket: descriptors cannot come in.
+- A byte from a sandbox is bounded before it is kept and decoded against the protocol's schema before it is looked at;
+  what either side holds for the other is bounded: `control.py` says how.
 - A kill goes through the pidfd, so it can never hit another process. The first reason given stays.
-- What the engine has not taken yet is bounded (`receive_bytes_max`); beyond it the host stops reading, and the kernel's
-  socket buffer stops the sandbox.
+- A sandbox that takes nothing of what is sent to it, for as long as it may be silent, is ended like one that hangs.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import logging
 import os
 import signal
 import socket
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -24,6 +22,7 @@ import trio
 from executor.core.errors import Unavailable
 from executor.sandbox import protocol
 from executor.sandbox.cell import LEVELS, Cell, CellOptions, Isolation, memory_bytes, prepare_tree, process_id
+from executor.sandbox.control import ControlSocket
 from executor.sandbox.limits import SandboxLimits
 from executor.sandbox.spec import DeathReason, SandboxDied, SandboxFailed, SandboxSpec
 from executor.sandbox.watch import Watch
@@ -35,7 +34,8 @@ _MEMORY_EVERY_TICKS = 5
 _OPENING_MAX = 16
 """Requests under way at the zygote: few enough that neither side of its socket ever fills."""
 _EXIT_NOTICE_S = 1.0
-_READ_BYTES = 256 * 1024
+_LAST_READS_MAX = 64
+"""Of READ_BYTES each: more than any socket's buffer."""
 _LAST_WORDS_BYTES = 16 * 1024
 
 
@@ -54,15 +54,13 @@ class Sandbox:
         self._shared_bytes = opened.shared_bytes
         self._pidfd = opened.pidfd
         self._errors_fd = opened.errors_fd
-        self._socket = trio.socket.from_stdlib_socket(opened.socket)
-        self._sending = trio.StrictFIFOLock()
-        self._queue: deque[tuple[int, list[protocol.FromSandbox]]] = deque()
-        self._queued_bytes = 0
-        self._changed = trio.Event()  # replaced at each change of queue or state
-        self._reader = trio.CancelScope()
-        self._reading_paused = False
+        self._control = ControlSocket(opened.socket, frame_bytes_max=limits.frame_bytes_max)
+        self._receiving = False
+        self._last_frames: list[protocol.FromSandbox] = []  # what was not received yet when it ended
+        self._over = trio.Event()  # time to find out how it ended
         self._exit: dict[str, Any] | None = None
         self._exit_known = trio.Event()
+        self._dead = trio.Event()
         self._killed: tuple[DeathReason, str] | None = None
         self._death: SandboxDied | None = None
         self._ready = False
@@ -77,7 +75,7 @@ class Sandbox:
         return self._death
 
     async def send(self, frames: Sequence[protocol.ToSandbox]) -> None:
-        """Send one message. Waits while the sandbox does not take it (checkpoint); senders take turns.
+        """Send one message. Waits while the sandbox does not take it; senders take turns. A checkpoint if it waits.
 
         Raises SandboxDied if it has ended; ProtocolError if the frames are too large for one message.
         """
@@ -86,37 +84,44 @@ class Sandbox:
             raise self._death
         self._watch.sent(frames, trio.current_time())
         self._host._wake()
-        async with self._sending:
-            view = memoryview(message)
-            try:
-                while view:
-                    # A cancelled send would leave half a message in the channel, so such a sandbox cannot go on.
-                    view = view[await self._socket.send(view) :]
-            except (OSError, trio.ClosedResourceError):
-                await self.wait_dead()
-                raise self._dead() from None
-            except trio.Cancelled:
-                if len(view) < len(message):
-                    self.kill("killed", "a message to it was cut short")
-                raise
+        try:
+            await self._control.send(message)
+        except (OSError, trio.ClosedResourceError):
+            raise await self.wait_dead() from None
+        finally:
+            if self._control.is_cut:
+                self.kill("killed", "a message to it was cut short")
 
     async def receive(self) -> list[protocol.FromSandbox]:
-        """The frames of the next message or messages, in order; Ping and Pong stay inside.
+        """The frames of the next message or messages, in order; Ping and Pong stay inside. One task at a time.
 
         Raises SandboxDied once the sandbox has ended and all that it sent in order is taken. After a kill nothing
         more is handed out.
         """
-        while True:
-            if self._queue and self._killed is None:
-                await trio.lowlevel.checkpoint()
-                frames = [frame for _, batch in self._queue for frame in batch]
-                self._queue.clear()
-                self._queued_bytes = 0
-                self._notify()
+        while not self._over.is_set():
+            frames = await self._receive()
+            if self._killed is None and frames:
                 return frames
-            if self._death is not None:
-                raise self._death
-            await self._changed.wait()
+        await self.wait_dead()
+        if self._last_frames and self._killed is None:
+            frames, self._last_frames = self._last_frames, []
+            return frames
+        raise await self.wait_dead()
+
+    async def _receive(self) -> list[protocol.FromSandbox]:
+        self._receiving = True
+        try:
+            frames = await self._control.receive()
+            if frames:
+                return self._take(frames)
+            self._over.set()
+        except trio.ClosedResourceError:
+            self._over.set()
+        except protocol.ProtocolError as error:
+            self.kill("protocol", str(error))
+        finally:
+            self._receiving = False
+        return []
 
     def kill(self, reason: DeathReason = "killed", detail: str = "") -> None:
         """End it now, whatever it is doing. Harmless if it has ended. The first reason stays."""
@@ -125,24 +130,20 @@ class Sandbox:
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        self._reader.cancel()
-        self._notify()
+        self._over.set()
 
     async def wait_dead(self) -> SandboxDied:
         """Return once the process is gone."""
-        while self._death is None:
-            await self._changed.wait()
+        await self._dead.wait()
+        assert self._death is not None
         return self._death
 
     # --- for the host
 
     async def _run(self) -> None:
-        """Read until the end, then find out how it ended."""
+        """Wait for its end, then find out how it ended."""
         try:
-            with self._reader:
-                await self._read()
-        except protocol.ProtocolError as error:
-            self.kill("protocol", str(error))
+            await self._over.wait()
         except trio.Cancelled:
             self.kill("killed", "the host was closed")
             raise
@@ -150,36 +151,8 @@ class Sandbox:
             with trio.CancelScope(shield=True):
                 await self._await_end()
 
-    async def _read(self) -> None:
-        buffer = bytearray()
-        wanted = protocol.LENGTH_BYTES
-        bound = min(self.limits.frame_bytes_max, protocol.FRAME_BYTES_MAX)
-        while True:
-            while self._queued_bytes > self.limits.receive_bytes_max:
-                self._reading_paused = True
-                await self._changed.wait()
-            self._reading_paused = False
-            try:
-                data = await self._socket.recv(min(_READ_BYTES, max(wanted - len(buffer), 4096)))
-            except OSError:
-                return
-            if not data:
-                return
-            buffer += data
-            while len(buffer) >= protocol.LENGTH_BYTES:
-                length = int.from_bytes(buffer[: protocol.LENGTH_BYTES], "big")
-                if length > bound:
-                    raise protocol.ProtocolError(f"a message of {length} bytes is over the limit of {bound}")
-                wanted = protocol.LENGTH_BYTES + length
-                if len(buffer) < wanted:
-                    break
-                body = bytes(buffer[protocol.LENGTH_BYTES : wanted])
-                del buffer[:wanted]
-                self._take(body)
-                wanted = protocol.LENGTH_BYTES
-
-    def _take(self, body: bytes) -> None:
-        frames = protocol.decode_from_sandbox(body)
+    def _take(self, frames: list[protocol.FromSandbox]) -> list[protocol.FromSandbox]:
+        """What is for the engine."""
         self._watch.received(frames, trio.current_time())
         kept: list[protocol.FromSandbox] = []
         for frame in frames:
@@ -189,11 +162,7 @@ class Sandbox:
                 raise protocol.ProtocolError(f"a {type(frame).__name__} frame came out of turn")
             self._ready = True
             kept.append(frame)
-        if kept:
-            # An entry costs a little even when its body is tiny, else many small messages would pile up unseen.
-            self._queue.append((len(body) + 64, kept))
-            self._queued_bytes += len(body) + 64
-            self._notify()
+        return kept
 
     async def _await_end(self) -> None:
         self._ended = True
@@ -207,12 +176,13 @@ class Sandbox:
                 await self._exit_known.wait()
         last_words = _drain(self._errors_fd)
         reason, detail = self._killed or _explain(self._exit, last_words)
+        self._take_the_last()
         self._death = SandboxDied(reason, detail, label=self.pid_label, last_words=last_words)
-        self._socket.close()
+        self._control.close()
         os.close(self._errors_fd)
         os.close(self._pidfd)
         self._pidfd = -1
-        self._notify()
+        self._dead.set()
         self._host._forget(self._number)
         if reason != "killed":
             _log.warning(
@@ -220,15 +190,29 @@ class Sandbox:
                 extra={"tenant": self.spec.tenant, "commit": self.spec.commit, "reason": reason, "detail": detail},
             )
 
+    def _take_the_last(self) -> None:
+        """What the kernel still holds of what it said: no more than its buffer, as nobody writes any more."""
+        with contextlib.suppress(protocol.ProtocolError):
+            for _ in range(_LAST_READS_MAX):
+                frames = self._control.read()
+                if frames is None:
+                    return
+                self._last_frames += self._take(frames)
+
     def _exited(self, notice: dict[str, Any]) -> None:
         self._exit = notice
         self._exit_known.set()
+        self._over.set()
 
     def _tick(self, now_s: float, *, sample_memory: bool) -> Callable[[], Any] | None:
         """Look after it once. Returns an async function to start, if a Ping is to be sent."""
         if self._ended or self._killed is not None:
             return None
-        if self._reading_paused:
+        blocked_since_s = self._control.blocked_since_s
+        if blocked_since_s is not None and now_s - blocked_since_s >= self.limits.turn_timeout_s:
+            self.kill("time", f"it took nothing of what was sent to it for {self.limits.turn_timeout_s:g} s")
+            return None
+        if not self._receiving and self._control.has_unread():
             self._watch.host_paused(now_s)
         what = self._watch.due(now_s)
         if sample_memory or what == "kill":
@@ -246,15 +230,7 @@ class Sandbox:
 
     @property
     def _busy(self) -> bool:
-        return not self._ended and (self._watch.busy or not self._ready)
-
-    def _dead(self) -> SandboxDied:
-        assert self._death is not None
-        return self._death
-
-    def _notify(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
+        return not self._ended and (self._watch.busy or not self._ready or self._control.blocked_since_s is not None)
 
 
 _DETAILS: dict[DeathReason, str] = {

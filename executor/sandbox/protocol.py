@@ -170,17 +170,17 @@ def encode_message(frames: list[ToSandbox] | list[FromSandbox]) -> bytes:
     return len(body).to_bytes(LENGTH_BYTES, "big") + body
 
 
-def decode_to_sandbox(body: bytes) -> list[ToSandbox]:
+def decode_to_sandbox(body: bytes | memoryview) -> list[ToSandbox]:
     """Raises ProtocolError for anything else than a list of ToSandbox frames."""
     return _decode(_to_sandbox, body)
 
 
-def decode_from_sandbox(body: bytes) -> list[FromSandbox]:
+def decode_from_sandbox(body: bytes | memoryview) -> list[FromSandbox]:
     """Raises ProtocolError for anything else than a list of FromSandbox frames."""
     return _decode(_from_sandbox, body)
 
 
-def _decode(decoder: msgspec.msgpack.Decoder[_T], body: bytes) -> _T:
+def _decode(decoder: msgspec.msgpack.Decoder[_T], body: bytes | memoryview) -> _T:
     try:
         return decoder.decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:

@@ -25,6 +25,7 @@ import trio
 
 from executor.sandbox import protocol
 from executor.sandbox.cell import Cell, CellOptions, Isolation
+from executor.sandbox.control import READ_BYTES
 from executor.sandbox.limits import SandboxLimits
 from executor.sandbox.pool import sandbox_host
 from executor.sandbox.spec import SandboxDied, SandboxSpec
@@ -379,7 +380,6 @@ def test_other_architectures_calls_end_the_process(tmp_path):
 
 LIMITS = SandboxLimits(
     memory_bytes=48 * MIB, turn_timeout_s=0.8, ping_after_s=0.3, boot_timeout_s=10, frame_bytes_max=MIB,
-    receive_bytes_max=256 * 1024,
 )  # fmt: skip
 
 # weakness, workflow (the misbehaviour), reason, part of the detail
@@ -450,7 +450,7 @@ def test_misbehaving_sandbox_is_ended_alone_and_for_the_right_reason(isolation, 
 
 def test_flood_is_held_back_by_the_host_that_does_not_read(tmp_path):
     """Weakness: memory of the executor. Attack: frames without end while the engine takes none. Proves: the host keeps
-    no more than its bound and one read, and goes on."""
+    nothing that nobody received, gives up one read at a time, and goes on."""
     bundle = tmp_path / "bundle"
     bundle.write_bytes(b"")
     options = CellOptions(entry="sandbox_attack_code:speak", extra={"sandbox_attack_code.py": CODE})
@@ -461,12 +461,13 @@ def test_flood_is_held_back_by_the_host_that_does_not_read(tmp_path):
                 sandbox = await host.open(SandboxSpec("acme", "c" * 40, bundle))
                 await sandbox.send([protocol.Activate(1, "i", how, "c", 0)])
                 with trio.fail_after(10):
-                    while how == "flood" and not sandbox._reading_paused:
+                    while not sandbox._control.has_unread():
                         await trio.lowlevel.checkpoint()
-                assert sandbox._queued_bytes < LIMITS.receive_bytes_max + 300 * 1024
+                assert sandbox._control.held_bytes == 0
                 if how == "flood":
                     frames = await sandbox.receive()
                     assert [frame.number for frame in frames] == list(range(1, len(frames) + 1))
+                    assert sandbox._control.held_bytes <= READ_BYTES
                 sandbox.kill()
                 death = await sandbox.wait_dead()
                 assert death.reason == "killed"

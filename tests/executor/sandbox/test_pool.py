@@ -123,7 +123,7 @@ def test_messages_of_many_frames_and_large_ones_arrive_whole_and_in_order(spec):
                 received += await sandbox.receive()
         assert [(frame.number, frame.text) for frame in received] == [(frame.attempt, frame.path) for frame in sent]
 
-    run(scenario, SandboxLimits(receive_bytes_max=300_000, turn_timeout_s=10))
+    run(scenario, SandboxLimits(turn_timeout_s=10))
 
 
 def test_message_over_the_protocol_limit_is_refused_before_it_is_sent(spec):
