@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import resource
 import signal
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from executor.platform.host import Running
 
 
+DESCRIPTORS = 65_536
+"""As many as this process asks for; the hard bound of the machine may give fewer."""
+
+
 def run(config: Config, *, announce: Callable[[str], None], running: Running | None = None) -> None:
     """Serve until SIGINT or SIGTERM, then stop in good order. A second signal stops at once: nothing acknowledged is
     lost then either.
@@ -35,6 +40,7 @@ def run(config: Config, *, announce: Callable[[str], None], running: Running | N
     Raises what opening the data directory raises, and Refused if the port is taken.
     """
     check_own_packages()
+    _allow_descriptors()
     opened = running or composition_root()
     # The port is the cheapest thing to be refused, so it comes first; nothing is accepted before all is open.
     listener = bind(config.host, config.port)
@@ -63,6 +69,14 @@ def run(config: Config, *, announce: Callable[[str], None], running: Running | N
         if isinstance(inner, PerdureError):
             raise inner from None
         raise
+
+
+def _allow_descriptors() -> None:
+    """The usual soft bound of 1024 is for programs that use select(); each connection, sandbox and store needs some."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _watch_signals(

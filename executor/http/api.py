@@ -85,7 +85,7 @@ class _Operation:
         before += [scope["path_params"][name] for name in self._parameters]
         keywords = operation.keywords(await self._arguments(scope, receive))
         if keywords.get("timeout_s") or keywords.get("wait_s"):
-            value = await _unless_closing(self._closing, lambda: self._call(*before, **keywords))
+            value = await _while_awaited(lambda: self._call(*before, **keywords), receive, self._closing)
         else:
             value = await self._call(*before, **keywords)
         body = _body(operation, value)
@@ -154,17 +154,14 @@ def _constant(document: dict[str, Any]) -> Endpoint:
     return endpoint
 
 
-async def _unless_closing(closing: trio.Event, call: Callable[[], Awaitable[Any]]) -> Any:
-    """What `call` returns or raises; Unavailable (`shutting_down`) if the server closes while it waits."""
+async def _while_awaited(call: Callable[[], Awaitable[Any]], receive: Receive, closing: trio.Event) -> Any:
+    """What `call` returns or raises. Raises Unavailable (`shutting_down`) if the server closes while it waits, and
+    Refused if the client goes away: waits that nobody waits for would take the places of others."""
     outcome: list[Any] = []
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
-
-        async def stop() -> None:
-            await closing.wait()
-            nursery.cancel_scope.cancel()
-
-        nursery.start_soon(stop)
+        nursery.start_soon(streams.cancel_when_closed, closing, nursery.cancel_scope)
+        nursery.start_soon(streams.cancel_when_gone, receive, nursery.cancel_scope)
         try:
             outcome.append(await call())
         except Exception as error:  # raised again below, outside the nursery, which would wrap it in a group
@@ -172,11 +169,13 @@ async def _unless_closing(closing: trio.Event, call: Callable[[], Awaitable[Any]
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
-    if not outcome:
-        raise Unavailable(
-            "The server is stopping.", code="shutting_down", hint="Ask again when it is back.", retry_after_s=1
-        )
-    return outcome[0]
+    if outcome:
+        return outcome[0]
+    if not closing.is_set():
+        raise Refused("The client went away before its answer came.")
+    raise Unavailable(
+        "The server is stopping.", code="shutting_down", hint="Ask again when it is back.", retry_after_s=1
+    )
 
 
 # --- live streams

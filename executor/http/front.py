@@ -21,7 +21,7 @@ from executor.http.connection import KEEP_ALIVE_S, Connection, State
 logger = logging.getLogger(__name__)
 
 BACKLOG = 512
-CONNECTIONS_MAX = 4096
+CONNECTIONS_MAX = 8192
 """At most; and no more than half of the descriptors that this process may have: sandboxes and stores need theirs."""
 TICK_S = 1.0
 LAST_WORDS_S = 1.0
@@ -34,7 +34,10 @@ class Front:
     def __init__(self, bridge: Bridge, listener: socket.socket, *, connections_max: int = CONNECTIONS_MAX) -> None:
         self._bridge = bridge
         self._listener = listener
-        self._connections_max = min(connections_max, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._connections_max = connections_max
+        if descriptors != resource.RLIM_INFINITY:
+            self._connections_max = min(connections_max, descriptors // 2)
         self._trio_token = trio.lowlevel.current_trio_token()
         self._started = trio.Event()
         self._drained = trio.Event()

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 GRACE_S = 5.0
 """How long requests under way may still take once the server stops: every answer given is durable before it is sent,
 so cutting one loses nothing but its reply."""
-REQUESTS_MAX = 2048
+REQUESTS_MAX = 4096
 """Answered at the same time; one more is told to come back. Each costs some 20 KiB while it waits."""
 
 

@@ -45,9 +45,9 @@ class Streamed(Response):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             failure: Exception | None = None
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_disconnected, receive, nursery.cancel_scope)
+                nursery.start_soon(cancel_when_gone, receive, nursery.cancel_scope)
                 if self._closing is not None:
-                    nursery.start_soon(_closed, self._closing, nursery.cancel_scope)
+                    nursery.start_soon(cancel_when_closed, self._closing, nursery.cancel_scope)
                 try:
                     await send({"type": "http.response.body", "body": first, "more_body": True})
                     async for item in self._items:
@@ -60,13 +60,14 @@ class Streamed(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _disconnected(receive: Receive, scope: trio.CancelScope) -> None:
+async def cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
+    """The body must have been read, or must not be wanted."""
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()
 
 
-async def _closed(closing: trio.Event, scope: trio.CancelScope) -> None:
+async def cancel_when_closed(closing: trio.Event, scope: trio.CancelScope) -> None:
     await closing.wait()
     scope.cancel()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import socket
+import time
 
 import pytest
 
@@ -203,3 +205,21 @@ def test_errors_of_nurseries_come_out_as_themselves(served: Served) -> None:
     served.on_trio(lambda: setattr(served.service, "break_next", inner))
     answer = served.http.post("/tenants/acme/instances", json={"workflow": "Echo"})
     assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "busy", "3")
+
+
+def test_a_wait_ends_when_nobody_waits_for_it_any_more(served: Served) -> None:
+    """Else who connects, asks and goes away, again and again, would take every place for requests."""
+    served.http.post("/tenants/acme/instances", json={"workflow": "Waiter", "id": "w"})
+    host, port = served.url.removeprefix("http://").split(":")
+    path = f"{API_PREFIX}/tenants/acme/instances/w/result?timeout_s=60"
+    head = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {served.service.admin_token}\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(head.encode())
+        _until_open(served, 2)  # it, and the one that asks for the figure
+    _until_open(served, 1)
+
+
+def _until_open(served: Served, count: int) -> None:
+    deadline = time.monotonic() + 10
+    while f"perdure_http_requests_open {count}\n" not in served.stranger.get("/metrics").text:
+        assert time.monotonic() < deadline
