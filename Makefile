@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test test-deep check bench serve clean
+.PHONY: setup demo test test-deep check bench bench-peers serve clean
 
 setup: $(STAMP)
 
@@ -28,10 +28,16 @@ check: setup
 	$(BIN)/python -m tools.check
 
 bench: setup
-	$(BIN)/python -m tools.bench
+	$(BIN)/python -m tools.bench --save .bench
+
+# Installs DBOS, Absurd and Restate in the user's cache folder, and matplotlib here; draws into docs/plots.
+bench-peers: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
+	$(BIN)/python -m tools.bench --save .bench --only throughput --peers
+	$(BIN)/python -m tools.bench.plots .bench/*.json
 
 serve: setup
 	$(BIN)/perdure serve --data data
 
 clean:
-	rm -rf $(VENV) data
+	rm -rf $(VENV) data .bench
