@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, Protocol
+from typing import BinaryIO, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -88,6 +88,15 @@ class OutputText:
     text: str
 
 
+class Pages(NamedTuple):
+    """Packed chunks of a facet's image from `first` on, and size and checksum of that image."""
+
+    size: int
+    checksum: int
+    first: int
+    chunks: list[bytes]
+
+
 class StateStore(Protocol):
     """Journals, facets and the index. `append` is called by one thread at a time, reads by several."""
 
@@ -105,6 +114,17 @@ class StateStore(Protocol):
     def journal(self, tenant: str, instance: str, *, after: int = 0, limit: int | None = None) -> list[bytes]: ...
     def image(self, tenant: str, instance: str) -> bytes:
         """The facet as of the last durable record, an ordinary SQLite file; b"": it has none."""
+        ...
+
+    def write_image(self, tenant: str, instance: str, target: Path) -> None:
+        """The same as a file, which appears whole or not at all; a large facet is never in memory as a whole."""
+
+    def facet(self, tenant: str, instance: str) -> bytes | Pages:
+        """What a sandbox needs to begin: the image, or the first pages of a large one. Raises Corrupt."""
+        ...
+
+    def pages(self, tenant: str, instance: str, first: int, count: int) -> Pages:
+        """Chunks of the image as of the last durable record. Raises NotFound, Corrupt."""
         ...
 
     def due(self, now_ms: int, *, limit: int) -> list[StoredRow]: ...

@@ -8,7 +8,7 @@ from typing import Literal, ParamSpec, TypeVar, cast
 
 import facets
 from executor.core.errors import Conflict, Corrupt, NotFound, PerdureError, Refused, Unavailable
-from executor.ports import Append, OutputText, Row, StoredRow
+from executor.ports import Append, OutputText, Pages, Row, StoredRow
 from executor.views import LogLine
 
 P = ParamSpec("P")
@@ -57,9 +57,13 @@ class FacetsStateStore:
 
     @classmethod
     @translated
-    def open(cls, path: Path) -> FacetsStateStore:
-        """Raises Refused (`data_in_use`, `schema_too_new`), Corrupt, Unavailable (`storage_full`)."""
-        return cls(facets.StateStore.open(path))
+    def open(cls, path: Path, *, facet_bytes_max: int | None = None) -> FacetsStateStore:
+        """`facet_bytes_max`: of one instance's facet, up to 1 GiB; None: the store's own limit.
+
+        Raises Refused (`data_in_use`, `schema_too_new`), Corrupt, Unavailable (`storage_full`).
+        """
+        limits = facets.Limits() if facet_bytes_max is None else facets.Limits(facet_bytes_max=facet_bytes_max)
+        return cls(facets.StateStore.open(path, limits=limits))
 
     @property
     def epoch(self) -> int:
@@ -71,7 +75,8 @@ class FacetsStateStore:
 
     def check_delta(self, delta: bytes) -> None:
         try:
-            facets.delta.check(delta, bytes_max=self._store.limits.facet_bytes_max)
+            limits = self._store.limits
+            facets.delta.check(delta, bytes_max=limits.facet_bytes_max, body_bytes_max=limits.delta_bytes_max)
         except facets.FacetError as error:
             raise Refused(error.message, code="facet_refused", hint=error.hint) from error
 
@@ -87,6 +92,20 @@ class FacetsStateStore:
     @translated
     def image(self, tenant: str, instance: str) -> bytes:
         return self._store.image(tenant, instance)
+
+    @translated
+    def write_image(self, tenant: str, instance: str, target: Path) -> None:
+        self._store.export_facet(tenant, instance, target)
+
+    @translated
+    def facet(self, tenant: str, instance: str) -> bytes | Pages:
+        found = self._store.facet(tenant, instance)
+        return found if isinstance(found, bytes) else Pages(*found.stamp, found.first, found.chunks)
+
+    @translated
+    def pages(self, tenant: str, instance: str, first: int, count: int) -> Pages:
+        found = self._store.pages(tenant, instance, first, count)
+        return Pages(*found.stamp, found.first, found.chunks)
 
     @translated
     def due(self, now_ms: int, *, limit: int) -> list[StoredRow]:

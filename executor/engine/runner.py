@@ -16,8 +16,9 @@ import trio
 from executor.core import decide
 from executor.core.commands import Cancel, StepDone, StepError
 from executor.core.entries import AnyEntry, Failed, Held
-from executor.core.errors import Corrupt, NotFound, PerdureError, Refused, Unavailable
+from executor.core.errors import Corrupt, NotFound, Refused, Unavailable
 from executor.core.failure import ErrorFact
+from executor.engine.facets import FacetSender
 from executor.engine.parked import Parked
 from executor.engine.resident import Key, Resident, Run
 from executor.engine.sandboxes import WarmSandbox, WarmSandboxes, share_of
@@ -29,9 +30,9 @@ from executor.sandbox.protocol import (
     Attempt,
     Drop,
     Entries,
-    FacetImage,
     FromSandbox,
     NeedFacet,
+    NeedPages,
     Output,
     Pong,
     Quiesce,
@@ -56,6 +57,7 @@ class Runner:
     def __init__(self, engine: Engine, host: SandboxHost, code: CodeSource) -> None:
         limits = engine.limits
         self._engine = engine
+        self._facets = FacetSender(engine)
         self._parked = Parked(self._let_go)
         self._sandboxes = WarmSandboxes(
             host,
@@ -359,10 +361,14 @@ class Runner:
                     self._on_turn(warm, frame)
                 case Output():
                     self._on_output(warm, frame)
-                case NeedFacet():
+                case NeedFacet() | NeedPages():
                     found = warm.runs.get(frame.run)
                     if found is not None and self._nursery is not None:
-                        self._nursery.start_soon(self._send_facet, found[1], found[0])
+                        wrong = self._facets.accept(frame)
+                        if wrong is None:
+                            self._nursery.start_soon(self._facets.answer, found[1], found[0], frame)
+                        else:
+                            self._sandboxes.condemn(warm, wrong)
                 case Pong():
                     pass
                 case _:
@@ -437,19 +443,6 @@ class Runner:
                 line.text,
             )
         )
-
-    async def _send_facet(self, resident: Resident, run: Run) -> None:
-        try:
-            image = await trio.to_thread.run_sync(self._engine.store.image, *resident.key)
-        except PerdureError as error:
-            if resident.run is run:
-                held = Held(self._engine.clock.now_ms(), "corrupt_store", error.message, None, None)
-                self._engine.commit(resident, (held,))
-            return
-        if resident.run is not run:
-            return
-        for offset in range(0, max(len(image), 1), CHUNK_BYTES):
-            run.sandbox.post(FacetImage(run.number, offset, len(image), image[offset : offset + CHUNK_BYTES]))
 
     # --- deaths
 

@@ -21,7 +21,6 @@ from typing import Any, NoReturn
 from executor.core.commands import Complete, StepDone
 from executor.sandbox import ambient, detloop, faults, output, rehearsal
 from executor.sandbox.child_limits import ChildLimits
-from executor.sandbox.facets_inside import RunFacet
 from executor.sandbox.limits import SandboxLimits
 from executor.sandbox.loader import Bundle
 from executor.sandbox.protocol import (
@@ -32,9 +31,12 @@ from executor.sandbox.protocol import (
     BootFailed,
     Drop,
     Entries,
+    FacetFailed,
     FacetImage,
+    FacetPages,
     FromSandbox,
     NeedFacet,
+    NeedPages,
     Output,
     Ping,
     Pong,
@@ -49,6 +51,8 @@ from executor.sandbox.run import Run
 from executor.sandbox.steps import Steps
 from executor.sandbox.threads import LoopExecutor, StepPool
 from facets import facet as facets
+from facets.limits import Limits as FacetLimits
+from facets.pages import PageCache
 
 MESSAGE_WEIGHT_MAX = 6 * 1024 * 1024
 """Frames are gathered up to about this size; a message may hold FRAME_BYTES_MAX."""
@@ -82,6 +86,7 @@ class Child:
         self._outbox: list[FromSandbox] = []
         self._touched: dict[int, Run] = {}
         self._flush_due = False
+        self.page_cache = PageCache(limits.facet.page_cache_bytes_max)
         self._facets_awaited = 0
         self._held_back: list[ToSandbox] = []
 
@@ -89,7 +94,7 @@ class Child:
         """Take frames, begin what they bring about, and send what is to be said now. Unknown runs are ignored."""
         if self._facets_awaited:
             for frame in frames:
-                if isinstance(frame, FacetImage):
+                if isinstance(frame, FacetImage | FacetPages | FacetFailed):
                     self._handle(frame)
                 else:
                     self._held_back.append(frame)  # a step is in the middle of a statement: nothing may run beside it
@@ -118,6 +123,8 @@ class Child:
             run.attempt_due(frame.path, frame.attempt)
         elif isinstance(frame, FacetImage):
             run.facet.take_image(frame.offset, frame.total, frame.data)
+        elif isinstance(frame, FacetPages | FacetFailed):
+            run.facet.take_pages(frame)
         elif isinstance(frame, Quiesce):
             run.quiesce()
         elif isinstance(frame, Drop):
@@ -141,15 +148,16 @@ class Child:
         if not self._flush_due:
             self.call_on_loop(self._flush_soon)
 
-    def need_facet(self, run: int) -> None:
-        self._outbox.append(NeedFacet(run))
+    def need(self, question: NeedFacet | NeedPages) -> None:
+        self._outbox.append(question)
         self._flush_soon()
 
-    def wait_for_image(self, facet: RunFacet) -> None:
-        """Stop everything on the main thread until the image is there: a statement of an async step needs it now."""
+    def wait_for(self, is_so: Callable[[], bool]) -> None:
+        """Stop everything on the main thread until a facet's pages are there: a statement of an async step needs them
+        now."""
         self._facets_awaited += 1
         try:
-            while not facet.is_loaded:
+            while not is_so():
                 self._send_outbox()
                 self._wait_for_frames()
         finally:
@@ -339,7 +347,7 @@ def main(
     except BaseException as error:  # tenant code, at import: whatever it is, the executor gets it as text
         fault = faults.fact(error, files, code="code_not_loadable")
         _say_and_exit(control, BootFailed(fault))
-    child = _serve(control, loop, pool, bundle, child_limits or ChildLimits())
+    child = _serve(control, loop, pool, bundle, child_limits or _limits_inside(limits))
     child.steps.on_no_thread_left = lambda: loop.call_later(NO_THREAD_LEFT_GRACE_S, _end_without_threads, child)
     loop.set_default_executor(LoopExecutor(pool).as_executor())
     loop.set_exception_handler(_report)
@@ -349,6 +357,10 @@ def main(
             loop.run_forever()
         except (SystemExit, KeyboardInterrupt):  # tenant code in a callback of its own: not a reason to end
             continue
+
+
+def _limits_inside(limits: SandboxLimits) -> ChildLimits:
+    return ChildLimits(facet=FacetLimits(facet_bytes_max=limits.facet_bytes_max))
 
 
 def _serve(

@@ -53,6 +53,9 @@ class SandboxLimits:
     frame_bytes_max: int = 12 * _MIB
     """Bytes of one message in either direction, the protocol's own bound (`protocol.FRAME_BYTES_MAX`); may be lower."""
 
+    facet_bytes_max: int = 8 * _MIB
+    """Bytes of one instance's facet, up to 1 GiB. A large one is not in the sandbox's memory as a whole."""
+
     turn_timeout_s: float = 10.0
     """Seconds without an answer, while a run is at work, after which the sandbox is given up. Ten: long enough for a
     garbage collection or a heavy C call on a loaded machine, short enough that instances held up by a runaway neighbour

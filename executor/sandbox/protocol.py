@@ -35,6 +35,10 @@ FRAME_BYTES_MAX = 12 * 1024 * 1024
 CHUNK_BYTES = 512 * 1024
 """Journals and facet images are sent in messages of about this size, so that neither side buffers much."""
 LENGTH_BYTES = 4
+PAGE_CHUNKS_MAX = 16
+"""Chunks that one NeedPages may ask for, half a MiB; `facets.pages.FETCH_COUNT_MAX` is that much."""
+PAGE_CHUNK_MAX = 1 << 20
+"""No image has a chunk of this number."""
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True, tag_field="frame"):
@@ -92,11 +96,34 @@ class FacetImage(Frame, frozen=True, tag=6):
     data: bytes
 
 
+class FacetPages(Frame, frozen=True, tag=8):
+    """Answer to NeedFacet for a large facet (`number` 0, its first chunk) and to NeedPages.
+
+    `chunks` are packed (facets/pages.py), from `first` on, fewer than asked for at the end of the image, which has
+    `size` bytes and this checksum as of the last durable entry.
+    """
+
+    run: int
+    number: int
+    size: int
+    checksum: int
+    first: int
+    chunks: list[bytes]
+
+
+class FacetFailed(Frame, frozen=True, tag=9):
+    """Answer to NeedFacet (`number` 0) or NeedPages: it cannot be had. The run ends soon."""
+
+    run: int
+    number: int
+    message: str
+
+
 class Ping(Frame, frozen=True, tag=7):
     number: int
 
 
-ToSandbox = Activate | Entries | Attempt | Quiesce | Drop | FacetImage | Ping
+ToSandbox = Activate | Entries | Attempt | Quiesce | Drop | FacetImage | FacetPages | FacetFailed | Ping
 
 
 # --- sandbox → executor
@@ -143,14 +170,28 @@ class Output(Frame, frozen=True, tag=23):
 
 
 class NeedFacet(Frame, frozen=True, tag=24):
+    """A step used the facet for the first time in this run: answered by FacetImage, or FacetPages for a large one."""
+
     run: int
+
+
+class NeedPages(Frame, frozen=True, tag=26):
+    """A statement needs chunks of a large facet. `number` counts the requests of the run; one is under way at a time.
+
+    `count` 0: only size and checksum are asked for.
+    """
+
+    run: int
+    number: int
+    first: int
+    count: int
 
 
 class Pong(Frame, frozen=True, tag=25):
     number: int
 
 
-FromSandbox = Ready | BootFailed | Turn | Output | NeedFacet | Pong
+FromSandbox = Ready | BootFailed | Turn | Output | NeedFacet | NeedPages | Pong
 
 
 class ProtocolError(Exception):
