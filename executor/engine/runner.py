@@ -309,16 +309,7 @@ class Runner:
             run.sent += 1
             run.sandbox.post(Entries(run.number, run.sent, [resident.stored[run.sent - 1]]))
             return
-        while run.sent < resident.durable:
-            chunk: list[bytes] = []
-            size = 0
-            for data in resident.stored[run.sent : resident.durable]:
-                chunk.append(data)
-                size += len(data)
-                if size >= CHUNK_BYTES:
-                    break
-            run.sandbox.post(Entries(run.number, run.sent + 1, chunk))
-            run.sent += len(chunk)
+        run.sandbox.post_journal(run, resident.stored, resident.durable)
 
     def _quiesce_run(self, run: Run) -> None:
         if not run.is_quiesced:

@@ -1,25 +1,33 @@
-"""WarmSandboxes: sandbox processes in use and kept warm, one per (tenant, commit), bounded in number.
+"""WarmSandboxes: sandbox processes in use and kept warm, by (tenant, commit), bounded in number.
 
-A sandbox that carries no run is kept for `idle_s` and then ended; when all places are taken the one that is idle
-longest gives way. An instance under suspicion of killing its sandbox gets one of its own (`alone`).
+One sandbox carries all instances of its tenant and commit, up to `runs_max`; only above that another is opened beside
+it. One that carries no run is kept for `idle_s` and then ended; when all places are taken the idle one that has been
+used least lately gives way. An instance under suspicion of killing its sandbox gets one of its own (`alone`).
+
+Instances that want the same sandbox while it is opened wait for that one opening, and share its outcome.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 import trio
 
-from executor.core.errors import Unavailable
+from executor.core.errors import PerdureError, Unavailable
+from executor.engine.outbox import POSTED_BYTES_MAX, Outbox
 from executor.engine.resident import Key, Resident, Run
 from executor.engine.signal import Signal
 from executor.ports import CodeSource, Sandbox, SandboxHost
-from executor.sandbox.protocol import Entries, FacetImage, FromSandbox, ProtocolError, ToSandbox
-from executor.sandbox.spec import DeathReason, SandboxDied, SandboxSpec
+from executor.sandbox.protocol import FromSandbox, ProtocolError, ToSandbox
+from executor.sandbox.spec import DeathReason, SandboxDied, SandboxFailed, SandboxSpec
 
-MESSAGE_BYTES = 2 * 1024 * 1024
+RUNS_MAX = 5_000
+"""Runs in one sandbox. Each takes 7 KiB there when it does nothing but wait, so a sandbox's 256 MiB leave 45 KiB for
+what the tenant's code keeps per run; and its death costs no more than so many replays."""
+USE_HALF_LIFE_S = 60.0
+"""In this time what a sandbox was used for comes to count half."""
 
 Place = tuple[str, str, str]
 """Tenant, commit, and the id of the only instance allowed in ("" for all)."""
@@ -28,28 +36,70 @@ OnFrames = Callable[["WarmSandbox", list[FromSandbox]], None]
 OnDeath = Callable[["WarmSandbox", SandboxDied], None]
 
 
-@dataclass(slots=True, eq=False)
 class WarmSandbox:
-    """A sandbox and the runs in it. Frames are gathered in `outbox` and sent in one message by its own task."""
+    """A sandbox and the runs in it. What is posted to it is sent by its own task."""
 
-    place: Place
-    sandbox: Sandbox
-    runs: dict[int, tuple[Run, Resident]] = field(default_factory=dict)
-    outbox: list[ToSandbox] = field(default_factory=list)
-    has_mail: trio.Event = field(default_factory=trio.Event)
-    idle_since: float = 0.0
-    reserved: int = 0
-    is_dead: bool = False
+    __slots__ = (
+        "_used",
+        "_used_at_s",
+        "idle_since",
+        "is_dead",
+        "outbox",
+        "place",
+        "reserved",
+        "runs",
+        "sandbox",
+        "taken",
+    )
+
+    def __init__(self, place: Place, sandbox: Sandbox, now_s: float) -> None:
+        self.place = place
+        self.sandbox = sandbox
+        self.runs: dict[int, tuple[Run, Resident]] = {}
+        self.outbox = Outbox()
+        self.taken = Signal()
+        self.idle_since = now_s
+        self.reserved = 0
+        self.is_dead = False
+        self._used = 0.0
+        self._used_at_s = now_s
 
     def post(self, frame: ToSandbox) -> None:
         """Queue a frame. Nothing happens if the sandbox is dead: its death is reported once, to everybody."""
         if not self.is_dead:
-            self.outbox.append(frame)
-            self.has_mail.set()
+            self.outbox.post(frame)
+
+    def post_journal(self, run: Run, stored: list[bytes], end: int) -> None:
+        """Queue the run's entries behind `run.sent`, up to `end`, which are then `sent`."""
+        if not self.is_dead:
+            self.outbox.post_journal(run.number, stored, run.sent + 1, end)
+        run.sent = end
+
+    @property
+    def load(self) -> int:
+        """Runs in it, and those that may come."""
+        return len(self.runs) + self.reserved
 
     @property
     def is_idle(self) -> bool:
         return not self.runs and not self.reserved
+
+    def note_use(self, now_s: float) -> None:
+        """Another instance is activated in it."""
+        self._used = self.use(now_s) + 1
+        self._used_at_s = now_s
+
+    def use(self, now_s: float) -> float:
+        """Activations, each counting less the longer it is ago."""
+        return self._used * math.exp2((self._used_at_s - now_s) / USE_HALF_LIFE_S)
+
+
+class _Opening:
+    """One that is under way; `error` says how it failed for all who waited."""
+
+    def __init__(self) -> None:
+        self.is_over = trio.Event()
+        self.error: PerdureError | SandboxDied | SandboxFailed | None = None
 
 
 class WarmSandboxes:
@@ -65,6 +115,7 @@ class WarmSandboxes:
         on_frames: OnFrames,
         on_death: OnDeath,
         on_short: Callable[[], None],
+        runs_max: int = RUNS_MAX,
     ) -> None:
         """`on_short`: places are short; whoever keeps runs without need gives them up."""
         self._host = host
@@ -74,18 +125,21 @@ class WarmSandboxes:
         self._on_frames = on_frames
         self._on_death = on_death
         self._on_short = on_short
-        self._warm: dict[Place, WarmSandbox] = {}
-        self._opening: dict[Place, trio.Event] = {}
+        self._runs_max = runs_max
+        self._warm: dict[Place, list[WarmSandbox]] = {}
+        """The living ones, oldest first: that one is filled first, so that the others fall idle."""
+        self._count = 0
+        self._opening: dict[Place, _Opening] = {}
         self._booting: Counter[str] = Counter()
         self._freed = Signal()
         self._nursery: trio.Nursery | None = None
 
     def __len__(self) -> int:
-        return len(self._warm)
+        return self._count
 
     def all(self) -> list[WarmSandbox]:
         """The living ones."""
-        return list(self._warm.values())
+        return [warm for several in self._warm.values() for warm in several]
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own the tasks of all sandboxes and end the idle ones, until cancelled."""
@@ -95,13 +149,20 @@ class WarmSandboxes:
             while True:
                 await trio.sleep(self._idle_s / 2)
                 now = trio.current_time()
-                for warm in list(self._warm.values()):
+                for warm in self.all():
                     if warm.is_idle and now - warm.idle_since >= self._idle_s:
                         self._end(warm, "killed")
 
     def warm(self, tenant: str, commit: str) -> WarmSandbox | None:
         """A living sandbox that has room for one more run now, without a reservation; None: `reserve` one."""
-        return self._warm.get((tenant, commit, ""))
+        return self._with_room((tenant, commit, ""))
+
+    def _with_room(self, place: Place) -> WarmSandbox | None:
+        for warm in self._warm.get(place, ()):
+            if warm.load < self._runs_max:
+                warm.note_use(trio.current_time())
+                return warm
+        return None
 
     async def reserve(self, key: Key, commit: str, *, alone: bool) -> WarmSandbox:
         """A living sandbox for the instance, with one reservation that the caller gives back by `release`.
@@ -110,22 +171,29 @@ class WarmSandboxes:
         """
         place = (key[0], commit, key[1] if alone else "")
         while True:
-            warm = self._warm.get(place)
+            warm = self._with_room(place)
             if warm is not None:
                 warm.reserved += 1
                 return warm
             opening = self._opening.get(place)
-            if opening is not None:
-                await opening.wait()
-                # If that opening failed, this caller tries itself and gets the error at first hand.
-                continue
-            self._opening[place] = trio.Event()
-            try:
-                warm = await self._open(place)
-                warm.reserved += 1
-                return warm
-            finally:
-                self._opening.pop(place).set()
+            if opening is None:
+                await self._open_for_all(place)
+            else:
+                await opening.is_over.wait()
+                if opening.error is not None:
+                    raise opening.error.with_traceback(None)
+                # Cancelled, or filled by those who were here before: look again.
+
+    async def _open_for_all(self, place: Place) -> None:
+        opening = self._opening[place] = _Opening()
+        try:
+            await self._open(place)
+        except (PerdureError, SandboxDied, SandboxFailed) as error:
+            opening.error = error
+            raise
+        finally:
+            del self._opening[place]
+            opening.is_over.set()
 
     def release(self, warm: WarmSandbox) -> None:
         """Give a reservation back."""
@@ -144,7 +212,7 @@ class WarmSandboxes:
             if warm.place[2] and not warm.is_dead:
                 self._end(warm, "killed")
 
-    async def _open(self, place: Place) -> WarmSandbox:
+    async def _open(self, place: Place) -> None:
         tenant, commit, _ = place
         while not self._has_place(tenant):
             self._on_short()
@@ -157,36 +225,44 @@ class WarmSandboxes:
         finally:
             self._booting[tenant] -= 1
             self._freed.notify()
-        warm = WarmSandbox(place, sandbox, idle_since=trio.current_time())
-        self._warm[place] = warm
         if self._nursery is None:
+            sandbox.kill()
             raise Unavailable("the executor is stopping", code="shutting_down")
+        warm = WarmSandbox(place, sandbox, trio.current_time())
+        self._warm.setdefault(place, []).append(warm)
+        self._count += 1
         self._nursery.start_soon(self._read, warm)
         self._nursery.start_soon(self._write, warm)
-        return warm
 
     def _has_place(self, tenant: str) -> bool:
         """Whether one more sandbox of the tenant may be opened now; idle ones give way.
 
         Those that wait for a place are not counted, or they would wait for one another.
         """
-        own = self._booting[tenant] + sum(place[0] == tenant for place in self._warm)
+        own = self._booting[tenant] + sum(len(several) for place, several in self._warm.items() if place[0] == tenant)
         if own >= share_of(self._count_max):
             return self._evict_one(tenant)
-        return self._booting.total() + len(self._warm) < self._count_max or self._evict_one(None)
+        return self._booting.total() + self._count < self._count_max or self._evict_one(None)
 
     def _evict_one(self, tenant: str | None) -> bool:
-        idle = [warm for warm in self._warm.values() if warm.is_idle and tenant in (None, warm.place[0])]
+        idle = [warm for warm in self.all() if warm.is_idle and tenant in (None, warm.place[0])]
         if not idle:
             return False
-        self._end(min(idle, key=lambda warm: warm.idle_since), "killed")
+        now_s = trio.current_time()
+        self._end(min(idle, key=lambda warm: (warm.use(now_s), warm.idle_since)), "killed")
         return True
 
     def _end(self, warm: WarmSandbox, reason: DeathReason, detail: str = "") -> None:
         warm.is_dead = True
-        warm.has_mail.set()
-        if self._warm.get(warm.place) is warm:
-            del self._warm[warm.place]
+        warm.outbox.clear()
+        warm.outbox.has_mail.notify()
+        warm.taken.notify()
+        several = self._warm.get(warm.place, [])
+        if warm in several:
+            several.remove(warm)
+            self._count -= 1
+            if not several:
+                del self._warm[warm.place]
         self._freed.notify()
         warm.sandbox.kill(reason, detail)
 
@@ -199,7 +275,10 @@ class WarmSandboxes:
     async def _read(self, warm: WarmSandbox) -> None:
         try:
             while not warm.is_dead:
-                self._on_frames(warm, await warm.sandbox.receive())
+                if warm.outbox.posted_bytes > POSTED_BYTES_MAX:
+                    await warm.taken.wait()  # first it takes what it has asked for
+                else:
+                    self._on_frames(warm, await warm.sandbox.receive())
         except SandboxDied as died:
             if not warm.is_dead:
                 self._end(warm, died.reason)
@@ -208,10 +287,11 @@ class WarmSandboxes:
     async def _write(self, warm: WarmSandbox) -> None:
         try:
             while not warm.is_dead:
-                await warm.has_mail.wait()
-                frames, warm.outbox, warm.has_mail = warm.outbox, [], trio.Event()
-                for message in _messages(frames):
+                if not warm.outbox:
+                    await warm.outbox.has_mail.wait()
+                elif message := warm.outbox.take():
                     await warm.sandbox.send(message)
+                    warm.taken.notify()
         except ProtocolError as error:
             self.condemn(warm, str(error))
         except SandboxDied as died:
@@ -221,30 +301,10 @@ class WarmSandboxes:
 
     def stop(self) -> None:
         """End all sandboxes; nothing is reported."""
-        for warm in list(self._warm.values()):
+        for warm in self.all():
             self._end(warm, "killed")
 
 
 def share_of(places: int) -> int:
     """How many of all places one tenant may have: three quarters, so that another's work always finds one."""
     return max(1, places * 3 // 4)
-
-
-def _messages(frames: list[ToSandbox]) -> Iterator[list[ToSandbox]]:
-    """The frames in messages of a size that either side can hold."""
-    message: list[ToSandbox] = []
-    size = 0
-    for frame in frames:
-        message.append(frame)
-        match frame:
-            case Entries():
-                size += sum(map(len, frame.entries))
-            case FacetImage():
-                size += len(frame.data)
-            case _:
-                pass
-        if size >= MESSAGE_BYTES:
-            yield message
-            message, size = [], 0
-    if message:
-        yield message
