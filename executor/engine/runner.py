@@ -25,7 +25,6 @@ from executor.engine.sandboxes import WarmSandbox, WarmSandboxes, share_of
 from executor.engine.signal import Signal
 from executor.ports import CodeSource, OutputText, SandboxHost
 from executor.sandbox.protocol import (
-    CHUNK_BYTES,
     Activate,
     Attempt,
     Drop,
