@@ -26,6 +26,8 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["human", "json"]
 
 MIB = 1024 * 1024
+PROCESSES_MAX = 64
+"""As many as there are shards: one more would own none."""
 ENVIRONMENT_PREFIX = "PERDURE_"
 OTHER_VARIABLES = frozenset({"PERDURE_CONFIG", "PERDURE_URL", "PERDURE_TOKEN", "PERDURE_TENANT", "PERDURE_PROFILE"})
 """Variables of ours that are no settings: where the file is, whom the command line talks to, the test profile."""
@@ -56,7 +58,12 @@ class Config:
         None, unit="URL", reason="what clients are told; needed only behind a proxy that changes the address"
     )
     unconfined: bool = _setting(False, unit="yes/no", reason="tenant code runs confined or not at all, unless so named")
-    active_runs_max: int = _setting(256, unit="runs", reason="64 in flight saturate two cores; four times that queues")
+    processes: int = _setting(
+        0,
+        unit="processes",
+        reason="0: as many as the data was made with; new data: one per usable core for a server, one embedded",
+    )
+    active_runs_max: int = _setting(2_000, unit="runs", reason="a crowd shares each fsync; some KiB of memory each")
     sandboxes_max: int = _setting(64, unit="processes", reason="about 20 MiB each: 1.3 GiB when all are in use")
     sandbox_idle_s: float = _setting(30.0, unit="s", reason="a new fork costs milliseconds; idle memory costs longer")
     payload_bytes_max: int = _setting(MIB, unit="bytes", reason="one payload, event or step value; larger is a file")
@@ -69,6 +76,8 @@ class Config:
         for name in ("active_runs_max", "sandboxes_max", "payload_bytes_max", "push_bytes_max", "deploy_bytes_max"):
             if getattr(self, name) < 1:
                 raise _bad(name, f"must be at least 1, is {getattr(self, name)}")
+        if not 0 <= self.processes <= PROCESSES_MAX:
+            raise _bad("processes", f"must be between 0 and {PROCESSES_MAX}, is {self.processes}")
         if not 0 <= self.port <= 65_535:
             raise _bad("port", f"must be between 0 and 65535, is {self.port}")
         if self.sandbox_idle_s < 0:

@@ -1,11 +1,13 @@
-"""Composition root: opens the stores, the sandboxes and the engine, and hands the service to whoever serves it.
+"""Composition root: takes the data directory, opens the stores, sandboxes and engines, and hands the service out.
 
-Only this module names adapters. Order of opening: state (its lock makes this process the owner of the data), code,
-sandboxes, engine; closed in reverse.
+With one process everything is here; with several this one is the front: it has the code store and routes each call to
+the shard process that owns the instance (executor/shards). Only this module and `shards` name adapters. Order of
+opening: the lock (it makes this process the owner of the data), layout, code, instances; closed in reverse.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import sys
@@ -18,14 +20,18 @@ import trio
 
 from executor.adapters.clock import SystemClock
 from executor.adapters.code import GitCodeSource
-from executor.adapters.state import FacetsStateStore
 from executor.config import Config, with_admin_token
 from executor.core.errors import PerdureError, Refused
-from executor.engine.engine import Engine, EngineLimits
-from executor.engine.local import LocalInstances
-from executor.sandbox.cell import CellOptions, Isolation
-from executor.sandbox.pool import sandbox_host
+from executor.engine.engine import EngineLimits
+from executor.ports import CodeSource, Instances
+from executor.sandbox.cell import Isolation
 from executor.service import Service, ServiceOptions
+from executor.shards.calls import Setup
+from executor.shards.layout import MANIFEST, Layout, laid_out, owned
+from executor.shards.owner import owning
+from executor.shards.remote import RemoteInstances
+from executor.shards.router import RoutedInstances
+from executor.shards.supervisor import ShardProcess
 
 ISOLATION_LEVELS = {Isolation.CELL: 2, Isolation.LANDLOCK: 1, Isolation.NONE: 0}
 HASH_SEED_FILE = "hash-seed"
@@ -41,59 +47,115 @@ async def running(config: Config) -> AsyncGenerator[Service]:
         raise Refused("the executor runs on Linux only", code="not_confined")
     config = with_admin_token(config)
     assert config.admin_token is not None
-    async with _one_error(), _opened(config) as (store, code):
-        isolation = Isolation.NONE if config.unconfined else Isolation.CELL
+    isolation = Isolation.NONE if config.unconfined else Isolation.CELL
+    async with _one_error(), _opened(config) as (layout, code):
         seed = await trio.to_thread.run_sync(hash_seed, config.data_dir)
-        async with sandbox_host(CellOptions(isolation=isolation, hash_seed=seed)) as host:
-            clock = SystemClock()
-            limits = EngineLimits(
-                active_runs_max=config.active_runs_max,
-                sandboxes_max=config.sandboxes_max,
-                sandbox_idle_s=config.sandbox_idle_s,
-            )
-            engine = Engine(store, code, host, clock, limits)
-            options = ServiceOptions(
-                admin_token=config.admin_token,
-                version=metadata.version("perdure"),
-                isolation_level=ISOLATION_LEVELS[isolation],
-                payload_bytes_max=config.payload_bytes_max,
-                kept_files=(config.data_dir / HASH_SEED_FILE,),
-            )
-            async with engine.running():
-                yield Service(LocalInstances(engine, store), code, clock, options)
+        options = ServiceOptions(
+            admin_token=config.admin_token,
+            version=metadata.version("perdure"),
+            isolation_level=ISOLATION_LEVELS[isolation],
+            payload_bytes_max=config.payload_bytes_max,
+            kept_files=(config.data_dir / HASH_SEED_FILE, config.data_dir / MANIFEST),
+        )
+        opening = _in_shard_processes if len(layout.places) > 1 else _in_this_process
+        async with opening(config, layout, code, isolation, seed) as instances:
+            yield Service(instances, code, SystemClock(), options)
 
 
 @asynccontextmanager
-async def _opened(config: Config) -> AsyncGenerator[tuple[FacetsStateStore, GitCodeSource]]:
+async def _in_this_process(
+    config: Config, layout: Layout, code: CodeSource, isolation: Isolation, seed: int
+) -> AsyncGenerator[Instances]:
+    [place] = layout.places
+    limits = EngineLimits(
+        active_runs_max=config.active_runs_max,
+        sandboxes_max=config.sandboxes_max,
+        sandbox_idle_s=config.sandbox_idle_s,
+    )
+    async with owning(
+        config.data_dir / place, place, code, isolation=isolation, hash_seed=seed, limits=limits
+    ) as instances:
+        yield instances
+
+
+@asynccontextmanager
+async def _in_shard_processes(
+    config: Config, layout: Layout, code: CodeSource, isolation: Isolation, seed: int
+) -> AsyncGenerator[Instances]:
+    """One process for each store, all opened at the same time; limits of the platform are shared out among them."""
+    count = len(layout.places)
+    # An embedding program keeps its own logging: then the shard processes say only what is wrong.
+    is_set_up = bool(logging.getLogger("executor").handlers)
+    processes = [
+        ShardProcess(
+            Setup(
+                number=number,
+                path=str((config.data_dir / place).absolute()),
+                place=place,
+                is_confined=isolation is not Isolation.NONE,
+                hash_seed=seed,
+                active_runs_max=share(config.active_runs_max, count, number),
+                sandboxes_max=share(config.sandboxes_max, count, number),
+                sandbox_idle_s=config.sandbox_idle_s,
+                log_level=config.log_level if is_set_up else "warning",
+                log_format=config.log_format,
+            ),
+            code,
+        )
+        for number, place in enumerate(layout.places)
+    ]
+    async with trio.open_nursery() as nursery:
+        try:
+            async with trio.open_nursery() as opening:
+                for process in processes:
+                    opening.start_soon(nursery.start, process.run)
+            yield RoutedInstances(
+                [RemoteInstances(process) for process in processes], layout.owners, layout=layout.number
+            )
+        finally:
+            with trio.CancelScope(shield=True):
+                async with trio.open_nursery() as stopping:
+                    for process in processes:
+                        stopping.start_soon(process.stop)
+
+
+def share(total: int, count: int, number: int) -> int:
+    """Part `number` of `total`, divided among `count`; at least 1."""
+    return max(1, total // count + (number < total % count))
+
+
+@asynccontextmanager
+async def _opened(config: Config) -> AsyncGenerator[tuple[Layout, GitCodeSource]]:
     path = config.data_dir
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    store = await trio.to_thread.run_sync(FacetsStateStore.open, path / "state")
+    lock = owned(path)
     try:
+        layout = await trio.to_thread.run_sync(laid_out, path, config.processes)
         code = await trio.to_thread.run_sync(
             lambda: GitCodeSource.open(path / "git", pack_bytes_max=config.push_bytes_max)
         )
         try:
-            yield store, code
+            yield layout, code
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(code.close)
     finally:
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(store.close)
+        lock.release()
 
 
 @asynccontextmanager
 async def _one_error() -> AsyncGenerator[None]:
-    """An error that nurseries wrapped in groups comes out as itself if it is the only one."""
+    """An error that nurseries wrapped in groups comes out as itself; of several, as the first."""
     try:
         yield
     except BaseExceptionGroup as group:
-        found: list[BaseException] = [group]
-        while len(found) == 1 and isinstance(found[0], BaseExceptionGroup):
-            found = list(found[0].exceptions)
-        if len(found) == 1 and isinstance(found[0], PerdureError):
-            raise found[0] from None
-        raise
+        ours, others = group.split(PerdureError)
+        if ours is None or others is not None:
+            raise
+        first: BaseException = ours
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None
 
 
 def hash_seed(data_dir: Path) -> int:

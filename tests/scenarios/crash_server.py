@@ -53,6 +53,7 @@ from executor.engine.output import OutputBuffer
 from executor.ports import Append
 from executor.sandbox.pool import SandboxHost
 from executor.service import ADMINISTRATOR, Service
+from executor.shards import owner
 from tests.facets.faulty_vfs import FaultyVFS
 
 MARK = "@executes"
@@ -190,7 +191,7 @@ def wrap_state(points: Points, tell: Tell, disk: FaultyVFS | None) -> None:
             super().delete(tenant, instance)
             points.reach("deletion: instance deleted, not answered")
 
-    main.FacetsStateStore = State  # type: ignore[misc]  # this process only
+    owner.FacetsStateStore = State  # type: ignore[misc]  # this process only
 
 
 def before_commit(module: Any, on_commit: Callable[[], None]) -> None:

@@ -70,7 +70,7 @@ def test_second_executor_is_refused_and_told_who_has_the_data(world: World) -> N
     assert second.wait_over() == 1
     ((_, code, message),) = second.said("failed")
     assert code == "data_in_use"
-    assert message == f"{world.data_dir / 'state'} is in use by process {world.alive.process.pid}."
+    assert message == f"{world.data_dir} is in use by process {world.alive.process.pid}."
     world.start(TENANT, "one", "Story", payload(1))  # the first noticed nothing
 
 

@@ -1,0 +1,101 @@
+"""The calls between front and shard process, and the types of what travels: the Instances port, and a few more.
+
+Both ends run the same code, so there is no version here; the types still catch what one end gets wrong.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from executor.core.errors import PerdureError, from_json
+from executor.ports import Seen, Start, StoredRow, Vitals
+from executor.views import LogLine
+
+
+class Setup(msgspec.Struct, frozen=True):
+    """What a shard process is started with. `path`: its store's directory; `place`: that below the data directory."""
+
+    number: int
+    path: str
+    place: str
+    is_confined: bool
+    hash_seed: int
+    active_runs_max: int
+    sandboxes_max: int
+    sandbox_idle_s: float
+    log_level: Literal["debug", "info", "warning", "error"]
+    log_format: Literal["human", "json"]
+
+
+class Method:
+    """One kind of call: its name and how arguments and answer are written and read."""
+
+    __slots__ = ("_answer", "_arguments", "name")
+
+    def __init__(self, name: str, arguments: Any, answer: Any) -> None:
+        self.name = name
+        self._arguments = msgspec.msgpack.Decoder(arguments)
+        self._answer = msgspec.msgpack.Decoder(answer)
+
+    def arguments(self, data: bytes | msgspec.Raw) -> tuple[Any, ...]:
+        """Raises msgspec.DecodeError."""
+        found: tuple[Any, ...] = self._arguments.decode(data)
+        return found
+
+    def answer(self, data: bytes | msgspec.Raw) -> Any:
+        """Raises msgspec.DecodeError."""
+        return self._answer.decode(data)
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=str)
+
+
+def encode(value: Any) -> bytes:
+    """Arguments or an answer; an error becomes its JSON shape, whose details are texts where they are no JSON."""
+    if isinstance(value, list):
+        value = [item.to_json() if isinstance(item, PerdureError) else item for item in value]
+    return _encoder.encode(value)
+
+
+def errors_inward(items: list[Seen | dict[str, Any]]) -> list[Seen | PerdureError]:
+    """The answers of start_many, its errors as exceptions again."""
+    return [from_json(item) if isinstance(item, dict) else item for item in items]
+
+
+_KEY = tuple[str, str]
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method("start", tuple[Start], Seen),
+        Method("start_many", tuple[list[Start]], list[Seen | dict[str, Any]]),
+        Method("status", _KEY, Seen),
+        Method("outcome", tuple[str, str, float | None], Seen),
+        Method("send_event", tuple[str, str, str, str, bytes], bool),
+        Method("pause", _KEY, Seen),
+        Method("resume", _KEY, Seen),
+        Method("terminate", _KEY, Seen),
+        Method("delete", _KEY, None),
+        Method("delete_tenant", tuple[str], None),
+        Method(
+            "page",
+            tuple[str, str | None, str | None, str | None, int, str | None],
+            tuple[list[StoredRow], str | None],
+        ),
+        Method("counts", tuple[str], dict[str, int]),
+        Method("commits", tuple[str], set[str]),
+        Method("journal", tuple[str, str, int, int, float], list[bytes]),
+        Method("output", tuple[str, str, int, int, float], list[LogLine]),
+        Method("image", _KEY, bytes),
+        Method("vitals", tuple[()], Vitals),
+        Method("backup", tuple[str], None),
+        Method("check", tuple[()], list[str]),
+        # The front to a shard process: begin, and end in good order.
+        Method("open", tuple[Setup], None),
+        Method("stop", tuple[()], None),
+        # A shard process to the front, which has the code store: where the bundle of a commit is.
+        Method("bundle", _KEY, str),
+    )
+}

@@ -1,0 +1,37 @@
+"""What owns instances in one process: a store, sandboxes and an engine over them, as the Instances port."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from executor.adapters.clock import SystemClock
+from executor.adapters.state import FacetsStateStore
+from executor.engine.engine import Engine, EngineLimits
+from executor.engine.local import LocalInstances
+from executor.ports import CodeSource
+from executor.sandbox.cell import CellOptions, Isolation
+from executor.sandbox.pool import sandbox_host
+
+
+@asynccontextmanager
+async def owning(
+    path: Path, place: str, code: CodeSource, *, isolation: Isolation, hash_seed: int, limits: EngineLimits
+) -> AsyncGenerator[LocalInstances]:
+    """The instances of the store in `path`, going on from where they were; on leaving, steps that execute may finish.
+
+    `place`: where a backup keeps the store. Raises Refused (`data_in_use`, `not_confined`, `schema_too_new`), Corrupt,
+    Unavailable.
+    """
+    store = await trio.to_thread.run_sync(FacetsStateStore.open, path)
+    try:
+        async with sandbox_host(CellOptions(isolation=isolation, hash_seed=hash_seed)) as host:
+            engine = Engine(store, code, host, SystemClock(), limits)
+            async with engine.running():
+                yield LocalInstances(engine, store, place=place)
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(store.close)

@@ -1,0 +1,184 @@
+"""ShardProcess: starts a shard process, carries calls to it, starts it again when it dies, stops it in good order.
+
+A process that dies takes nothing with it: what was acknowledged is in its log, and the next one goes on from there.
+Those who wait for its answers are told at once to try again. One that says that its store is broken, or somebody
+else's, stops the whole executor: it is never started again over a write that failed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import site
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from executor.core.errors import PerdureError, Unavailable
+from executor.ports import CodeSource
+from executor.shards.calls import METHODS, Setup
+from executor.shards.channel import Call, Channel
+from executor.wire import innermost
+
+log = logging.getLogger(__name__)
+
+BACKOFF_S = 0.1
+BACKOFF_MAX_S = 10.0
+STEADY_S = 30.0
+"""A life this long was no failed start: the next one begins at once."""
+STOP_S = 30.0
+"""After this the process is killed: more than steps get to finish, and the last fold."""
+
+
+class ShardProcess:
+    """See the module's text. `run` is its life."""
+
+    def __init__(self, setup: Setup, code: CodeSource) -> None:
+        self._setup = setup
+        self._code = code
+        self._channel: Channel | None = None
+        self._nursery: trio.Nursery | None = None
+        self._is_stopping = False
+        self._stopped = trio.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._scope = trio.CancelScope()
+        self.lives = 0
+
+    @property
+    def pid(self) -> int | None:
+        """The present process, if there is one."""
+        return None if self._process is None else self._process.pid
+
+    async def call(self, name: str, *arguments: Any) -> Any:
+        """See `Channel.call`. Raises Unavailable at once while the process is being started."""
+        if self._channel is None:
+            raise self._lost()
+        return await self._channel.call(name, *arguments)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep a process alive until `stop`. Started once the first one answers; raises why it could not be opened,
+        and later why the executor must stop."""
+        with self._scope:
+            pause_s = BACKOFF_S
+            while not self._stop_is_asked():
+                began = trio.current_time()
+                try:
+                    await self._live(task_status)
+                except PerdureError as error:
+                    if not self.lives or not isinstance(error, Unavailable):
+                        raise
+                    log.warning("a shard process cannot be opened", extra=self._facts(error=str(error)))
+                if self._stop_is_asked():
+                    break
+                log.error("a shard process ended and is started again", extra=self._facts())
+                pause_s = BACKOFF_S if trio.current_time() - began > STEADY_S else min(2 * pause_s, BACKOFF_MAX_S)
+                await trio.sleep(pause_s)
+        self._stopped.set()
+
+    async def stop(self) -> None:
+        """Let steps finish, close the store, end the process. Shielded by the caller."""
+        self._is_stopping = True
+        if self._channel is not None:
+            with trio.move_on_after(STOP_S):
+                try:
+                    await self._channel.call("stop")
+                    await self._stopped.wait()
+                except PerdureError as error:
+                    log.warning("a shard process ended before it was stopped", extra=self._facts(error=str(error)))
+        self._scope.cancel()
+
+    def _stop_is_asked(self) -> bool:
+        return self._is_stopping
+
+    def _facts(self, **more: Any) -> dict[str, Any]:
+        return {"shard_process": self._setup.number, **more}
+
+    def _lost(self) -> Unavailable:
+        if self._is_stopping:
+            return Unavailable("the executor is stopping", code="shutting_down", hint="Try again when it is back.")
+        return Unavailable(
+            "the process that has this instance ended, and is being started again",
+            code="busy",
+            hint="Nothing acknowledged is lost; try again after a second.",
+            retry_after_s=1,
+        )
+
+    async def _live(self, task_status: trio.TaskStatus[None]) -> None:
+        """One process, from its start to its end. Raises PerdureError: it could not be opened, or must not go on."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            # In this thread and not in a worker: the kernel ties the process's life to the thread that made it.
+            process = self._process = subprocess.Popen(  # noqa: ASYNC220
+                [sys.executable, "-P", "-m", "executor.shards.process", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=_environment(),
+            )
+        channel = Channel(ours, on_calls=self._take, on_cancel=lambda _number: None, lost=self._lost())
+        failure: BaseException | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(_carry, channel, nursery)
+                await channel.call("open", self._setup)
+                self._channel = channel
+                self.lives += 1
+                if self.lives == 1:
+                    # It outlives a cancellation from outside: stopping in order needs it.
+                    self._scope.shield = True
+                    task_status.started()
+        except (PerdureError, BaseExceptionGroup) as error:
+            failure = innermost(error)
+            if not isinstance(failure, PerdureError):
+                raise
+        finally:
+            self._channel = self._nursery = None
+            with trio.CancelScope(shield=True):
+                await _ended(process)
+            self._process = None
+        failure = channel.end or failure
+        if failure is not None:
+            raise failure
+
+    def _take(self, calls: list[Call]) -> None:
+        for call in calls:
+            if self._nursery is not None and self._channel is not None:
+                self._nursery.start_soon(self._bundle, call, self._channel)
+
+    async def _bundle(self, call: Call, channel: Channel) -> None:
+        tenant, commit = METHODS["bundle"].arguments(call.arguments)
+        try:
+            path = await trio.to_thread.run_sync(self._code.bundle, tenant, commit)
+        except PerdureError as error:
+            channel.fail(call.number, error)
+        else:
+            channel.answer(call.number, str(path))
+
+
+async def _carry(channel: Channel, nursery: trio.Nursery) -> None:
+    try:
+        await channel.run()
+    finally:
+        nursery.cancel_scope.cancel()
+
+
+async def _ended(process: subprocess.Popen[bytes]) -> None:
+    """The channel is closed: the process ends by itself at once. It is killed if it does not."""
+    with trio.move_on_after(1) as late:
+        await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
+    if late.cancelled_caught:
+        process.kill()
+        await trio.to_thread.run_sync(process.wait)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with a place where the same packages are found, if the interpreter does not look there by itself."""
+    root = str(Path(__file__).parents[2])
+    environment = dict(os.environ)
+    if root not in site.getsitepackages():
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
+    return environment
