@@ -1,9 +1,9 @@
 """Facets in the state database: a base image, the deltas behind it, and some of those before it.
 
-Deltas run both ways, so an image is had from the base either way. The rule of what is kept: the deltas behind the base,
-and the newest before it, together at most about `facet_history_bytes_max`; the facet can be had as of every record since
-the oldest that is kept. Work stays linear: a base is made anew once the deltas behind it weigh as much as it does, and
-old deltas are dropped a quarter of the bound at a time.
+Deltas run both ways, so an image is had from the base either way. The rule of what is kept: all deltas behind the
+base, and the newest before it, of those at most `facet_history_bytes_max`; the facet can be had as of every record
+since the oldest that is kept. Work stays linear: a base is made anew once the deltas behind it weigh as much as it
+does, and old deltas are dropped a quarter of the bound at a time.
 """
 
 from __future__ import annotations
@@ -47,11 +47,15 @@ def take(connection: apsw.Connection, key: int, added: Sequence[tuple[int, bytes
     count, size = count + old_count, size + old_size
     connection.execute("UPDATE base SET delta_count = ?, delta_bytes = ? WHERE key = ?", (count, size, key))
     if count >= REBASE_COUNT or size >= max(base_size, REBASE_BYTES_MIN):
-        _rebase(connection, key, behind, added[-1][0], size, limits)
+        _rebase(connection, key, (behind, added[-1][0]), size, limits)
 
 
-def _rebase(connection: apsw.Connection, key: int, behind: int, upto: int, size: int, limits: Limits) -> None:
-    """A new base image as of record `upto`. Deltas that do not fit leave the old one: reading them says why."""
+def _rebase(connection: apsw.Connection, key: int, span: tuple[int, int], size: int, limits: Limits) -> None:
+    """The base image goes on from record span[0] to span[1], over `size` bytes of deltas.
+
+    Deltas that do not fit leave the old one: reading them says why.
+    """
+    behind, upto = span
     base = unpack(connection.execute("SELECT content FROM base WHERE key = ?", (key,)).get)
     try:
         image = deltas.apply_all(base, stored_deltas(connection, key, behind, upto), bytes_max=STORED_IMAGE_BYTES_MAX)
@@ -64,10 +68,10 @@ def _rebase(connection: apsw.Connection, key: int, behind: int, upto: int, size:
         "UPDATE base SET sequence = ?, content = ?, delta_count = 0, delta_bytes = 0, is_packed = 0 WHERE key = ?",
         (upto, pack(image, level=QUICK_LEVEL), key),
     )
-    bound_history(connection, key, upto, size, limits.facet_history_bytes_max)
+    _bound_history(connection, key, upto, more=size, bytes_max=limits.facet_history_bytes_max)
 
 
-def bound_history(connection: apsw.Connection, key: int, upto: int, more: int, bytes_max: int) -> None:
+def _bound_history(connection: apsw.Connection, key: int, upto: int, *, more: int, bytes_max: int) -> None:
     """A base as of record `upto` has taken in `more` bytes of deltas: drop the oldest if too many are kept."""
     kept: int = connection.execute(
         "INSERT INTO history VALUES(?1, ?2, 0) ON CONFLICT(key) DO UPDATE SET bytes = bytes + ?2 RETURNING bytes",

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -51,7 +51,7 @@ _COLUMNS = (
     "key, tenant, instance, version, state, shard, sequence, wake_at_ms, created_at_ms, updated_at_ms, facet_bytes, "
     "summary, tail_first, tail"
 )
-_INSERT = f"INSERT INTO instance({_COLUMNS}) VALUES "
+_INSERT = f"INSERT INTO instance({_COLUMNS}) VALUES "  # noqa: S608 - own names; all of the text is, below too
 # Every column but those that never change, and the tail, to which the new entries are added. (`||` makes a text of two
 # blobs, byte by byte.)
 _UPDATE = (
@@ -308,13 +308,16 @@ class Fold:
         execute, listed = self._connection.execute, _json(keys)
         tally.subtract(self._tally_of(keys))
         among = "key IN (SELECT value FROM json_each(?))"
-        chunked = execute(f"SELECT json_group_array(key) FROM instance WHERE {among} AND tail_first > 1", (listed,)).get
+        chunked = execute(
+            f"SELECT json_group_array(key) FROM instance WHERE {among} AND tail_first > 1",  # noqa: S608
+            (listed,),
+        ).get
         self._connection.executemany(
             "DELETE FROM chunk WHERE id BETWEEN ? AND ?",
             [row_ids(key) for key in msgspec.json.decode(chunked, type=list[int])],
         )
         with_facet = execute(
-            f"SELECT json_group_array(key) FROM instance WHERE {among} AND (facet_bytes > 0 "
+            f"SELECT json_group_array(key) FROM instance WHERE {among} AND (facet_bytes > 0 "  # noqa: S608
             "OR key IN (SELECT key FROM base) OR key IN (SELECT key FROM paged))",
             (listed,),
         ).get
@@ -322,7 +325,7 @@ class Fold:
         bases.delete_of(self._connection, facets)
         for key in facets:
             self._paged.delete(key)
-        execute(f"DELETE FROM instance WHERE {among}", (listed,))
+        execute(f"DELETE FROM instance WHERE {among}", (listed,))  # noqa: S608
 
 
 def _json(values: Sequence[object]) -> str:

@@ -211,7 +211,10 @@ def ended(
     Also the generation of the last one looked at; None: there are no more. What the tail has changed is not among them.
     """
     keys = "SELECT key FROM instance WHERE key > ? ORDER BY key LIMIT ?"
-    reached = snapshot.connection.execute(f"SELECT max(key), count(*) FROM ({keys})", (after, scan)).fetchone()
+    reached = snapshot.connection.execute(
+        f"SELECT max(key), count(*) FROM ({keys})",  # noqa: S608 - own text, values are bound
+        (after, scan),
+    ).fetchone()
     assert reached is not None, "an aggregate has a row"
     last, number = reached
     if not number:
@@ -219,9 +222,10 @@ def ended(
     found: list[tuple[str, str]] = []
     for state, time_ms in before_ms.items():
         where = "key > ? AND key <= ? AND state = (SELECT id FROM state WHERE name = ?) AND updated_at_ms < ?"
-        for row in _select(snapshot, where, (after, last, state, time_ms)):
-            if not view.holds(row.tenant, row.instance, snapshot.folded):
-                found.append((row.tenant, row.instance))
+        rows = _select(snapshot, where, (after, last, state, time_ms))
+        found += [
+            (row.tenant, row.instance) for row in rows if not view.holds(row.tenant, row.instance, snapshot.folded)
+        ]
     return found, last if number == scan else None
 
 

@@ -5,7 +5,7 @@ A batch is the content of one append, that is, of one fsync:
     u8  format = 1
     u32 crc32 of everything behind it, big-endian
     MessagePack: an array of items, each of them one of
-      [1, tenant, instance, sequence, entry, delta or nil, row]  row: the fields of RowUpdate, in their order, as an array
+      [1, tenant, instance, sequence, entry, delta or nil, row]  row: an array of the fields of RowUpdate, in order
       [2, tenant, instance]                                      everything of this instance up to here is gone
       [3, tenant]                                                everything of this tenant up to here is gone
 

@@ -61,11 +61,11 @@ _STATE_1 = """
         updated_at_ms INTEGER NOT NULL,
         facet_bytes INTEGER NOT NULL,
         summary BLOB NOT NULL,
-        tail_first INTEGER NOT NULL,                -- sequence of the first entry in `tail`; what is before is in chunks
+        tail_first INTEGER NOT NULL,                -- sequence of the first entry in `tail`; older ones are in chunks
         tail BLOB NOT NULL                          -- the newest entries while they are few bytes; see chunks.py
     );
-    -- Each index is paid for by every start and change of state. No more than these: a tenant's instances by id; what is
-    -- due; a tenant's listing, also of all tenants (in_states); the listing by workflow or commit.
+    -- Each index is paid for by every start and change of state. No more than these: a tenant's instances by id; what
+    -- is due; a tenant's listing, also of all tenants (in_states); the listing by workflow or commit.
     CREATE UNIQUE INDEX instance_name ON instance(tenant, instance);
     CREATE INDEX instance_wake ON instance(wake_at_ms) WHERE wake_at_ms IS NOT NULL;
     CREATE INDEX instance_state ON instance(tenant, state);

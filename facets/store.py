@@ -179,7 +179,7 @@ class StateStore:
         return bool(self.delete_many([(tenant, instance)]))
 
     def delete_many(self, names: Sequence[tuple[str, str]]) -> int:
-        """As `delete`, for each (tenant, instance) that there is, with one fsync for all. Returns how many there were."""
+        """As `delete`, for each (tenant, instance) that there is, with one fsync for all. Returns their number."""
         with self._append_lock:
             self._refuse_if_unusable()
             there = [DeleteInstance(*name) for name in dict.fromkeys(names) if self.row(*name) is not None]
@@ -325,7 +325,9 @@ class StateStore:
     def image_parts(self, tenant: str, instance: str, *, at: int | None = None) -> Iterator[bytes]:
         """The facet's image as of record `at` (None: now) in pieces; none if there was no facet, or no such instance.
 
-        A large one is verified while it is read, so that an error may come after pieces. Raises NotFound (`record_not_found`: the journal does not reach `at`), Corrupt (a delta does not fit).
+        A large one is verified while it is read, so that an error may come after pieces. Raises NotFound
+        (`record_not_found`: the journal does not reach `at`; `record_not_kept`: what led there has been dropped),
+        Corrupt (a delta does not fit).
         """
         view = self._tail.view()
         with self._readers.snapshot() as snapshot:
@@ -443,7 +445,7 @@ class StateStore:
     def _bring_home(self) -> None:
         try:
             self._fold.fold()
-            self._fold.trim()
+            self._fold.trim(compact=True)
         except (StoreFailed, Fenced) as error:
             self._fail(error)
             raise
@@ -504,7 +506,7 @@ class StateStore:
             if self._failure is None:
                 with self._append_lock:
                     self._fold.fold()
-                    self._fold.trim()
+                    self._fold.trim(compact=True)
                     bring_home(self._writer, self._state_path)
         except FacetError as error:
             # What could not be folded is in the log, and is read from there at the next start.

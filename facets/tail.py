@@ -298,7 +298,8 @@ class Tail:
     def drop(self, segment: Segment) -> None:
         """Forget the oldest segment: the state database has it."""
         with self._lock:
-            assert self._segments[0] is segment and len(self._segments) > 1, "segments are folded in their order"
+            assert self._segments[0] is segment, "segments are folded in their order"
+            assert len(self._segments) > 1, "and only after they are closed"
             self._segments = self._segments[1:]
 
 

@@ -1,10 +1,14 @@
 """What does durability cost: an append, a fold, a sleeping instance, a due timer, a restart?
 
-    python tools/bench/commitlog.py [--instances N] [--batch N] [--singles N] [--queries N] [--json]
+    python tools/bench/commitlog.py [--instances N] [--records N] [--w3 N] [--queries N] [--json]
 
-Each instance lives a start and a sleep: two records, each of `payload` bytes of noise, the second with a wake time,
-appended in batches while the background fold runs, as the engine does. Prints a table and, with `--json`, one JSON
-object as the last line. `run(SMALL, directory)` is the same for tests.
+Three parts. *Appends*: records of 120 bytes in batches of 1, 64 and 256, five of each instance one after the other, as
+steps do; CPU of the append alone, for nothing is folded meanwhile. *Runs*: instances that begin and end at once, five
+records each; CPU of their fold alone. *Sleepers*: `instances` that start (150 B), have one step (120 B) and sleep
+(90 B, and a summary of 60 B), all of noise; then the disk they take, the opening of the store, and what is asked of it.
+Prints a table and, with `--json`, one JSON object as the last line. `run(SMALL, directory)` is the same for tests.
+
+`--instances 1000000` takes some minutes and 2 GB of disk.
 """
 
 from __future__ import annotations
@@ -13,12 +17,11 @@ import argparse
 import dataclasses
 import json
 import random
-import resource
 import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -30,23 +33,28 @@ from facets import Record, RowUpdate, StateStore
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How much to do. The defaults take about twenty seconds on two cores."""
+    """How much to do. The defaults take about fifteen seconds on a core."""
 
-    instances: int = 50_000
-    batch: int = 256
-    singles: int = 500
-    queries: int = 500
-    payload: int = 120
+    instances: int = 20_000
+    records: int = 50_000
+    w3: int = 4_000
+    queries: int = 300
 
 
-SMALL = Sizes(instances=300, batch=64, singles=10, queries=10)
+SMALL = Sizes(instances=300, records=320, w3=100, queries=10)
+BATCHES = (1, 64, 256)
+SINGLES_MAX = 2_000
+ENTRIES = 5
+SLEEPERS_BATCH = 300
 COMMIT = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 NOW_MS = 1_700_000_000_000
+SLEEPER = (150, 120, 90)
+SUMMARY_BYTES = 60
 
 
-def record(number: int, sequence: int, payload: bytes, *, wake_at_ms: int | None) -> Record:
-    row = RowUpdate("waiting", wake_at_ms, "Onboarding", COMMIT, NOW_MS, NOW_MS + sequence, b"sleep: cool off")
-    return Record("acme", f"customer-{number:08d}", sequence, payload, None, row)
+def record(name: str, sequence: int, entry: bytes, state: str = "running", wake_at_ms: int | None = None) -> Record:
+    row = RowUpdate(state, wake_at_ms, "Onboarding", COMMIT, NOW_MS, NOW_MS + sequence, entry[:SUMMARY_BYTES])
+    return Record("acme", name, sequence, entry, None, row)
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -55,76 +63,128 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def cpu_us(work: Callable[[], object], number: int) -> float:
+    """CPU of this process, for each of `number` things that `work` does."""
+    started = time.process_time()
+    work()
+    return round((time.process_time() - started) / number * 1e6, 1)
+
+
 def percentile(times: list[float], share: float) -> float:
     return round(sorted(times)[min(len(times) - 1, int(len(times) * share))] * 1000, 3)
 
 
-def run(sizes: Sizes, directory: Path) -> dict[str, object]:
-    """All measurements; `directory` must be empty. Files stay there."""
-    noise = random.Random(1)
-    batches = [
-        [
-            record(
-                number, sequence, noise.randbytes(sizes.payload), wake_at_ms=NOW_MS + number if sequence == 2 else None
+def resident_mib() -> float:
+    """What the process has in memory now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return round(pages * 4096 / 2**20, 1)
+
+
+def of_runs(prefix: str, number: int, batch: int, noise: random.Random) -> Iterator[list[Record]]:
+    """Batches of instances that go on at the same pace, so that an instance has one record in a batch."""
+    for first in range(0, number, batch):
+        names = [f"{prefix}-{identifier:08d}" for identifier in range(first, min(first + batch, number))]
+        for sequence in range(1, ENTRIES + 1):
+            state = "complete" if sequence == ENTRIES else "running"
+            yield [record(name, sequence, noise.randbytes(120), state) for name in names]
+
+
+def appends(sizes: Sizes, directory: Path, noise: random.Random) -> dict[str, object]:
+    result: dict[str, object] = {}
+    with StateStore.open(directory, fold="manual") as store:
+        for size in BATCHES:
+            number = min(sizes.records, SINGLES_MAX) if size == 1 else sizes.records
+            batches = list(of_runs(f"batch{size}", number // ENTRIES, size, noise))
+            count = sum(map(len, batches))
+            times: list[float] = []
+            result[f"append_{size}_cpu_us_per_record"] = cpu_us(partial(append_all, store, batches, times), count)
+            result[f"append_{size}_records_per_s"] = round(count / sum(times))
+            result[f"append_{size}_p50_ms"] = percentile(times, 0.5)
+            result[f"append_{size}_p99_ms"] = percentile(times, 0.99)
+            store.fold()
+        for batch in of_runs("fold", sizes.w3, 64, noise):
+            store.append(batch)
+        cpu = cpu_us(store.fold, sizes.w3)
+        result["fold_cpu_us_per_run"] = cpu
+        result["fold_cpu_us_per_record"] = round(cpu / ENTRIES, 1)
+    return result
+
+
+def append_all(store: StateStore, batches: list[list[Record]], times: list[float]) -> None:
+    times.extend(timed(partial(store.append, batch)) for batch in batches)
+
+
+def fall_asleep(store: StateStore, instances: int, noise: random.Random) -> None:
+    for first in range(0, instances, SLEEPERS_BATCH):
+        numbers = range(first, min(first + SLEEPERS_BATCH, instances))
+        for sequence, size in enumerate(SLEEPER, 1):
+            is_last = sequence == len(SLEEPER)
+            store.append(
+                [
+                    record(
+                        f"customer-{number:08d}",
+                        sequence,
+                        noise.randbytes(size),
+                        "waiting" if is_last else "running",
+                        # Due times are not in the order of the starts.
+                        NOW_MS + number * 7919 % instances if is_last else None,
+                    )
+                    for number in numbers
+                ]
             )
-            for number in range(first, min(first + sizes.batch, sizes.instances))
-        ]
-        for sequence in (1, 2)
-        for first in range(0, sizes.instances, sizes.batch)
-    ]
-    store = StateStore.open(directory)
-    times: list[float] = []
-    cpu_before = time.process_time()
-    total_s = timed(lambda: times.extend(timed(partial(store.append, batch)) for batch in batches))
-    cpu_s = time.process_time() - cpu_before
-    backlog = store._tail.size
-    fold_s = timed(store.fold)
-    store.close()
-    disk = sum(path.stat().st_size for path in directory.iterdir())
+
+
+def sleepers(sizes: Sizes, directory: Path, noise: random.Random) -> dict[str, object]:
+    instances = sizes.instances
+    result: dict[str, object] = {}
+    with StateStore.open(directory) as store:
+        result["sleepers_cpu_us_each"] = cpu_us(partial(fall_asleep, store, instances, noise), instances)
+        store.fold()
+    disk = {path.name: path.stat().st_size for path in directory.iterdir()}
+    result["sleeper_disk_bytes"] = round(sum(disk.values()) / instances)
+    result["log_bytes"] = sum(size for name, size in disk.items() if name.startswith("log.db"))
 
     opened: list[StateStore] = []
-    open_s = timed(lambda: opened.append(StateStore.open(directory, fold="manual")))
+    first_s = timed(lambda: opened.append(StateStore.open(directory, fold="manual")))
     store = opened[0]
-    middle = NOW_MS + sizes.instances // 2
-    singles = [
-        timed(partial(store.append, [record(number, 3, b"woken", wake_at_ms=None)])) for number in range(sizes.singles)
-    ]
-    store.fold()
-    due_s = timed(lambda: [store.due(middle, limit=10) for _ in range(sizes.queries)])
-    wake_s = timed(lambda: [store.next_wake_ms() for _ in range(sizes.queries)])
-    picks = [f"customer-{noise.randrange(sizes.instances):08d}" for _ in range(sizes.queries)]
+    first_s += timed(store.next_wake_ms) + timed(lambda: store.due(NOW_MS + instances, limit=256))
+    result["open_and_first_due_ms"] = round(first_s * 1000, 1)
+    names = [f"customer-{noise.randrange(instances):08d}" for _ in range(sizes.queries)]
     journals: list[object] = []
-    journal_s = timed(lambda: journals.extend(store.journal("acme", name) for name in picks))
-    list_s = timed(lambda: [store.list("acme", state="waiting", limit=20) for _ in range(sizes.queries)])
-    count_s = timed(lambda: store.count("acme"))
+    questions: dict[str, Callable[[], object]] = {
+        "next_wake_us": store.next_wake_ms,
+        "due_10_us": lambda: store.due(NOW_MS + instances // 2, limit=10),
+        "active_us": lambda: store.in_states(["queued", "running"], limit=256),
+        "list_20_us": lambda: store.list("acme", limit=20),
+        "list_20_by_state_us": lambda: store.list("acme", state="waiting", limit=20),
+        "list_20_by_commit_us": lambda: store.list("acme", commit=COMMIT, limit=20),
+        "list_none_us": lambda: store.list("acme", workflow="Other", limit=20),
+        "count_us": lambda: store.count("acme"),
+        "commits_us": lambda: store.commits("acme"),
+    }
+    for name, ask in questions.items():
+        result[name] = round(timed(lambda ask=ask: [ask() for _ in names]) / len(names) * 1e6, 1)  # type: ignore[misc]
+    journal_s = timed(lambda: journals.extend(store.journal("acme", name) for name in names))
+    result["journal_us"] = round(journal_s / len(names) * 1e6, 1)
+    result["resident_mib"] = resident_mib()
     backup_s = timed(lambda: store.backup(directory.with_name(directory.name + "-backup")))
+    result["backup_ms"] = round(backup_s * 1000, 1)
     problems: list[str] = []
-    check_s = timed(lambda: problems.extend(store.check()))
+    result["check_ms"] = round(timed(lambda: problems.extend(store.check())) * 1000, 1)
     store.close()
     assert problems == []
-    per_query = 1e6 / sizes.queries
-    return {
-        "sizes": dataclasses.asdict(sizes),
-        "records_per_s": round(2 * sizes.instances / total_s),
-        "append_batch_p50_ms": percentile(times, 0.5),
-        "append_batch_p99_ms": percentile(times, 0.99),
-        "cpu_us_per_record": round(cpu_s / (2 * sizes.instances) * 1e6, 1),
-        "backlog_bytes": backlog,
-        "last_fold_ms": round(fold_s * 1000, 1),
-        "disk_bytes_per_instance": round(disk / sizes.instances),
-        "open_ms": round(open_s * 1000, 1),
-        "append_one_p50_ms": percentile(singles, 0.5),
-        "append_one_p99_ms": percentile(singles, 0.99),
-        "due_us": round(due_s * per_query, 1),
-        "next_wake_us": round(wake_s * per_query, 1),
-        "journal_us": round(journal_s * per_query, 1),
-        "list_20_us": round(list_s * per_query, 1),
-        "count_ms": round(count_s * 1000, 2),
-        "backup_ms": round(backup_s * 1000, 1),
-        "check_ms": round(check_s * 1000, 1),
-        "memory_peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-        "checksum": f"{zlib.crc32(repr(journals).encode()):08x}",
-    }
+    result["checksum"] = f"{zlib.crc32(repr(journals).encode()):08x}"
+    return result
+
+
+def run(sizes: Sizes, directory: Path) -> dict[str, object]:
+    """All measurements; stores are made in `directory`, which must be empty, and stay there."""
+    directory.mkdir(exist_ok=True)
+    noise = random.Random(1)
+    result: dict[str, object] = {"sizes": dataclasses.asdict(sizes)}
+    result |= appends(sizes, directory / "appends", noise)
+    result |= sleepers(sizes, directory / "sleepers", noise)
+    return result
 
 
 def main() -> None:
@@ -137,7 +197,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="commitlog-") as root:
         result = run(Sizes(**arguments), Path(root) / "state")
     for name, value in result.items():
-        print(f"{name:24} {value}")
+        print(f"{name:32} {value}")
     if as_json:
         print(json.dumps(result))
 
