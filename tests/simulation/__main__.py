@@ -40,7 +40,9 @@ def main(arguments: list[str]) -> int:
         executed += world.witness.executed
         acknowledged += world.witness.acknowledged
     seconds = time.process_time() - began
-    print(f"{options.count} seeds, {failed} failed; {acknowledged} acknowledgements, {executed} step attempts, {seconds:.1f} s CPU")
+    print(
+        f"{options.count} seeds, {failed} failed; {acknowledged} acknowledgements, {executed} step attempts, {seconds:.1f} s CPU"
+    )
     return 1 if failed else 0
 
 

@@ -17,7 +17,6 @@ from unittest import mock
 import trio
 from trio._core import _run as trio_run
 
-
 START_MS = 1_000_000
 
 

@@ -8,6 +8,7 @@ The model:
 - A write is seen at once by everybody, and is on the platters when an fsync of its file has returned, not before.
 - Power loss: each sector holds any one of the contents it has had since the last fsync of its file: so writes are lost,
   torn and reordered among each other, in one file and between files. The length of a file is any one it has had.
+  A truncation happens as a whole or not at all, and what was written after it only if it did.
 - The name of a new file is durable with its first fsync. A deletion is durable at once if the caller asked for it;
   otherwise the old file may come back. With the first fsync of a new journal or write-ahead file SQLite's own layer
   fsyncs the directory: all names and deletions in it are durable then.
@@ -21,6 +22,7 @@ Sectors are never damaged besides: a write changes no byte outside its range (SQ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,22 +67,40 @@ class DiskFile:
 
     def survivors(self, sector_bytes: int, pick: Callable[[list[int]], int]) -> bytes:
         """A content after a power loss; `pick` chooses among versions, given the operations that made them (0: old)."""
+        cuts = [0, *(operation for operation, _, content in self.changes if content is None)]
+        last_cut = cuts[pick(cuts)]  # the last truncation that happened
+        end_at = next((cut for cut in cuts if cut > last_cut), math.inf)
         view = bytearray(self.durable or b"")
         sizes: list[tuple[int, int]] = [(0, len(view))]
         versions: dict[int, list[tuple[int, bytes]]] = {}
+
+        def sector_of(number: int) -> bytes:
+            return bytes(view[number * sector_bytes : (number + 1) * sector_bytes])
+
         for operation, at, content in self.changes:
-            end = max(at, len(view)) if content is None else at + len(content)
-            touched = range(at // sector_bytes, -(-end // sector_bytes))
-            for sector in touched:
-                if sector not in versions:
-                    versions[sector] = [(0, bytes(view[sector * sector_bytes : (sector + 1) * sector_bytes]))]
+            if operation >= end_at:
+                break
+            if content is None:
+                _change(view, at, None)
+                sizes = [(operation, at)]
+                versions = {
+                    number: [(made, old[: at - number * sector_bytes]) for made, old in found]
+                    for number, found in versions.items()
+                    if number * sector_bytes < at
+                }
+                continue
+            touched = range(at // sector_bytes, -(-(at + len(content)) // sector_bytes))
+            for number in touched:
+                versions.setdefault(number, [(0, sector_of(number))])
             _change(view, at, content)
-            for sector in touched:
-                versions[sector].append((operation, bytes(view[sector * sector_bytes : (sector + 1) * sector_bytes])))
+            for number in touched:
+                versions[number].append((operation, sector_of(number)))
             if len(view) != sizes[-1][1]:
                 sizes.append((operation, len(view)))
         size = sizes[pick([operation for operation, _ in sizes])][1]
-        found = bytearray(self.durable or b"")[:size].ljust(size, b"\0")
+        cut_to = [at for made, at, content in self.changes if content is None and made <= last_cut]
+        kept = min([len(self.durable or b""), *cut_to])
+        found = bytearray((self.durable or b"")[:kept][:size]).ljust(size, b"\0")
         for sector, contents in versions.items():
             content = contents[pick([operation for operation, _ in contents])][1].ljust(sector_bytes, b"\0")
             at = sector * sector_bytes
@@ -171,7 +191,7 @@ class Disk:
             case "drawn":
                 return lambda operations: random.randrange(len(operations))
             case "early":
-                return lambda operations: max(index for index, at in enumerate(operations) if at <= cut)
+                return lambda operations: max((index for index, at in enumerate(operations) if at <= cut), default=0)
             case "late":
                 return lambda operations: len(operations) - 1 if operations[-1] >= cut else 0
 

@@ -73,7 +73,9 @@ def image_after(payload: bytes, count: int) -> bytes:
     if not count:
         return b""
     pages = 1 + count // 2
-    made = [blake2b(payload + bytes([page, count if page == count % pages else 0])).digest() * 16 for page in range(pages)]
+    made = [
+        blake2b(payload + bytes([page, count if page == count % pages else 0])).digest() * 16 for page in range(pages)
+    ]
     return b"".join(made)
 
 

@@ -19,7 +19,11 @@ ENDS = ("power", "power", "power", "kill", "kill", "stop", "sync", "write", "rea
 
 def draw_operation(random: Random, *, is_branch: bool = False) -> Operation:
     """One operation of a program."""
-    kinds = ["step", "step", "nap", "wait"] if is_branch else ["step", "step", "step", "facet", "facet", "nap", "wait", "both", "race"]
+    kinds = (
+        ["step", "step", "nap", "wait"]
+        if is_branch
+        else ["step", "step", "step", "facet", "facet", "nap", "wait", "both", "race"]
+    )
     match random.choice(kinds):
         case "step":
             return ["step", random.choice([0, 0, 0, 1, 2, 9]), random.choice([0, 0, 1, 30, 900])]
@@ -110,7 +114,9 @@ class RandomStory:
     async def _ask(self, life: Life) -> None:
         random = self.random
         key = random.choice(self.keys)
-        match random.choice(["start", "start", "start", "event", "event", "pause", "resume", "terminate", "delete", "tenant"]):
+        match random.choice(
+            ["start", "start", "start", "event", "event", "pause", "resume", "terminate", "delete", "tenant"]
+        ):
             case "start":
                 await life.start(key, self.payloads[key])
             case "event":

@@ -12,7 +12,7 @@ import pytest
 from tests.simulation.stories import RandomStory
 from tests.simulation.world import World
 
-QUICK = 60
+QUICK = 40
 DEEP = 10_000
 PER_TEST = 20
 

@@ -111,7 +111,9 @@ class Witness:
         if not self.disk.is_off:
             self.say("ack", "deleted", key)
             known = self.memory.get(key)
-            self.demand(known is None or known.born > born, f"{key}: its deletion was acknowledged before it was durable")
+            self.demand(
+                known is None or known.born > born, f"{key}: its deletion was acknowledged before it was durable"
+            )
             self.acknowledged += 1
 
     def _check_promise(self, key: Key, kind: str, fact: Any, known: Known) -> None:
@@ -244,7 +246,9 @@ class WitnessedStore:
 
     def append(self, records: Sequence[Append]) -> None:
         """See the port."""
-        self._write(lambda memory: self._witness.take(memory, records), lambda: self._store.append(records), is_append=True)
+        self._write(
+            lambda memory: self._witness.take(memory, records), lambda: self._store.append(records), is_append=True
+        )
 
     def delete(self, tenant: str, instance: str) -> None:
         """See the port."""
