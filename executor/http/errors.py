@@ -37,9 +37,6 @@ STATUS_OF_CODE: dict[str, int] = {
 
 
 def status_of(error: PerdureError) -> int:
-    """A limit that the caller can wait out (its error names `retry_after_s`) is 429; one that stays is 422."""
-    if error.code == "limit_exceeded" and "retry_after_s" in error.details:
-        return 429
     return STATUS_OF_CODE.get(error.code, STATUS_OF_FAMILY[type(error)])
 
 
