@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from executor.config import load, read_address, read_admin_token
+from executor.config import for_server, load, read_address, read_admin_token
 from executor.core.errors import PerdureError, Refused
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ def serve(
     host: str | None = None,
     port: int | None = None,
     public_url: str | None = None,
+    processes: int | None = None,
     unconfined: Annotated[bool, Parameter(negative="")] = False,
     config: Path | None = None,
     log_level: Literal["debug", "info", "warning", "error"] | None = None,
@@ -145,6 +146,8 @@ def serve(
         Port to listen on; 0 takes a free one. Default: 8420
     public_url
         What clients are told, behind a proxy that changes the address.
+    processes
+        Processes that instances are divided among. Default: as the data is; new data: one per core.
     unconfined
         Run tenant code without confinement: only where every tenant is trusted like yourself.
     config
@@ -161,11 +164,12 @@ def serve(
         "host": host,
         "port": port,
         "public_url": public_url,
+        "processes": processes,
         "unconfined": unconfined or None,
         "log_level": log_level,
         "log_format": log_format,
     }
-    settings = load(flags, file=config)
+    settings = for_server(load(flags, file=config))
     from executor import daemon, logs  # noqa: PLC0415 - loads the whole platform; other commands must not
 
     logs.setup(settings.log_level, settings.log_format)

@@ -26,6 +26,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["human", "json"]
 
 MIB = 1024 * 1024
+FACET_BYTES_MOST = 1024 * MIB
 PROCESSES_MAX = 64
 """As many as there are shards: one more would own none."""
 ENVIRONMENT_PREFIX = "PERDURE_"
@@ -67,6 +68,7 @@ class Config:
     sandboxes_max: int = _setting(64, unit="processes", reason="about 20 MiB each: 1.3 GiB when all are in use")
     sandbox_idle_s: float = _setting(30.0, unit="s", reason="a new fork costs milliseconds; idle memory costs longer")
     payload_bytes_max: int = _setting(MIB, unit="bytes", reason="one payload, event or step value; larger is a file")
+    facet_bytes_max: int = _setting(8 * MIB, unit="bytes", reason="the database of one instance; 1 GiB at most")
     push_bytes_max: int = _setting(256 * MIB, unit="bytes", reason="one pack on the wire; sources are far smaller")
     deploy_bytes_max: int = _setting(32 * MIB, unit="bytes", reason="files deployed in one JSON body, held in memory")
     log_level: LogLevel = _setting("info", unit="level", reason="one line for each run and each refusal")
@@ -76,6 +78,8 @@ class Config:
         for name in ("active_runs_max", "sandboxes_max", "payload_bytes_max", "push_bytes_max", "deploy_bytes_max"):
             if getattr(self, name) < 1:
                 raise _bad(name, f"must be at least 1, is {getattr(self, name)}")
+        if not 64 * 1024 <= self.facet_bytes_max <= FACET_BYTES_MOST:
+            raise _bad("facet_bytes_max", f"must be between 64 KiB and 1 GiB, is {self.facet_bytes_max}")
         if not 0 <= self.processes <= PROCESSES_MAX:
             raise _bad("processes", f"must be between 0 and {PROCESSES_MAX}, is {self.processes}")
         if not 0 <= self.port <= 65_535:
@@ -117,6 +121,13 @@ def load(
     from_file = _read_file(_config_file(file, environment, data_dir))
     merged = from_file | from_environment | given
     return Config(**{key: _typed(key, value) for key, value in merged.items()})
+
+
+def for_server(config: Config) -> Config:
+    """The same configuration for a server: where nobody said how many processes, new data gets one per usable core."""
+    if config.processes or any((config.data_dir / name).exists() for name in ("state", "layout.json")):
+        return config
+    return dataclasses.replace(config, processes=min(PROCESSES_MAX, len(os.sched_getaffinity(0))))
 
 
 def with_admin_token(config: Config) -> Config:

@@ -9,16 +9,17 @@ from __future__ import annotations
 import atexit
 import logging
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
 from executor.config import Config, with_admin_token
-from executor.core.errors import PerdureError, Unavailable
+from executor.core.errors import Unavailable
 from executor.provenance import check_own_packages
 from executor.wire import innermost
 
@@ -43,6 +44,8 @@ class Host:
         self._running = running
         self._thread: threading.Thread | None = None
         self._token: trio.lowlevel.TrioToken | None = None
+        self._calls: deque[tuple[Callable[..., Awaitable[Any]], Future[Any]]] = deque()
+        self._is_woken = False
         self._ended: Future[None] = Future()
         self._lock = threading.Lock()
         self._address: str | None = None
@@ -63,12 +66,19 @@ class Host:
         future: Future[T] = Future()
         if threading.current_thread() is self._thread:
             raise RuntimeError("a blocking call from the platform's own thread would wait for itself")
-        try:
-            if self._token is None:
-                raise _closed()
-            self._token.run_sync_soon(self._spawn, call, future)
-        except (trio.RunFinishedError, PerdureError):
+        token = self._token
+        if token is None:
             future.set_exception(_closed())
+            return future
+        # Calls of many threads are taken in one wake-up of the event loop. Append first, then look: `_take` lowers the
+        # flag before it looks at the queue, so a call is either seen by it or wakes it again.
+        self._calls.append((call, future))
+        if not self._is_woken:
+            self._is_woken = True
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(self._take)
+        if self._token is None:  # it ended meanwhile, and may have looked before
+            self._refuse_calls()
         return future
 
     def address(self) -> str:
@@ -105,6 +115,7 @@ class Host:
                 ready.set_exception(inner)
         finally:
             self._token = None
+            self._refuse_calls()
             self._ended.set_result(None)
 
     async def _main(self, ready: Future[None]) -> None:
@@ -123,11 +134,19 @@ class Host:
                 await self._stop.wait()
                 nursery.cancel_scope.cancel()
 
-    def _spawn(self, call: Callable[[Service, Caller], Awaitable[T]], future: Future[T]) -> None:
+    def _take(self) -> None:
+        self._is_woken = False
         if self._stop.is_set():
-            _fail(future, _closed())
-            return
-        self._nursery.start_soon(self._answer, call, future)
+            self._refuse_calls()
+        else:
+            with suppress(IndexError):
+                while True:
+                    self._nursery.start_soon(self._answer, *self._calls.popleft())
+
+    def _refuse_calls(self) -> None:
+        with suppress(IndexError):
+            while True:
+                _fail(self._calls.popleft()[1], _closed())
 
     async def _answer(self, call: Callable[[Service, Caller], Awaitable[T]], future: Future[T]) -> None:
         token = trio.lowlevel.current_trio_token()

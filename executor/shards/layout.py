@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 from executor.adapters.state import translated
@@ -13,12 +12,7 @@ from facets.shards import MANIFEST, Layout, arrange, current, own
 
 log = logging.getLogger(__name__)
 
-__all__ = ["MANIFEST", "Layout", "OwnerLock", "laid_out", "owned", "usable_cores"]
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+__all__ = ["MANIFEST", "Layout", "OwnerLock", "laid_out", "owned"]
 
 
 @translated

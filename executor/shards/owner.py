@@ -14,21 +14,30 @@ from executor.engine.engine import Engine, EngineLimits
 from executor.engine.local import LocalInstances
 from executor.ports import CodeSource
 from executor.sandbox.cell import CellOptions, Isolation
+from executor.sandbox.limits import SandboxLimits
 from executor.sandbox.pool import sandbox_host
 
 
 @asynccontextmanager
 async def owning(
-    path: Path, place: str, code: CodeSource, *, isolation: Isolation, hash_seed: int, limits: EngineLimits
+    path: Path,
+    place: str,
+    code: CodeSource,
+    *,
+    isolation: Isolation,
+    hash_seed: int,
+    limits: EngineLimits,
+    facet_bytes_max: int,
 ) -> AsyncGenerator[LocalInstances]:
     """The instances of the store in `path`, going on from where they were; on leaving, steps that execute may finish.
 
     `place`: where a backup keeps the store. Raises Refused (`data_in_use`, `not_confined`, `schema_too_new`), Corrupt,
     Unavailable.
     """
-    store = await trio.to_thread.run_sync(FacetsStateStore.open, path)
+    store = await trio.to_thread.run_sync(lambda: FacetsStateStore.open(path, facet_bytes_max=facet_bytes_max))
     try:
-        async with sandbox_host(CellOptions(isolation=isolation, hash_seed=hash_seed)) as host:
+        options = CellOptions(isolation=isolation, hash_seed=hash_seed)
+        async with sandbox_host(options, SandboxLimits(facet_bytes_max=facet_bytes_max)) as host:
             engine = Engine(store, code, host, SystemClock(), limits)
             async with engine.running():
                 yield LocalInstances(engine, store, place=place)

@@ -230,6 +230,7 @@ def _owned(setup: Setup, channel: Channel) -> Any:
             sandboxes_max=setup.sandboxes_max,
             sandbox_idle_s=setup.sandbox_idle_s,
         ),
+        facet_bytes_max=setup.facet_bytes_max,
     )
 
 
