@@ -73,7 +73,13 @@ async def _in_this_process(
         sandbox_idle_s=config.sandbox_idle_s,
     )
     async with owning(
-        config.data_dir / place, place, code, isolation=isolation, hash_seed=seed, limits=limits
+        config.data_dir / place,
+        place,
+        code,
+        isolation=isolation,
+        hash_seed=seed,
+        limits=limits,
+        facet_bytes_max=config.facet_bytes_max,
     ) as instances:
         yield instances
 
@@ -97,6 +103,7 @@ async def _in_shard_processes(
                 active_runs_max=share(config.active_runs_max, count, number),
                 sandboxes_max=share(config.sandboxes_max, count, number),
                 sandbox_idle_s=config.sandbox_idle_s,
+                facet_bytes_max=config.facet_bytes_max,
                 log_level=config.log_level if is_set_up else "warning",
                 log_format=config.log_format,
             ),
