@@ -52,6 +52,10 @@ class World:
         self.path = self.root / "state"
         self.disk = Disk(self.root, Random(f"disk {seed}"), sector_bytes=self.random.choice([512, 4096]))
         self.vfs = DiskVFS(self.disk)
+        self.limits = facets.Limits(
+            paged_bytes_min=self.random.choice([1_500, 1 << 20]),  # facets of this world are of one kind or of both
+            facet_history_bytes_max=self.random.choice([2_000, 1 << 20]),
+        )
         self.trace: list[str] = []
         self.witness = Witness(self.disk, self.say)
         self.now_ms = START_MS
@@ -79,7 +83,8 @@ class World:
             store, self._next = self._next, None
             return store
         try:
-            return FacetsStateStore(facets.StateStore.open(self.path, fold="manual", vfs=self.vfs.name))
+            store = facets.StateStore.open(self.path, limits=self.limits, fold="manual", vfs=self.vfs.name)
+            return FacetsStateStore(store)
         except facets.FacetError as error:
             raise public_error(error) from error
 
