@@ -56,7 +56,7 @@ from facets.pages import PageCache
 
 MESSAGE_WEIGHT_MAX = 6 * 1024 * 1024
 """Frames are gathered up to about this size; a message may hold FRAME_BYTES_MAX."""
-RECEIVE_BYTES = 256 * 1024
+RECEIVE_BYTES = 128 * 1024
 NO_THREAD_LEFT_GRACE_S = 1.0
 """Time for the failures of the attempts to be sent, and for a thread to come back after all."""
 EXIT_NO_THREAD_LEFT = 75
@@ -219,25 +219,32 @@ def _weight(frame: FromSandbox) -> int:
 
 
 class Channel:
-    """The control socket on the loop: whole messages in, whole messages out."""
+    """The control socket on the loop: whole messages in, whole messages out.
+
+    It reads no further before what it has read is handled, so that one message and one read is all that it holds of the
+    executor's. What the executor does not take is kept here, where it counts as the tenant's memory.
+    """
 
     def __init__(self, control: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
         control.setblocking(False)
         self._control = control
         self._loop = loop
-        self._incoming = bytearray()
+        self._read = memoryview(bytearray(RECEIVE_BYTES))
+        self._begun = bytearray()
         self._outgoing = bytearray()
         self.on_frames: Callable[[list[ToSandbox]], None] = lambda _frames: None
         self.on_end: Callable[[], None] = lambda: os._exit(0)
         loop.add_reader(control, self._readable)
 
     def send(self, frames: list[FromSandbox]) -> None:
-        idle = not self._outgoing
-        self._outgoing += encode_message(frames)
-        if idle:
-            self._write()
-            if self._outgoing:
-                self._loop.add_writer(self._control, self._writable)
+        message = encode_message(frames)
+        if self._outgoing:
+            self._outgoing += message
+            return
+        sent = self._send_some(message)
+        if sent < len(message):
+            self._outgoing += memoryview(message)[sent:]
+            self._loop.add_writer(self._control, self._writable)
 
     def wait(self) -> None:
         """Block until something was received, sending what is due meanwhile."""
@@ -248,39 +255,54 @@ class Channel:
             self._readable()
 
     def _writable(self) -> None:
-        self._write()
-        if not self._outgoing:
-            self._loop.remove_writer(self._control)
+        while self._outgoing:
+            with memoryview(self._outgoing) as outgoing:
+                sent = self._send_some(outgoing)
+            if not sent:
+                return
+            del self._outgoing[:sent]
+        self._loop.remove_writer(self._control)
 
-    def _write(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while self._outgoing:
-                sent = self._control.send(memoryview(self._outgoing)[:RECEIVE_BYTES].tobytes())
-                del self._outgoing[:sent]
+    def _send_some(self, data: bytes | memoryview) -> int:
+        try:
+            return self._control.send(data)
+        except BlockingIOError:
+            return 0
 
     def _readable(self) -> None:
         try:
-            data = self._control.recv(RECEIVE_BYTES)
+            count = self._control.recv_into(self._read)
         except BlockingIOError:
             return
         except ConnectionError:
-            data = b""
-        if not data:
+            count = 0
+        if not count:
             self.on_end()
             return
-        incoming = self._incoming
-        incoming += data
-        begin = 0
-        frames: list[ToSandbox] = []
-        while len(incoming) - begin >= LENGTH_BYTES:
-            end = begin + LENGTH_BYTES + int.from_bytes(incoming[begin : begin + LENGTH_BYTES], "big")
-            if len(incoming) < end:
-                break
-            frames += decode_to_sandbox(bytes(incoming[begin + LENGTH_BYTES : end]))
-            begin = end
-        del incoming[:begin]
+        if not self._begun:
+            frames, end = _decode(self._read[:count])
+            self._begun += self._read[end:count]
+        else:
+            self._begun += self._read[:count]
+            with memoryview(self._begun) as begun:
+                frames, end = _decode(begun)
+            del self._begun[:end]
         if frames:
             self.on_frames(frames)
+
+
+def _decode(data: memoryview) -> tuple[list[ToSandbox], int]:
+    """The frames of the whole messages in `data`, and where these end."""
+    frames: list[ToSandbox] = []
+    begin = 0
+    while len(data) - begin >= LENGTH_BYTES:
+        body = begin + LENGTH_BYTES
+        end = body + int.from_bytes(data[begin:body], "big")
+        if len(data) < end:
+            break
+        frames += decode_to_sandbox(data[body:end])
+        begin = end
+    return frames, begin
 
 
 def install() -> None:
