@@ -68,10 +68,10 @@ def _rebase(connection: apsw.Connection, key: int, span: tuple[int, int], size: 
         "UPDATE base SET sequence = ?, content = ?, delta_count = 0, delta_bytes = 0, is_packed = 0 WHERE key = ?",
         (upto, pack(image, level=QUICK_LEVEL), key),
     )
-    _bound_history(connection, key, upto, more=size, bytes_max=limits.facet_history_bytes_max)
+    bound_history(connection, key, upto, more=size, bytes_max=limits.facet_history_bytes_max)
 
 
-def _bound_history(connection: apsw.Connection, key: int, upto: int, *, more: int, bytes_max: int) -> None:
+def bound_history(connection: apsw.Connection, key: int, upto: int, *, more: int, bytes_max: int) -> None:
     """A base as of record `upto` has taken in `more` bytes of deltas: drop the oldest if too many are kept."""
     kept: int = connection.execute(
         "INSERT INTO history VALUES(?1, ?2, 0) ON CONFLICT(key) DO UPDATE SET bytes = bytes + ?2 RETURNING bytes",

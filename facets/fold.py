@@ -34,6 +34,7 @@ from facets.limits import Limits
 from facets.log import Log
 from facets.output import OutputStore
 from facets.paged_fold import PagedFold
+from facets.reserve import Reserve
 from facets.shard import shard_of
 from facets.tail import Held, Segment, Tail
 
@@ -76,6 +77,7 @@ class Fold:
         log: Log,
         tail: Tail,
         output: OutputStore,
+        reserve: Reserve,
         limits: Limits,
     ) -> None:
         self._connection = connection
@@ -84,8 +86,11 @@ class Fold:
         self._log = log
         self._tail = tail
         self._output = output
+        self._reserve = reserve
         self._limits = limits
-        self._paged = PagedFold(connection, bytes_min=limits.paged_bytes_min)
+        self._paged = PagedFold(
+            connection, bytes_min=limits.paged_bytes_min, history_bytes_max=limits.facet_history_bytes_max
+        )
         self._dictionary = Dictionary(connection)
         self._lock = threading.RLock()
         self._erase = True  # after a start it is not known whether something deleted still has to be erased
@@ -116,18 +121,28 @@ class Fold:
         Raises StorageFull (what was not folded stays in the tail), StoreFailed, Fenced.
         """
         with self._lock:
-            for segment in self._tail.close_segment():
+            segments = self._tail.close_segment()
+            for segment in segments:
                 try:
-                    with transaction(self._connection, self._path):
-                        has_deleted = self._write(segment)
-                except BaseException:
-                    self._dictionary.forget()
-                    raise
-                self._erase = self._erase or has_deleted
-                self.folded = segment.last
-                self._behind_bytes += segment.log_bytes + APPEND_BYTES * (segment.last - segment.first + 1)
-                self._tail.drop(segment)
+                    self._fold_one(segment)
+                except StorageFull:
+                    # What is deleted makes room, but has to be written first.
+                    if not any(each.has_deletions for each in segments) or not self._reserve.release():
+                        raise
+                    self._fold_one(segment)
             return self.folded
+
+    def _fold_one(self, segment: Segment) -> None:
+        try:
+            with transaction(self._connection, self._path):
+                has_deleted = self._write(segment)
+        except BaseException:
+            self._dictionary.forget()
+            raise
+        self._erase = self._erase or has_deleted
+        self.folded = segment.last
+        self._behind_bytes += segment.log_bytes + APPEND_BYTES * (segment.last - segment.first + 1)
+        self._tail.drop(segment)
 
     def trim(self, *, compact: bool = False) -> bool:
         """Get the state database safely to disk, then shorten the log. False: not now, a reader was in the way.
@@ -151,6 +166,7 @@ class Fold:
             is_clean = self._log.trim(folded + 1, erase=erase or compact)
             self.trimmed, self._behind_bytes, self._wal_pages = folded, 0, 0
             self._erase = erase and not is_clean
+            self._reserve.fill()
             return is_clean
 
     def tidy(self) -> bool:

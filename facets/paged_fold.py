@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import apsw
 
 from facets import delta as deltas
+from facets.bases import bound_history
 from facets.chunks import row_id, sequence_of
 from facets.database import query
 from facets.delta import Stamp
@@ -32,9 +33,10 @@ PART_BYTES = 16 * 1024 * 1024
 class PagedFold:
     """Used by the fold, inside its transaction. `bytes_min`: a facet that grows over this becomes a large one."""
 
-    def __init__(self, connection: apsw.Connection, *, bytes_min: int) -> None:
+    def __init__(self, connection: apsw.Connection, *, bytes_min: int, history_bytes_max: int) -> None:
         self._connection = connection
         self._bytes_min = bytes_min
+        self._history_bytes_max = history_bytes_max
 
     def take(self, key: int, added: Sequence[tuple[int, bytes]]) -> bool:
         """Deltas (sequence, content) of a facet that the fold has just stored. False: it is a small one."""
@@ -83,13 +85,14 @@ class PagedFold:
         """The base as of record `upto`. A delta that does not fit is marked: reading from there on says why."""
         changes = Changes(base.stamp)
         reached = base.sequence
-        broken_at = upto
+        broken_at, size = upto, 0
         try:
             for identifier, content in query(
                 self._connection,
                 "SELECT id, content FROM delta WHERE id > ? AND id <= ? ORDER BY id",
                 (row_id(key, base.sequence), row_id(key, upto)),
             ):
+                size += len(content)
                 try:
                     changes.add(content)
                 except FacetError:
@@ -104,6 +107,7 @@ class PagedFold:
                 reached = sequence_of(identifier)
             broken_at = base.sequence + 1
             self._apply(key, base, changes, reached)
+            bound_history(self._connection, key, upto, more=size, bytes_max=self._history_bytes_max)
         except FacetError as error:
             logger.warning("an instance's facet cannot be rebuilt: %s", error, extra={"instance_key": key})
             self._connection.execute("UPDATE paged SET broken_at = ? WHERE key = ?", (broken_at, key))
