@@ -167,7 +167,7 @@ def wrap_state(points: Points, tell: Tell, disk: FaultyVFS | None) -> None:
     class State(FacetsStateStore):
         @classmethod
         @translated
-        def open(cls, path: Path) -> FacetsStateStore:
+        def open(cls, path: Path, **_: Any) -> FacetsStateStore:
             # Folds and trims all the time, so that every crash meets them.
             limits = facets.Limits(fold_interval_ms=20, log_bytes_max=40_000)
             return cls(facets.StateStore.open(path, limits=limits, vfs=None if disk is None else disk.name))

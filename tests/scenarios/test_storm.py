@@ -1,4 +1,4 @@
-"""A storm: 210 instances of three tenants on three commits each, and ten kills at random moments.
+"""A storm: 210 instances of three tenants on three commits each, and ten kills at random moments; by night, 36 kills.
 
 Six kills hit the server, two a sandbox that is at work, two what forks the sandboxes. The seed is printed; another one
 is given by PERDURE_STORM_SEED. The laws are those of `witness.py`, and everything has to end well.
@@ -20,7 +20,6 @@ from tests.scenarios.witness import CallRefused, Key, ServerDied, World, killed
 
 TENANTS = ("acme", "birch", "cedar")
 INSTANCES = 210
-WAVES = 10
 KILLS = ("server", "sandbox", "server", "cell", "server", "server", "sandbox", "server", "cell", "server")
 
 
@@ -98,15 +97,25 @@ def strike(world: World, what: str, noise: random.Random) -> None:
 
 
 def test_storm_of_kills_loses_and_repeats_nothing(world: World) -> None:
-    seed = int(os.environ.get("PERDURE_STORM_SEED", "20261122"))
+    storm(world, int(os.environ.get("PERDURE_STORM_SEED", "20261122")), INSTANCES, KILLS)
+
+
+@pytest.mark.deep
+def test_long_storm_of_kills_loses_and_repeats_nothing(world: World) -> None:
+    """Another storm every night, on one data directory from beginning to end."""
+    seed = int(os.environ.get("PERDURE_STORM_SEED", str(random.randrange(1 << 32))))
+    storm(world, seed, 360, ("server", "server", *KILLS[1:], "server") * 3)
+
+
+def storm(world: World, seed: int, instances: int, kills: tuple[str, ...]) -> None:
     print(f"PERDURE_STORM_SEED={seed}")
     noise = random.Random(seed)
     world.start_server().wait_ready()
     for tenant in TENANTS:
         world.alive.call("create_tenant", tenant)
-    keys: list[Key] = [(TENANTS[number % 3], f"i{number}") for number in range(INSTANCES)]
-    waves = [keys[number::WAVES] for number in range(WAVES)]
-    for number, (wave, what) in enumerate(zip(waves, KILLS, strict=True)):
+    keys: list[Key] = [(TENANTS[number % 3], f"i{number}") for number in range(instances)]
+    waves = [keys[number :: len(kills)] for number in range(len(kills))]
+    for number, (wave, what) in enumerate(zip(waves, kills, strict=True)):
         if number in (0, 3, 7):
             for tenant in TENANTS:
                 marker = f"{tenant} {number}"
@@ -126,7 +135,7 @@ def test_storm_of_kills_loses_and_repeats_nothing(world: World) -> None:
             bury(world)
             requests.ask()
             requests.collect()
-    assert world.lives == 1 + KILLS.count("server")
+    assert world.lives == 1 + kills.count("server")
 
     for key in keys:
         world.send_event(*key, "go", key[1], f"go-{key[1]}")
@@ -136,5 +145,5 @@ def test_storm_of_kills_loses_and_repeats_nothing(world: World) -> None:
     on_commits = {world.instances[key].commit for key in keys}
     assert len(on_commits) >= 6
     executed = [message[1:] for message in (*world.history, *world.alive.record) if message[0] == "executed"]
-    assert len(set(executed)) == 7 * INSTANCES  # six steps, one of them in two attempts
+    assert len(set(executed)) == 7 * instances  # six steps, one of them in two attempts
     print(f"{len(executed) - len(set(executed))} attempts were executed again, none of them journaled")
