@@ -46,7 +46,7 @@ async def run(*, count: int = 4000, in_flight: int = 256, alone: int = 500, trac
     """Figures of one W3, first of `count` with `in_flight` at a time, then of `alone` one at a time. Times are CPU in
     microseconds. `traced`: how many the system calls are counted over (0, or no strace: not counted)."""
     with folder() as data_dir:
-        async with embedded(data_dir) as tenant:
+        async with embedded(data_dir, processes=1) as tenant:
             await _w3(tenant, in_flight, in_flight)
             found: dict[str, Any] = {}
             for name, number, together in (("crowd", count, in_flight), ("alone", alone, 1)):

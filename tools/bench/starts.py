@@ -20,7 +20,9 @@ from tools.bench.common import TENANT, cpu_s, folder, main, medians
 from tools.bench.server import deployed, served
 
 ONE_RUN = {"active_runs_max": 1}
-"""One place for runs, held by an instance that stays in its step: no other one runs beside the starts."""
+"""One place for runs in each process, held by an instance that stays in its step: nothing runs beside the starts."""
+HELD = 16
+"""As many such instances, so that each process has one: more than there are cores to have a process each here."""
 
 
 def run(
@@ -44,7 +46,7 @@ def _over_http(data_dir: Path, count: int, clients: int, repeats: int, processes
     with (
         served(data_dir, processes=processes, **ONE_RUN) as server,
         Platform.connect(server.url, token=server.token) as platform,
-        _places_filled(platform, processes),
+        _places_filled(platform),
     ):
         return [_http_round(server, count, clients) for _ in range(repeats)]
 
@@ -80,7 +82,7 @@ def _embedded(  # noqa: PLR0917
     more = {"processes": processes} if processes else {}
     with (
         Platform.local(data_dir, log_level="warning", **ONE_RUN, **more) as platform,
-        _places_filled(platform, processes) as tenant,
+        _places_filled(platform) as tenant,
     ):
         return [_embedded_round(tenant, count, threads, batch) for _ in range(repeats)]
 
@@ -105,13 +107,17 @@ def _embedded_round(tenant: Tenant, count: int, threads: int, batch: int) -> dic
 
 
 @contextmanager
-def _places_filled(platform: Platform, processes: int) -> Generator[Tenant]:
+def _places_filled(platform: Platform) -> Generator[Tenant]:
     """Keep every place for runs (one in each process) busy with a step that outlasts the bench; in the end, let go."""
     tenant = deployed(platform)
-    held = [tenant.start("Slow", {"seconds": 3600}) for _ in range(16 * processes or 1)]
-    until = time.monotonic() + 30
-    while platform.health().active_runs < max(1, processes):
-        assert time.monotonic() < until, "every place for runs is taken"
+    held = [tenant.start("Slow", {"seconds": 3600}) for _ in range(HELD)]
+    runs, unchanged_since = 0, time.monotonic()
+    until = unchanged_since + 30
+    while not runs or time.monotonic() < unchanged_since + 0.5:
+        assert time.monotonic() < until, "places for runs are taken"
+        now = platform.health().active_runs
+        if now != runs:
+            runs, unchanged_since = now, time.monotonic()
         time.sleep(0.01)
     yield tenant
     for run in held:
