@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
@@ -89,17 +91,54 @@ async def _wait(future: Future[T]) -> T:
     """The future's outcome without blocking the caller's event loop. Cancelling the wait cancels the future."""
     if not trio.lowlevel.in_trio_task():
         return await asyncio.wrap_future(future)
-    done = trio.Event()
-    token = trio.lowlevel.current_trio_token()
+    waiting = _Waiting(trio.lowlevel.current_task())
+    answers = _answers.get(None)
+    if answers is None:
+        answers = _Answers(trio.lowlevel.current_trio_token())
+        _answers.set(answers)
+    future.add_done_callback(partial(answers.put, waiting))
 
-    def tell(_future: Future[T]) -> None:
-        with suppress(trio.RunFinishedError):
-            token.run_sync_soon(done.set)
-
-    future.add_done_callback(tell)
-    try:
-        await done.wait()
-    except trio.Cancelled:
+    def give_up(_raise_cancel: object) -> trio.lowlevel.Abort:
+        waiting.task = None
         future.cancel()
-        raise
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    await trio.lowlevel.wait_task_rescheduled(give_up)
     return future.result()
+
+
+class _Waiting:
+    """`task` None: it waits no longer."""
+
+    __slots__ = ("task",)
+
+    def __init__(self, task: trio.lowlevel.Task) -> None:
+        self.task: trio.lowlevel.Task | None = task
+
+
+class _Answers:
+    """Answers for the tasks of one trio loop, brought by another thread: however many come at once, one wake-up."""
+
+    def __init__(self, token: trio.lowlevel.TrioToken) -> None:
+        self._token = token
+        self._done: deque[_Waiting] = deque()
+        self._is_woken = False
+
+    def put(self, waiting: _Waiting, _future: Future[Any]) -> None:
+        """From any thread. Append first, then look: `_deliver` lowers the flag before it looks at the queue."""
+        self._done.append(waiting)
+        if not self._is_woken:
+            self._is_woken = True
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._deliver)
+
+    def _deliver(self) -> None:
+        self._is_woken = False
+        with suppress(IndexError):
+            while True:
+                waiting = self._done.popleft()
+                if waiting.task is not None:
+                    trio.lowlevel.reschedule(waiting.task)
+
+
+_answers: trio.lowlevel.RunVar[_Answers | None] = trio.lowlevel.RunVar("perdure answers")
