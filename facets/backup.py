@@ -147,7 +147,8 @@ def state_problems(snapshot: Snapshot, view: View, path: Path) -> list[str]:
         ("paged_chunk", f"id >> {CHUNK_BITS}"),
     ):
         orphans = connection.execute(
-            f"SELECT count(*) FROM {table} WHERE {key} NOT IN (SELECT key FROM instance)"  # noqa: S608 - own names
+            f"SELECT count(*) FROM {table} WHERE {key} NOT IN "  # noqa: S608 - own names
+            "(SELECT key FROM instance UNION ALL SELECT key FROM doomed)"
         ).get
         if orphans:
             problems.append(f"{path.name}: {orphans} rows of table {table} belong to no instance")

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 import apsw
 
 from facets import delta as deltas
-from facets.chunks import pack, row_id, row_ids, sequence_of, unpack
+from facets.chunks import pack, row_id, sequence_of, unpack
 from facets.database import query
 from facets.errors import FacetError, NotFound
 from facets.limits import Limits
@@ -124,14 +124,6 @@ def image_as_of(connection: apsw.Connection, key: int, upto: int, ahead: Iterabl
         return deltas.apply_all(base, back, bytes_max=STORED_IMAGE_BYTES_MAX)
     forth = [*stored_deltas(connection, key, behind, upto), *ahead]
     return deltas.apply_all(base, forth, bytes_max=STORED_IMAGE_BYTES_MAX)
-
-
-def delete_of(connection: apsw.Connection, keys: Iterable[int]) -> None:
-    """Everything about the facets of these instances."""
-    ids = [(*row_ids(key), key) for key in keys]
-    connection.executemany("DELETE FROM delta WHERE id BETWEEN ? AND ?", [(low, high) for low, high, _ in ids])
-    connection.executemany("DELETE FROM base WHERE key = ?", [(key,) for _, _, key in ids])
-    connection.executemany("DELETE FROM history WHERE key = ?", [(key,) for _, _, key in ids])
 
 
 def pack_some(connection: apsw.Connection, *, bytes_max: int) -> bool:

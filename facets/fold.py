@@ -25,10 +25,11 @@ from pathlib import Path
 import apsw
 import msgspec
 
-from facets import bases
-from facets.chunks import TAIL_BYTES, cut_into_chunks, head_of, pack, row_id, row_ids
-from facets.database import query, reading, store_failed, transaction
+from facets import bases, erasure
+from facets.chunks import TAIL_BYTES, cut_into_chunks, head_of, pack, row_id
+from facets.database import reading, store_failed, transaction
 from facets.dictionary import Dictionary
+from facets.erasure import Tally, listed
 from facets.errors import Fenced, StorageFull
 from facets.limits import Limits
 from facets.log import Log
@@ -43,8 +44,8 @@ PAGE_BYTES = 4096
 APPEND_BYTES = 4 * PAGE_BYTES
 # Rows in one statement: few hand-overs of the interpreter's lock, and few different statements.
 ROW_COUNTS = (32, 8, 1)
-# Instances that are deleted together; more go in several rounds of one transaction.
-DELETE_COUNT = 1000
+# How far the write-ahead file may grow while deleted bytes are erased, before it is brought home.
+ERASE_WAL_BYTES = 512 * 1024
 # Bytes of base images that are deflated again in one transaction of a quiet moment.
 PACK_BYTES = 4 * 1024 * 1024
 
@@ -93,6 +94,7 @@ class Fold:
         )
         self._dictionary = Dictionary(connection)
         self._lock = threading.RLock()
+        self._has_doomed = True
         self._erase = True  # after a start it is not known whether something deleted still has to be erased
         self._behind_bytes = 0
         self._wal_pages = 0
@@ -140,6 +142,7 @@ class Fold:
             self._dictionary.forget()
             raise
         self._erase = self._erase or has_deleted
+        self._has_doomed = self._has_doomed or has_deleted
         self.folded = segment.last
         self._behind_bytes += segment.log_bytes + APPEND_BYTES * (segment.last - segment.first + 1)
         self._tail.drop(segment)
@@ -152,22 +155,46 @@ class Fold:
         with self._lock:
             folded, erase = self.folded, self._erase
             mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if erase or compact else apsw.SQLITE_CHECKPOINT_PASSIVE
-            try:
-                frames, moved = self._connection.wal_checkpoint(mode=mode)
-            except (apsw.BusyError, apsw.LockedError):
-                return False
-            except apsw.FullError as error:
-                raise StorageFull(f"{self._path.name} cannot grow: {error}.") from error
-            except apsw.Error as error:
-                raise store_failed(self._path, error) from error
-            if frames != moved:
+            if not self._checkpoint(mode):
                 return False
             self._output.checkpoint(truncate=erase or compact)
             is_clean = self._log.trim(folded + 1, erase=erase or compact)
             self.trimmed, self._behind_bytes, self._wal_pages = folded, 0, 0
-            self._erase = erase and not is_clean
+            self._erase = self._has_doomed or (erase and not is_clean)
             self._reserve.fill()
             return is_clean
+
+    def erase(self, *, bytes_max: int | None = None) -> bool:
+        """Erase what was deleted and folded, about `bytes_max` of it. False: nothing is left. Raises as `fold`."""
+        erased = 0
+        while self._has_doomed and (bytes_max is None or erased < bytes_max):
+            with self._lock:
+                try:
+                    size = erasure.erase_some(self._connection, self._path, self._output)
+                except StorageFull:
+                    if not self._reserve.release():
+                        raise
+                    size = erasure.erase_some(self._connection, self._path, self._output)
+                if not size:
+                    with transaction(self._connection, self._path):
+                        self._dictionary.drop_unused()
+                self._has_doomed = bool(size)
+                erased += size
+                if self._wal_pages * PAGE_BYTES > ERASE_WAL_BYTES:
+                    self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
+        return self._has_doomed
+
+    def _checkpoint(self, mode: int) -> bool:
+        """Whether all of the write-ahead file is in the database now, and both on disk."""
+        try:
+            frames, moved = self._connection.wal_checkpoint(mode=mode)
+        except (apsw.BusyError, apsw.LockedError):
+            return False
+        except apsw.FullError as error:
+            raise StorageFull(f"{self._path.name} cannot grow: {error}.") from error
+        except apsw.Error as error:
+            raise store_failed(self._path, error) from error
+        return frames == moved
 
     def tidy(self) -> bool:
         """Work for a quiet moment: deflate base images better. False: nothing is left to do. Raises as `fold`."""
@@ -182,8 +209,9 @@ class Fold:
         return self._lock
 
     def _write(self, segment: Segment) -> bool:
-        tally: Counter[tuple[int, int]] = Counter()
-        erased = [*segment.erased, *self._delete(segment, tally)]
+        tally: Tally = Counter()
+        keys, has_tenant = self._delete(segment, tally)
+        erased = [*segment.erased, *keys]
         new: list[_Row] = []
         old: list[_Row] = []
         chunks: list[tuple[int, bytes]] = []
@@ -197,16 +225,13 @@ class Fold:
                 (new if held.records[0].sequence == 1 else old).append(row)
                 tally[row[3], row[4]] += 1  # type: ignore[index]  # version and state, both integers
         if old:
-            tally.subtract(self._tally_of([row[0] for row in old]))
+            tally.subtract(erasure.tally_of(self._connection, [row[0] for row in old]))
         _write_rows(self._connection, _INSERT, new)
         _write_rows(self._connection, _INSERT, old, _UPDATE)
         self._connection.executemany("INSERT INTO chunk VALUES(?, ?)", chunks)
         self._close_tails([row[0] for row in old])
         self._add_deltas(segment)
-        self._connection.executemany(
-            "INSERT INTO tally VALUES(?, ?, ?) ON CONFLICT DO UPDATE SET number = number + excluded.number",
-            [(*place, change) for place, change in tally.items() if change],
-        )
+        erasure.write_tally(self._connection, tally)
         if erased:
             self._dictionary.drop_unused()
             # Before the commit: a crash in between folds the deletion again, and erases the rest.
@@ -221,7 +246,7 @@ class Fold:
                 hint="This process must stop using the data; the other one continues.",
                 details={"epoch": self._epoch},
             )
-        return bool(erased)
+        return bool(erased) or has_tenant
 
     def _row(self, tenant: int, held: Held, chunks: list[tuple[int, bytes]]) -> _Row:
         """The values of an instance's row; what is too large for its tail goes to `chunks`."""
@@ -275,18 +300,10 @@ class Fold:
         full = self._connection.execute(
             "SELECT json_group_array(key) FROM instance WHERE key IN (SELECT value FROM json_each(?)) "
             "AND length(tail) >= ?",
-            (_json(keys), TAIL_BYTES),
+            (listed(keys), TAIL_BYTES),
         ).get
         for key in msgspec.json.decode(full, type=list[int]):
             self._close_tail(key)
-
-    def _tally_of(self, keys: Sequence[object]) -> Counter[tuple[int, int]]:
-        """How many of these instances the database has of each version in each state."""
-        sql = (
-            "SELECT version, state, count(*) FROM instance WHERE key IN (SELECT value FROM json_each(?)) GROUP BY 1, 2"
-        )
-        rows = query(self._connection, sql, (_json(keys),))
-        return Counter({(version, state): number for version, state, number in rows})
 
     def _add_deltas(self, segment: Segment) -> None:
         for tenant in segment.tenants.values():
@@ -298,54 +315,27 @@ class Fold:
                         bases.take(self._connection, held.key, added, self._limits)
                         self._has_unpacked = True
 
-    def _delete(self, segment: Segment, tally: Counter[tuple[int, int]]) -> list[int]:
-        """What the segment says is gone; the keys that it had in the database."""
+    def _delete(self, segment: Segment, tally: Tally) -> tuple[list[int], bool]:
+        """What the segment says is gone: keys of single instances, and whether a tenant is."""
         keys: list[int] = []
+        has_tenant = False
         for name, tenant in segment.tenants.items():
             if tenant.is_cleared:
-                keys += self._keys("", (name,))
+                has_tenant = erasure.doom_tenant(self._connection, name) or has_tenant
             else:
                 gone = [instance for instance, held in tenant.instances.items() if held.is_cleared]
                 if gone:
-                    keys += self._keys("AND instance IN (SELECT value FROM json_each(?))", (name, _json(gone)))
-        for first in range(0, len(keys), DELETE_COUNT):
-            self._delete_keys(keys[first : first + DELETE_COUNT], tally)
-        return keys
-
-    def _keys(self, where: str, bindings: tuple[str, ...]) -> list[int]:
-        found: str = self._connection.execute(
-            "SELECT json_group_array(key) FROM instance "  # noqa: S608 - the text is this module's own
-            f"WHERE tenant = (SELECT id FROM tenant WHERE name = ?) {where}",
-            bindings,
-        ).get
-        return msgspec.json.decode(found, type=list[int])
-
-    def _delete_keys(self, keys: Sequence[int], tally: Counter[tuple[int, int]]) -> None:
-        execute, listed = self._connection.execute, _json(keys)
-        tally.subtract(self._tally_of(keys))
-        among = "key IN (SELECT value FROM json_each(?))"
-        chunked = execute(
-            f"SELECT json_group_array(key) FROM instance WHERE {among} AND tail_first > 1",  # noqa: S608
-            (listed,),
-        ).get
-        self._connection.executemany(
-            "DELETE FROM chunk WHERE id BETWEEN ? AND ?",
-            [row_ids(key) for key in msgspec.json.decode(chunked, type=list[int])],
-        )
-        with_facet = execute(
-            f"SELECT json_group_array(key) FROM instance WHERE {among} AND (facet_bytes > 0 "  # noqa: S608
-            "OR key IN (SELECT key FROM base) OR key IN (SELECT key FROM paged))",
-            (listed,),
-        ).get
-        facets = msgspec.json.decode(with_facet, type=list[int])
-        bases.delete_of(self._connection, facets)
-        for key in facets:
-            self._paged.delete(key)
-        execute(f"DELETE FROM instance WHERE {among}", (listed,))  # noqa: S608
-
-
-def _json(values: Sequence[object]) -> str:
-    return msgspec.json.encode(values).decode()
+                    found: str = self._connection.execute(
+                        "SELECT json_group_array(key) FROM instance WHERE tenant = (SELECT id FROM tenant "
+                        "WHERE name = ?) AND instance IN (SELECT value FROM json_each(?))",
+                        (name, listed(gone)),
+                    ).get
+                    keys += msgspec.json.decode(found, type=list[int])
+        if has_tenant:
+            self._dictionary.forget()
+        if keys:
+            erasure.remove(self._connection, keys, tally)
+        return keys, has_tenant
 
 
 @lru_cache(maxsize=64)

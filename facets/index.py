@@ -22,6 +22,7 @@ import apsw
 import msgspec
 
 from facets.database import connect, query, reading
+from facets.erasure import DOOMED_TENANT
 from facets.errors import Refused
 from facets.records import InstanceRow, RecordLike
 from facets.tail import Overlay, View, Wake
@@ -219,14 +220,13 @@ def ended(
     last, number = reached
     if not number:
         return [], None
-    found: list[tuple[str, str]] = []
+    found: list[InstanceRow] = []
     for state, time_ms in before_ms.items():
         where = "key > ? AND key <= ? AND state = (SELECT id FROM state WHERE name = ?) AND updated_at_ms < ?"
         rows = _select(snapshot, where, (after, last, state, time_ms))
-        found += [
-            (row.tenant, row.instance) for row in rows if not view.holds(row.tenant, row.instance, snapshot.folded)
-        ]
-    return found, last if number == scan else None
+        found += [row for row in rows if not view.holds(row.tenant, row.instance, snapshot.folded)]
+    found.sort(key=lambda row: row.generation)
+    return [(row.tenant, row.instance) for row in found], last if number == scan else None
 
 
 def list_rows(
@@ -337,6 +337,7 @@ def _tally(snapshot: Snapshot, tenant: str, overlay: Overlay) -> Iterator[tuple[
 
 
 def _select(snapshot: Snapshot, where: str, bindings: tuple[object, ...] = ()) -> Iterator[InstanceRow]:
-    """Rows of the database, read no further than they are asked for."""
+    """Rows of the database, read no further than they are asked for; those that only wait to be erased are left out."""
     sql = f"SELECT {COLUMNS} FROM instance WHERE {where}"  # noqa: S608 - the text is this module's own, values are bound
-    return (InstanceRow(*found) for found in query(snapshot.connection, sql, bindings))
+    rows = query(snapshot.connection, sql, bindings)
+    return (InstanceRow(*found) for found in rows if not found[0].startswith(DOOMED_TENANT))

@@ -58,7 +58,7 @@ class Limits:
         16 * MIB, "deltas kept per instance behind its base image, for the facet as of an older record"
     )
     disk_reserve_bytes: int = _bound(
-        2 * MIB, "room kept in a file for when the disk is full: what deletions need to write before they free any"
+        MIB, "room kept in a file for when the disk is full: what deletions need to write before they free any"
     )
     output_bytes_max: int = _bound(MIB, "printed output kept per instance; a last line says that it was cut")
 

@@ -61,10 +61,6 @@ class PagedFold:
             )
         return True
 
-    def delete(self, key: int) -> None:
-        self._connection.execute("DELETE FROM paged WHERE key = ?", (key,))
-        self._connection.execute("DELETE FROM paged_chunk WHERE id BETWEEN ? AND ?", chunk_ids(key))
-
     def _begin(self, key: int) -> PagedBase:
         """The base of a small facet, cut into chunks."""
         sequence, whole = whole_base(self._connection, key)

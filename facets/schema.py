@@ -40,6 +40,8 @@ _STATE_1 = """
         "commit" TEXT NOT NULL
     );
     CREATE UNIQUE INDEX version_name ON version(tenant, workflow, "commit");
+    -- Instances that are gone but for what they have in the tables below this one. See erasure.py.
+    CREATE TABLE doomed(key INTEGER PRIMARY KEY);
     -- How many instances there are of each version in each state, kept by the fold; a row of none may be left.
     CREATE TABLE tally(
         version INTEGER NOT NULL,

@@ -4,6 +4,7 @@
     log.db       the commit log: the truth of what is not in state.db yet (log.py)
     state.db     journals, facets and rows, folded from the log (fold.py); together with the log it is everything
     output.db    captured output lines (output.py)
+    reserve      room for when the disk is full (reserve.py)
 
 An append writes the log and the tail in memory (tail.py); reads merge the tail with state.db (index.py); the fold moves
 records from the one to the other. A sleeping instance is a row and a few small blobs: no file, no memory.
@@ -23,7 +24,7 @@ from facets import backup as backups
 from facets import bases, index, schema
 from facets.chunks import decode_chunk, decode_run, row_id, row_ids, sequence_of
 from facets.database import bring_home, connect, copy_database, reading, transaction
-from facets.errors import Corrupt, FacetError, Fenced, NotFound, Refused, SequenceConflict, StoreFailed
+from facets.errors import Corrupt, FacetError, Fenced, NotFound, Refused, SequenceConflict, StorageFull, StoreFailed
 from facets.fold import Fold
 from facets.fold_thread import FoldThread
 from facets.index import Readers
@@ -46,10 +47,13 @@ from facets.records import (
     decode_batch,
     encode_batch,
 )
+from facets.reserve import Reserve
 from facets.tail import SEGMENT_BYTES, Planned, Tail
 
 # While a log is read at the start, fold whenever this much has gathered, so that a long log needs no memory.
 RECOVERY_BYTES = 16 * 1024 * 1024
+# What closing erases at most of what was deleted; the next start goes on with it.
+CLOSING_ERASE_BYTES = 64 * 1024 * 1024
 
 
 class StateStore:
@@ -93,6 +97,7 @@ class StateStore:
             self._writer.pragma("secure_delete", True)
             self._output = OutputStore(path / "output.db", bytes_max=limits.output_bytes_max, vfs=vfs)
             self._readers = Readers(self._state_path, vfs=vfs)
+            self._reserve = Reserve(path / "reserve", limits.disk_reserve_bytes)
             self._pages = PageReader()
             head = self._log.claim()
             self.epoch = head.epoch
@@ -107,6 +112,7 @@ class StateStore:
                 log=self._log,
                 tail=self._tail,
                 output=self._output,
+                reserve=self._reserve,
                 limits=limits,
             )
             self._recover()
@@ -163,6 +169,12 @@ class StateStore:
             self._refuse_if_unusable()
             if not records:
                 return self._head
+            if not self._reserve.fill():
+                raise StorageFull(
+                    f"The disk of {self.path} is full: the little room that is left is for deletions.",
+                    hint="Free disk space; nothing was written, and the same call works again then.",
+                    details={"path": str(self.path)},
+                )
             planned, next_key = self._plan(records, self.limits)
             self._write(batch)
             self._next_key = next_key
@@ -218,7 +230,12 @@ class StateStore:
         """With the lock held."""
         if items:
             batch = encode_batch(items)
-            self._write(batch)
+            try:
+                self._write(batch)
+            except StorageFull:
+                if not self._reserve.release():
+                    raise
+                self._write(batch)
             self._take_deletions(self._head, items, len(batch))
 
     def _write(self, batch: bytes) -> None:
@@ -445,6 +462,7 @@ class StateStore:
     def _bring_home(self) -> None:
         try:
             self._fold.fold()
+            self._fold.erase()
             self._fold.trim(compact=True)
         except (StoreFailed, Fenced) as error:
             self._fail(error)
@@ -506,6 +524,7 @@ class StateStore:
             if self._failure is None:
                 with self._append_lock:
                     self._fold.fold()
+                    self._fold.erase(bytes_max=CLOSING_ERASE_BYTES)
                     self._fold.trim(compact=True)
                     bring_home(self._writer, self._state_path)
         except FacetError as error:

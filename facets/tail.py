@@ -88,6 +88,13 @@ class Segment:
         self.size = 0  # bytes in memory, about
         self.log_bytes = 0
 
+    @property
+    def has_deletions(self) -> bool:
+        return any(
+            tenant.is_cleared or any(held.is_cleared for held in tenant.instances.values())
+            for tenant in self.tenants.values()
+        )
+
     def held(self, tenant: str, instance: str) -> Held | None:
         found = self.tenants.get(tenant)
         if found is None:
