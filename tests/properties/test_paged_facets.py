@@ -3,19 +3,15 @@
 Whatever is fetched when, however little the cache holds, however far the host lags behind what was committed.
 """
 
-import tempfile
-from pathlib import Path
 from unittest import mock
 
 import apsw
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from facets import PositionConflict, Record, RowUpdate, StateStore, delta, pages
-from facets.errors import Corrupt
+from facets import delta, pages
 from facets.image import PageImage, Paging
-from facets.limits import Limits
 from facets.pages import CHUNK_BYTES, Fetched, PageCache, pack_chunk
 
 MAX = 4 * 1024 * 1024
