@@ -158,7 +158,7 @@ async def all_rest(tenant: AsyncTenant) -> None:
 
 def cpu_s(pid: int | None = None) -> float:
     """CPU seconds used so far by process `pid` (None: this one), its living descendants and its reaped children."""
-    return sum(_cpu_of(found) for found in processes(pid))
+    return sum(cpu_alone_s(found) for found in processes(pid))
 
 
 def processes(pid: int | None = None) -> list[int]:
@@ -177,7 +177,8 @@ def processes(pid: int | None = None) -> list[int]:
     return found
 
 
-def _cpu_of(pid: int) -> float:
+def cpu_alone_s(pid: int) -> float:
+    """CPU seconds of one process, without its living descendants. 0: it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
