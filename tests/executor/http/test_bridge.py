@@ -253,6 +253,23 @@ async def test_an_application_that_writes_for_a_client_that_went_away_does_not_w
         await done.wait()
 
 
+async def test_an_application_whose_answer_cannot_be_sent_is_not_kept_waiting(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    done = trio.Event()
+
+    async def wrong(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"no name", b"x")]})
+        for _ in range(8):
+            await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+        done.set()
+
+    async with served(wrong) as found:
+        assert await found.ask(post(b"")) == b""
+        await done.wait()
+    assert "Invalid HTTP header name." in caplog.text
+
+
 @pytest.mark.parametrize("how", ["raises", "returns", "raises-at-once"])
 async def test_an_answer_that_is_not_whole_is_cut_and_never_ended(how: str) -> None:
     async def breaks(_scope: Any, _receive: Any, send: Any) -> None:

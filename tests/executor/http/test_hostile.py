@@ -92,6 +92,14 @@ def test_an_early_answer_leaves_the_connection_usable_or_says_that_it_closes(ser
                 assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
+def test_a_stranger_is_not_asked_for_the_body_that_he_offers(served: Served) -> None:
+    answer = served.raw(
+        f"POST {API_PREFIX}{INSTANCES} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n".encode()
+    )
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert b"\r\nconnection: close\r\n" in answer
+
+
 def test_a_chunked_body_over_the_limit_is_refused_while_it_is_read(served: Served) -> None:
     def chunks() -> object:
         for _ in range(64):

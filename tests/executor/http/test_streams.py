@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 
 import httpx2
 import pytest
+import trio
+import trio.testing
 
-from executor.http import api
+from executor.config import load
+from executor.http import api, server
+from executor.http.app import create_app
 from executor.operations import API_PREFIX
+from executor.service import ADMINISTRATOR
+from tests.executor.fake_service import WORKFLOWS, FakeService
 from tests.executor.surface import Served
 
 INSTANCE = "/tenants/acme/instances/t"
@@ -138,3 +145,26 @@ def test_closing_the_server_ends_streams_and_long_waits(talker: Served) -> None:
         except httpx2.TransportError:
             pass
         assert "end" not in names
+
+
+async def test_a_stop_answers_long_waits_before_their_time() -> None:
+    """The time of grace is for work under way; a wait is none, and its client comes back."""
+    service = FakeService()
+    await service.create_tenant(ADMINISTRATOR, "acme")
+    await service.deploy(ADMINISTRATOR, "acme", {"workflows.py": WORKFLOWS.encode()}, message="first")
+    await service.start(ADMINISTRATOR, "acme", "Waiter", None, id="w")
+    app = create_app(service, load({}, environment={}))  # type: ignore[arg-type]
+    shutdown = trio.Event()
+    with trio.fail_after(server.GRACE_S):
+        async with trio.open_nursery() as nursery:
+            address = await nursery.start(partial(server.serve, app, shutdown=shutdown))
+            async with await trio.open_tcp_stream("127.0.0.1", int(address.rpartition(":")[2])) as stream:
+                path = f"{API_PREFIX}/tenants/acme/instances/w/result?timeout_s=60"
+                token = f"Authorization: Bearer {service.admin_token}"
+                await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: x\r\n{token}\r\n\r\n".encode())
+                while not service.instances_["acme", "w"].changed.statistics().tasks_waiting:
+                    await trio.testing.wait_all_tasks_blocked()
+                shutdown.set()
+                answer = b"".join([part async for part in stream])
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "shutting_down"
