@@ -8,25 +8,18 @@ Invariants:
   log is trimmed only up to a position that was folded *before* a checkpoint that moved everything: it has fsynced.
 - The segment leaves the tail after the commit, so a record is always in at least one of the two.
 - Images are rebuilt from bytes alone (`delta.apply_all`); the host never opens a tenant's database.
-
-The interpreter's lock is shared with an event loop, and each step of a statement lets go of it and has to get it back.
-So rows are written many to a statement, and what can be told in one row (a list of keys) is asked for in one.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
-from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 
 import apsw
 import msgspec
 
 from facets import bases, erasure
-from facets.chunks import TAIL_BYTES, cut_into_chunks, head_of, pack, row_id
 from facets.database import reading, store_failed, transaction
 from facets.dictionary import Dictionary
 from facets.erasure import Tally, listed
@@ -36,34 +29,16 @@ from facets.log import Log
 from facets.output import OutputStore
 from facets.paged_fold import PagedFold
 from facets.reserve import Reserve
-from facets.shard import shard_of
-from facets.tail import Held, Segment, Tail
+from facets.rows import RowWriter
+from facets.tail import Segment, Tail
 
 PAGE_BYTES = 4096
 # What an append adds to the write-ahead file of the log besides its records: the pages around them.
 APPEND_BYTES = 4 * PAGE_BYTES
-# Rows in one statement: few hand-overs of the interpreter's lock, and few different statements.
-ROW_COUNTS = (32, 8, 1)
 # How far the write-ahead file may grow while deleted bytes are erased, before it is brought home.
 ERASE_WAL_BYTES = 512 * 1024
 # Bytes of base images that are deflated again in one transaction of a quiet moment.
 PACK_BYTES = 4 * 1024 * 1024
-
-_COLUMNS = (
-    "key, tenant, instance, version, state, shard, sequence, wake_at_ms, created_at_ms, updated_at_ms, facet_bytes, "
-    "summary, tail_first, tail"
-)
-_INSERT = f"INSERT INTO instance({_COLUMNS}) VALUES "  # noqa: S608 - own names; all of the text is, below too
-# Every column but those that never change, and the tail, to which the new entries are added. (`||` makes a text of two
-# blobs, byte by byte.)
-_UPDATE = (
-    " ON CONFLICT(key) DO UPDATE SET version = excluded.version, state = excluded.state, sequence = excluded.sequence, "
-    "wake_at_ms = excluded.wake_at_ms, created_at_ms = excluded.created_at_ms, updated_at_ms = excluded.updated_at_ms, "
-    "facet_bytes = excluded.facet_bytes, summary = excluded.summary, "
-    "tail = CASE WHEN length(excluded.tail) THEN CAST(instance.tail || excluded.tail AS BLOB) ELSE instance.tail END"
-)
-
-_Row = tuple[int | str | bytes | None, ...]
 
 
 class Fold:
@@ -212,24 +187,13 @@ class Fold:
         tally: Tally = Counter()
         keys, has_tenant = self._delete(segment, tally)
         erased = [*segment.erased, *keys]
-        new: list[_Row] = []
-        old: list[_Row] = []
-        chunks: list[tuple[int, bytes]] = []
+        writer = RowWriter(self._connection, self._dictionary, tally)
         for tenant_name, tenant in segment.tenants.items():
             live = [held for held in tenant.instances.values() if held.last is not None]
-            if not live:
-                continue
-            tenant_id = self._dictionary.tenant(tenant_name)
+            tenant_id = self._dictionary.tenant(tenant_name) if live else 0
             for held in live:
-                row = self._row(tenant_id, held, chunks)
-                (new if held.records[0].sequence == 1 else old).append(row)
-                tally[row[3], row[4]] += 1  # type: ignore[index]  # version and state, both integers
-        if old:
-            tally.subtract(erasure.tally_of(self._connection, [row[0] for row in old]))
-        _write_rows(self._connection, _INSERT, new)
-        _write_rows(self._connection, _INSERT, old, _UPDATE)
-        self._connection.executemany("INSERT INTO chunk VALUES(?, ?)", chunks)
-        self._close_tails([row[0] for row in old])
+                writer.write(tenant_id, held)
+        writer.flush()
         self._add_deltas(segment)
         erasure.write_tally(self._connection, tally)
         if erased:
@@ -247,63 +211,6 @@ class Fold:
                 details={"epoch": self._epoch},
             )
         return bool(erased) or has_tenant
-
-    def _row(self, tenant: int, held: Held, chunks: list[tuple[int, bytes]]) -> _Row:
-        """The values of an instance's row; what is too large for its tail goes to `chunks`."""
-        assert held.last is not None, "only what is there is written"
-        key, (record, sequence, facet_bytes) = held.key, held.last
-        row = record.row
-        is_new = held.records[0].sequence == 1
-        run: list[bytes] = []
-        size = 0
-        for each in held.records:
-            if each.sequence:
-                run += (head_of(each.entry, has_delta=bool(each.delta)), each.entry)
-                size += len(each.entry)
-        tail_first = 1
-        if size >= TAIL_BYTES:
-            first = sequence + 1 - len(run) // 2
-            if not is_new:
-                self._close_tail(key)
-            chunks += [(row_id(key, number), content) for number, content in cut_into_chunks(first, run)]
-            run, tail_first = [], sequence + 1
-            if not is_new:
-                self._connection.execute("UPDATE instance SET tail_first = ? WHERE key = ?", (tail_first, key))
-        return (
-            key,
-            tenant,
-            record.instance,
-            self._dictionary.version(tenant, row.workflow, row.commit),
-            self._dictionary.state(row.state),
-            shard_of(record.tenant, record.instance) if is_new else 0,
-            sequence,
-            row.wake_at_ms,
-            row.created_at_ms,
-            row.updated_at_ms,
-            facet_bytes,
-            row.summary,
-            tail_first,
-            b"".join(run),
-        )
-
-    def _close_tail(self, key: int) -> None:
-        """The entries in an instance's row become a chunk."""
-        first, tail = next(self._connection.execute("SELECT tail_first, tail FROM instance WHERE key = ?", (key,)))
-        if tail:
-            self._connection.execute("INSERT INTO chunk VALUES(?, ?)", (row_id(key, first), pack(tail)))
-        self._connection.execute("UPDATE instance SET tail_first = sequence + 1, tail = x'' WHERE key = ?", (key,))
-
-    def _close_tails(self, keys: Sequence[object]) -> None:
-        """Those tails of these instances that have become large enough."""
-        if not keys:
-            return
-        full = self._connection.execute(
-            "SELECT json_group_array(key) FROM instance WHERE key IN (SELECT value FROM json_each(?)) "
-            "AND length(tail) >= ?",
-            (listed(keys), TAIL_BYTES),
-        ).get
-        for key in msgspec.json.decode(full, type=list[int]):
-            self._close_tail(key)
 
     def _add_deltas(self, segment: Segment) -> None:
         for tenant in segment.tenants.values():
@@ -336,20 +243,3 @@ class Fold:
         if keys:
             erasure.remove(self._connection, keys, tally)
         return keys, has_tenant
-
-
-@lru_cache(maxsize=64)
-def _values(width: int, count: int) -> str:
-    one = f"({','.join('?' * width)})"
-    return ",".join([one] * count)
-
-
-def _write_rows(connection: apsw.Connection, head: str, rows: Sequence[_Row], tail: str = "") -> None:
-    """Rows in as few statements as can be; `head` and `tail` are what stands around their values."""
-    at = 0
-    for count in ROW_COUNTS:
-        while len(rows) - at >= count:
-            part = rows[at : at + count]
-            sql = f"{head}{_values(len(part[0]), count)}{tail}"
-            connection.execute(sql, tuple(chain.from_iterable(part)))
-            at += count

@@ -47,6 +47,8 @@ class FoldThread:
 
         Raises StorageFull if it stays there because the state database cannot grow.
         """
+        if self._tail.size <= self._limits.tail_bytes_max:
+            return
         with self._wanted:
             while self._tail.size > self._limits.tail_bytes_max and not self._stopping:
                 if self._full is not None:
