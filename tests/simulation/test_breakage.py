@@ -139,7 +139,10 @@ def is_seen(seeds: range) -> bool:
             RandomStory(world).run()
         except BaseException as error:
             # A violation, or a store that refuses what it finds: either way somebody noticed.
-            if any(isinstance(leaf, AssertionError | PerdureError | FacetError | trio.TooSlowError) for leaf in leaves(error)):
+            if any(
+                isinstance(leaf, AssertionError | PerdureError | FacetError | trio.TooSlowError)
+                for leaf in leaves(error)
+            ):
                 return True
             raise
         finally:
