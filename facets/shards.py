@@ -179,7 +179,9 @@ def _fill(target: Path, sources: Iterable[Path], shards: Iterable[int]) -> None:
                 # The order in one store is that of its keys, whatever a clock that was set back says.
                 state.execute(
                     "INSERT INTO found SELECT ?, key, max(created_at_ms) OVER (ORDER BY key) "  # noqa: S608
-                    f"FROM source.instance WHERE shard IN ({wanted})",
+                    f"FROM source.instance WHERE shard IN ({wanted}) "
+                    # What is deleted and not erased yet (erasure.py) stays behind.
+                    "AND tenant IN (SELECT id FROM source.tenant WHERE name >= char(1))",
                     (number,),
                 )
         state.execute(

@@ -47,6 +47,7 @@ def clean_environment(home: Path) -> dict[str, str]:
         "NO_PROXY": "127.0.0.1",
         "no_proxy": "127.0.0.1",
         "PYTHONUNBUFFERED": "1",
+        "PERDURE_PROCESSES": "1",  # several are tests/scenarios/test_shards.py's matter, and cost seconds at each start
     }
 
 
