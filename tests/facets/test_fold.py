@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import apsw
 import pytest
 
 from facets import Corrupt, JournalRecord, Limits, OutputLine, StateStore, StorageFull, delta, index
@@ -292,3 +293,60 @@ def test_batch_is_read_back_and_any_changed_byte_is_found() -> None:
             decode_batch(batch[:at] + bytes([batch[at] ^ 1]) + batch[at + 1 :])
         with pytest.raises(Corrupt):
             decode_batch(batch[:at])
+
+
+def test_long_journal_that_grows_by_one_entry_a_fold_costs_the_same_at_its_end(store: StateStore) -> None:
+    """Counted in pages written, for an entry at a time behind 25,000 entries and behind none."""
+
+    def pages_of_a_hundred_folds(first: int) -> int:
+        store._fold._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        for sequence in range(first, first + 100):
+            store.append([record("a", sequence, noise.randbytes(100))])
+            store._fold.fold()
+        return store._fold._wal_pages
+
+    noise = random.Random(9)
+    at_first = pages_of_a_hundred_folds(1)
+    for first in range(101, 25_001, 100):
+        store.append([record("a", sequence, noise.randbytes(100)) for sequence in range(first, first + 100)])
+        if first % 1000 == 1:
+            store._fold.fold()
+    store._fold.fold()
+    assert pages_of_a_hundred_folds(25_001) <= at_first * 1.3
+    assert store.check() == []
+
+
+def test_reading_a_part_of_a_long_journal_decodes_that_part(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for first in range(1, 5001, 50):
+        store.append([record("a", sequence, os.urandom(100)) for sequence in range(first, first + 50)])
+        store._fold.fold()
+    decoded: list[int] = []
+
+    def counting(first: int, content: bytes) -> list[JournalRecord]:
+        found = decode_chunk(first, content)
+        decoded.append(len(found))
+        return found
+
+    monkeypatch.setattr("facets.store.decode_chunk", counting)
+    for after in (0, 2500, 4900, 4999):
+        decoded.clear()
+        assert [found.sequence for found in store.journal("acme", "a", after=after, limit=10)] == list(
+            range(after + 1, min(after + 11, 5001))
+        )
+        assert sum(decoded) < 200
+
+
+def test_files_stay_bounded_while_records_come_for_ever(tmp_path: Path) -> None:
+    """The log's room is used again; what is folded and trimmed takes none."""
+    limits = Limits(log_bytes_max=200_000)
+    with StateStore.open(tmp_path, fold="manual", limits=limits) as store:
+        sizes = []
+        for round_number in range(12):
+            for sequence in range(8):
+                store.append([record("a", round_number * 8 + sequence + 1, os.urandom(30_000))])
+                store._fold.fold()
+                if store._fold.is_trim_due:
+                    store._fold.trim()
+            sizes.append(sum(path.stat().st_size for path in tmp_path.glob("log.db*")))
+        assert max(sizes[4:]) <= max(sizes[:4]) * 1.2, sizes
+        assert max(sizes) < 2_000_000
