@@ -182,6 +182,8 @@ class Run:
         for pending in self._pending.values():
             if pending.attempt is not None:
                 pending.attempt.cancel()
+            if pending.timer is not None:
+                pending.timer.key = None
         if self._facet is not None:
             self._facet.close()
         self._scope.close()
@@ -194,6 +196,9 @@ class Run:
                 self._leave()
         for coroutine, _, _ in self._never_begun():
             coroutine.close()  # which executes nothing
+        for pending in self._pending.values():
+            if pending.future is not None:
+                pending.future.cancel()  # it forgets the task that waits for it, whose coroutine is closed
         self._pending.clear()
         self._last_made = self._unbegun = None
         self._task = None
@@ -280,6 +285,7 @@ class Run:
             pending.attempt.cancel()  # its result is known from elsewhere (a duplicate entry): never the case in order
             self._attempt_gone(pending)
         if pending.timer is not None:
+            pending.timer.key = None
             self._loop.fire(pending.timer)
             return
         future = pending.future
@@ -616,6 +622,7 @@ class Run:
 
     def cancel_timer(self, timer: detloop.DurableTimer) -> None:
         pending = timer.key
+        timer.key = None
         if isinstance(pending, _Pending) and not pending.request.given_up and pending.request.path in self._pending:
             self._give_up(pending)
 

@@ -279,8 +279,10 @@ class Attempt:
         if self._thread_state == "executing":
             self._thread_state = "abandoned"
             self._steps.abandoned_thread(+1)
-        if self._task is not None and not self._task.done() and self._task is not _current_task(self._steps.loop):
-            self._task.cancel()
+        task = self._task
+        if task is not None and not task.done() and task is not _current_task(self._steps.loop):
+            task.cancel()
+        self._task = self._timer = None  # their contexts hold this attempt
         self._steps.ended(self)
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
+
+from executor.core import values
+from tools.bench import replay
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="confinement is a matter of the Linux kernel")
@@ -18,3 +22,9 @@ def test_sandbox_boot_bench_counts_its_work():
     result = module.run(count=3, threads=1)
     assert result["checksum"] == 3
     assert 0 < result["open_ms_p50"] <= result["open_ms_p99"]
+
+
+def test_replay_bench_counts_its_work():
+    result = replay.run(steps=100, workflows=20, in_flight=5, waiting_runs=20)
+    assert result["checksum"] == f"{20 * zlib.crc32(values.encode({'number': 2})):x}"
+    assert 0 < result["replay_short_cpu_ms"] < result["replay_long_cpu_ms"]

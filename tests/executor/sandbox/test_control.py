@@ -1,0 +1,168 @@
+"""The host's end of a control socket: what it holds for a sandbox and from it, whatever the sandbox does."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import trio
+import trio.testing
+
+from executor.sandbox import protocol
+from executor.sandbox.control import READ_BYTES, ControlSocket
+from executor.sandbox.protocol import Output, Turn, encode_message
+
+MIB = 1024 * 1024
+
+
+def play(scenario, *, frame_bytes_max: int = MIB) -> None:
+    async def main() -> None:
+        mine, theirs = socket.socketpair()
+        control = ControlSocket(mine, frame_bytes_max=frame_bytes_max)
+        with trio.fail_after(10), theirs:
+            await scenario(control, theirs)
+            control.close()
+            control.close()
+
+    trio.run(main)
+
+
+def turn(run: int) -> bytes:
+    return encode_message([Turn(run, 0, [], idle=True)])
+
+
+def line(size: int) -> bytes:
+    return encode_message([Output(1, 0, 0, 0, "log", "", "", 0, "x" * size)])
+
+
+def test_message_that_fits_is_sent_without_a_wait() -> None:
+    async def scenario(control, theirs) -> None:
+        with trio.testing.assert_no_checkpoints():
+            await control.send(b"one")
+            await control.send(b"two")
+        assert theirs.recv(100) == b"onetwo"
+        assert control.blocked_since_s is None
+
+    play(scenario)
+
+
+def test_messages_that_came_together_are_received_together_whatever_their_pieces() -> None:
+    async def scenario(control, theirs) -> None:
+        data = turn(1) + turn(2) + line(1000) + turn(3)
+        theirs.send(data[:-5])
+        assert [frame.run for frame in await control.receive()] == [1, 2, 1]
+        assert control.held_bytes == len(turn(3)) - 5
+        theirs.send(data[-5:])
+        assert await control.receive() == [Turn(3, 0, [], idle=True)]
+        assert control.held_bytes == 0
+        for byte in turn(4):
+            theirs.send(bytes((byte,)))
+        assert await control.receive() == [Turn(4, 0, [], idle=True)]
+        theirs.close()
+        assert await control.receive() == []
+
+    play(scenario)
+
+
+def test_sandbox_that_takes_nothing_holds_up_its_senders_and_no_more_than_their_messages() -> None:
+    async def scenario(control, theirs) -> None:
+        sent = []
+
+        async def send(number: int) -> None:
+            await control.send(bytes((number,)) * MIB)
+            sent.append(number)
+
+        begun_s = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for number in range(3):
+                nursery.start_soon(send, number)
+                await trio.testing.wait_all_tasks_blocked()
+            assert sent == []
+            assert control.blocked_since_s is not None
+            assert begun_s <= control.blocked_since_s <= trio.current_time()
+            received = b""
+            while len(received) < 3 * MIB:
+                await trio.lowlevel.wait_readable(theirs)
+                received += theirs.recv(MIB)
+        assert sent == [0, 1, 2]
+        assert received == b"".join(bytes((number,)) * MIB for number in range(3))
+        assert control.blocked_since_s is None
+        assert not control.is_cut
+
+    play(scenario)
+
+
+def test_half_a_message_is_remembered_as_cut() -> None:
+    async def scenario(control, theirs) -> None:
+        del theirs
+        with trio.move_on_after(0.01):
+            await control.send(bytes(MIB))
+        assert control.is_cut
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("begin", [b"\xff\xff\xff\xff", (MIB + 1).to_bytes(4, "big")])
+def test_message_over_the_limit_is_refused_by_its_length(begin: bytes) -> None:
+    async def scenario(control, theirs) -> None:
+        theirs.send(turn(1) + begin)
+        with pytest.raises(protocol.ProtocolError, match=f"is over the limit of {MIB}"):
+            await control.receive()
+
+    play(scenario)
+
+
+def test_flood_without_a_receiver_is_held_by_the_kernel_alone() -> None:
+    async def scenario(control, theirs) -> None:
+        theirs.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            for number in range(1_000_000):
+                theirs.send(turn(number))
+        assert control.held_bytes == 0
+        assert control.has_unread()
+        frames = await control.receive()
+        assert [frame.run for frame in frames] == list(range(len(frames)))
+        assert control.held_bytes < READ_BYTES
+
+    play(scenario)
+
+
+def test_empty_messages_without_end_give_others_their_turn() -> None:
+    async def scenario(control, theirs) -> None:
+        theirs.setblocking(False)
+        turns = 0
+
+        async def flood() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                with pytest.raises(BlockingIOError):
+                    while True:
+                        theirs.send(encode_message([]))
+                await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flood)
+            with trio.move_on_after(0.05) as received:
+                await control.receive()
+            assert received.cancelled_caught
+            nursery.cancel_scope.cancel()
+        assert turns > 1
+
+    play(scenario)
+
+
+def test_closing_wakes_who_receives() -> None:
+    async def scenario(control, theirs) -> None:
+        del theirs
+
+        async def receive() -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await control.receive()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await trio.testing.wait_all_tasks_blocked()
+            control.close()
+
+    play(scenario)
