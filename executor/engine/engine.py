@@ -279,11 +279,13 @@ class Engine:
 
     async def delete_tenant(self, tenant: str) -> None:
         """Remove all instances of a tenant, durably, whatever state they are in."""
+        gone = NotFound(f'there is no tenant "{tenant}"', code="tenant_not_found")
         self.residents.begin_deleting(tenant)
         try:
             for resident in self.residents.of(tenant):
                 self.runner.drop(resident)
                 resident.is_lost = True
+                resident.loss = gone
                 self.residents.forget(resident)
             await self.committer.drain()
             await self.committer.exclusive(lambda: self.store.delete_tenant(tenant))
