@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from executor.core.errors import NotFound
+from executor.core.errors import NotFound, Unavailable
 from tests.executor.engine.test_durability import executes_for_ever, one_step
 from tests.executor.engine.world import COMMIT, ScriptedHost, world
 
@@ -107,3 +107,32 @@ async def test_second_pause_is_answered_when_the_first_one_is_durable(tmp_path: 
                 gate.set()
         assert sorted(answered) == ["first", "second"]
         assert w.kinds(KEY) == ["Started", "Paused"]
+
+
+async def test_event_on_its_way_to_a_full_disk_while_its_tenant_is_deleted_is_not_acknowledged(tmp_path: Path) -> None:
+    host = ScriptedHost()
+    host.scripts["One"] = executes_for_ever
+    async with world(tmp_path, host=host) as w:
+        await w.engine.start(KEY, workflow="One", commit=COMMIT, payload=b"\xc0")
+        gate, begun, told = threading.Event(), threading.Event(), list[str]()
+
+        def full(records: Any) -> None:
+            begun.set()
+            assert gate.wait(10)
+            raise Unavailable("no room", code="storage_full")
+
+        w.engine.committer._store = type("Full", (), {"append": staticmethod(full)})()  # type: ignore[assignment]
+
+        async def send() -> None:
+            with pytest.raises(NotFound) as caught:
+                await w.engine.send_event(KEY, id="e", type="go", payload=b"\xc0")
+            told.append(caught.value.code)
+
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send)
+                await trio.to_thread.run_sync(begun.wait)
+                nursery.start_soon(w.engine.delete_tenant, "acme")
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                gate.set()
+        assert told == ["tenant_not_found"]
