@@ -25,8 +25,8 @@ KEEP_ALIVE_S = 30
 REFUSED_MAX = 256
 """Connections over their bound that are told so; more are dropped without a word."""
 LINGER_S = 2.0
-LINGER_BYTES_MAX = 1024 * 1024
-"""How long, and how much of what a refused client still sends is read, so that it comes to read the answer."""
+"""How long what a client still sends after its last answer is read and dropped, so that it comes to read the answer:
+closing at once would reset the connection, and with it what is on its way."""
 
 
 class State(ServerState):
@@ -38,13 +38,22 @@ class State(ServerState):
         self.on_lost = on_lost
 
 
+class _LastWords:
+    """A transport for answers, whose `close` lets the client read the answer first."""
+
+    def __init__(self, transport: asyncio.Transport, connection: Connection) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = connection.close_after_answer
+
+
 class Connection(HttpToolsProtocol):
     """Limits: the bytes of a head, the time for a head, for each part of a body, and for taking an answer."""
 
     def __init__(self, config: Config, state: State, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(config, state, {}, loop)
         self._state = state
-        self._is_refused = False
+        self._is_lingering = False
         # Since when something is waited for; infinite: it is not.
         self._head_since = math.inf
         self._body_since = math.inf
@@ -56,6 +65,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
+        self._last_words = _LastWords(transport, self)
         self._await_head()
         excess = len(self.connections) - self._state.connections_max
         if excess > REFUSED_MAX:
@@ -77,13 +87,11 @@ class Connection(HttpToolsProtocol):
         self._state.on_lost()
 
     def data_received(self, data: bytes) -> None:
-        self._head_bytes += len(data)
-        if self._is_refused:
-            if self._head_bytes > LINGER_BYTES_MAX:
-                self.transport.abort()
+        if self._is_lingering:
             return
+        self._head_bytes += len(data)
         super().data_received(data)
-        if self._head_since < math.inf and self._head_bytes > HEADER_BYTES_MAX and not self._is_refused:
+        if self._head_since < math.inf and self._head_bytes > HEADER_BYTES_MAX and not self._is_lingering:
             self._refuse_head()
 
     def pause_writing(self) -> None:
@@ -107,6 +115,7 @@ class Connection(HttpToolsProtocol):
             self._refuse_head()
             raise ValueError("the head is too large")  # which the parser turns into an error of its own
         super().on_headers_complete()
+        self.cycle.transport = self._last_words  # type: ignore[assignment]  # as much of one as a cycle needs
         self._head_since = math.inf
         self._body_since = self.loop.time()
         self._body_bytes = 0
@@ -138,7 +147,7 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """uvicorn's own refusal of what is not HTTP, in our form."""
-        if not self._is_refused:
+        if not self._is_lingering:
             self._refuse(
                 Refused(msg, hint="Send HTTP/1.1 (RFC 9112); a proxy in front of it does TLS and HTTP/2."), 400
             )
@@ -152,8 +161,7 @@ class Connection(HttpToolsProtocol):
         )
 
     def _refuse(self, error: PerdureError, status: int) -> None:
-        """Answer, and end the connection once the client has read that: closing while it still sends would reset it."""
-        self._is_refused = True
+        """Answer, and end the connection."""
         if self.cycle is not None and not self.cycle.response_complete:
             # An answer is under way, and a second one would be taken for a part of it.
             self.transport.abort()
@@ -162,9 +170,19 @@ class Connection(HttpToolsProtocol):
         lines = [f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\n".encode()]
         lines += [name + b": " + value + b"\r\n" for name, value in [*self._state.default_headers, *headers]]
         self.transport.write(b"".join([*lines, b"connection: close\r\n\r\n", body]))
+        self._linger()
+
+    def _linger(self) -> None:
+        self._is_lingering = True
         self.transport.write_eof()
-        self._unset_keepalive_if_required()
         self._head_since = self.loop.time() - HEAD_S + LINGER_S
+
+    def close_after_answer(self) -> None:
+        """Called when an answer was the last one. Its request may not have been read to the end."""
+        if self._body_since < math.inf:
+            self._linger()
+        else:
+            self.transport.close()
 
     # --- time
 

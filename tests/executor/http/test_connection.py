@@ -13,7 +13,6 @@ import uvicorn
 from executor.http.connection import (
     HEAD_S,
     HEADER_BYTES_MAX,
-    LINGER_BYTES_MAX,
     LINGER_S,
     STALL_BYTES,
     STALL_S,
@@ -207,17 +206,28 @@ def test_many_small_heads_on_one_connection_are_no_large_one(client: Client) -> 
     assert client.transport.ends == []
 
 
-def test_a_refused_client_may_finish_its_sentence_and_no_more(client: Client) -> None:
+def test_a_refused_client_has_a_moment_to_read_why(client: Client) -> None:
+    """Whatever it still sends meanwhile is dropped: closing at once would reset the connection under the answer."""
     client.sends(b"\x16\x03\x01\x02\x00")
     line, body = _told(client)
     assert (line, body["code"]) == (b"HTTP/1.1 400 Bad Request", "bad_request")
-    client.sends(b"x" * 1000)
+    written = client.transport.written
+    client.sends(*[b"GET / HTTP/1.1\r\n\r\n" * 1000] * 10)
+    assert (client.transport.written, client.transport.ends) == (written, ["eof"])
+    assert client.at(LINGER_S + 0.1) == ["eof", "close"]
+
+
+def test_a_last_answer_before_the_bodys_end_can_be_read_too(client: Client) -> None:
+    client.sends(HEAD.replace(b"POST / ", b"POST /early ").replace(b"Host: x", b"Host: x\r\nConnection: close"))
+    assert client.transport.written.startswith(b"HTTP/1.1 204 ")
+    client.sends(b"x" * 90_000)
     assert client.transport.ends == ["eof"]
     assert client.at(LINGER_S + 0.1) == ["eof", "close"]
-    written = client.transport.written
-    client.sends(b"x" * LINGER_BYTES_MAX)
-    assert client.transport.ends == ["eof", "close", "abort"]
-    assert client.transport.written == written
+
+
+def test_a_last_answer_after_the_bodys_end_closes(client: Client) -> None:
+    client.sends(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert client.transport.ends == ["close"]
 
 
 def test_what_comes_after_a_request_and_is_none_does_not_spoil_its_answer(client: Client) -> None:

@@ -92,6 +92,11 @@ def test_an_early_answer_leaves_the_connection_usable_or_says_that_it_closes(ser
                 assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
+def test_an_early_answer_is_read_even_by_a_client_that_sends_everything_first(served: Served) -> None:
+    head = f"POST {API_PREFIX}/tenants HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n".encode()
+    assert served.raw(head + b"x" * 9_000_000).startswith(b"HTTP/1.1 401 ")
+
+
 def test_a_stranger_is_not_asked_for_the_body_that_he_offers(served: Served) -> None:
     answer = served.raw(
         f"POST {API_PREFIX}{INSTANCES} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n".encode()
