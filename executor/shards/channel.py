@@ -250,10 +250,11 @@ class Channel:
     async def _read(self) -> None:
         buffer = bytearray()
         while True:
+            # A checkpoint each time: a peer that always has more to say must not keep the loop to itself.
+            await trio.lowlevel.wait_readable(self._socket)
             try:
                 data = self._socket.recv(READ_BYTES)
             except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._socket)
                 continue
             except ConnectionResetError:
                 return
@@ -269,8 +270,6 @@ class Channel:
                 at = end
             if at:
                 del buffer[:at]
-            # A peer that always has more to say must not keep the loop to itself.
-            await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _take(self, frame: bytes) -> None:
         calls: list[Call] = []
