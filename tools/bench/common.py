@@ -9,7 +9,6 @@ public API only, so that what they measure is what a user gets.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import inspect
 import itertools
 import json
@@ -21,8 +20,11 @@ import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import anyio
 
 from executor import AsyncPlatform, Unavailable
 from executor.platform import AsyncTenant
@@ -122,9 +124,9 @@ async def crowd(work: Callable[[int], Any], *, count: int, in_flight: int) -> No
         for number in numbers:
             await work(number)
 
-    async with asyncio.TaskGroup() as group:
+    async with anyio.create_task_group() as group:
         for _ in range(min(in_flight, count)):
-            group.create_task(worker())
+            group.start_soon(worker)
 
 
 async def start_all(tenant: AsyncTenant, requests: Iterable[dict[str, Any]], *, batch: int = 500) -> None:
@@ -142,18 +144,18 @@ async def start_all(tenant: AsyncTenant, requests: Iterable[dict[str, Any]], *, 
                         raise error
                 wanted = [one for one, _ in refused]
                 if refused:
-                    await asyncio.sleep(max(0.01, float(refused[0][1].details.get("retry_after_s", 0.1))))
+                    await anyio.sleep(max(0.01, float(refused[0][1].details.get("retry_after_s", 0.1))))
 
-    async with asyncio.TaskGroup() as group:
+    async with anyio.create_task_group() as group:
         for _ in range(2):
-            group.create_task(worker())
+            group.start_soon(worker)
 
 
 async def all_rest(tenant: AsyncTenant) -> None:
     """Return once no instance is queued or running. Asks only for the newest of each: cheap at any size."""
     for state in ("queued", "running"):
         while await tenant.instances(state=state, limit=1):
-            await asyncio.sleep(0.02)
+            await anyio.sleep(0.02)
 
 
 def cpu_s(pid: int | None = None) -> float:
@@ -243,18 +245,23 @@ def machine_cpu() -> tuple[float, float]:
 
 
 def main(run: Callable[..., Any]) -> None:
-    """Run a bench from the command line: each argument of `run` is a flag; async ones run under asyncio."""
+    """Run a bench from the command line: each argument of `run` is a flag; async ones run on the loop of `--loop`."""
     parser = argparse.ArgumentParser(description=inspect.getdoc(inspect.getmodule(run)))
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    is_async = inspect.iscoroutinefunction(run)
+    if is_async:
+        parser.add_argument("--loop", choices=("trio", "asyncio"), default="trio", help="of the caller")
     for name, parameter in inspect.signature(run).parameters.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(parameter.default), default=parameter.default)
     arguments = vars(parser.parse_args())
     as_json = arguments.pop("json")
+    loop = arguments.pop("loop", None)
     begun, before, own = time.monotonic(), machine_cpu(), cpu_s()
-    result = asyncio.run(run(**arguments)) if inspect.iscoroutinefunction(run) else run(**arguments)
+    result = anyio.run(partial(run, **arguments), backend=loop) if is_async else run(**arguments)
     result |= {
         "bench": Path(inspect.getfile(run)).stem,
         "sizes": arguments,
+        **({"loop": loop} if loop else {}),
         "seconds": round(time.monotonic() - begun, 2),
         "other_load": round(other_load(before, machine_cpu(), cpu_s() - own), 3),
         "python": platform.python_version(),

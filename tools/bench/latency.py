@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any
+
+import anyio
 
 from executor.platform import AsyncRun, AsyncTenant
 from tools.bench.common import all_rest, embedded, folder, latency_ms, main, medians
@@ -32,9 +33,9 @@ async def _round(tenant: AsyncTenant, *, count: int, events: int) -> dict[str, f
     for number, instance in enumerate(waiting):
         seen = (await instance.status()).sequence
         begun = time.perf_counter()
-        step = asyncio.create_task(_step_recorded(instance, seen))
-        await instance.send_event("go", {"number": number})
-        await step
+        async with anyio.create_task_group() as group:
+            group.start_soon(_step_recorded, instance, seen)
+            await instance.send_event("go", {"number": number})
         to_step.append(time.perf_counter() - begun)
         assert await instance.result(timeout=60) == {"number": number}
         to_result.append(time.perf_counter() - begun)

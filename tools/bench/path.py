@@ -6,7 +6,6 @@ they are counted in a round of their own, because that makes everything slow.
 
 from __future__ import annotations
 
-import asyncio
 import collections
 import os
 import re
@@ -18,6 +17,8 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import trio
 
 from executor.platform import AsyncTenant
@@ -92,7 +93,7 @@ async def _on_the_host(tenant: AsyncTenant, call: Callable[[], None]) -> None:
         call()
 
     answer: Callable[[Any, Any], Coroutine[Any, Any, None]] = there
-    await asyncio.wrap_future(tenant._platform._transport._host.submit(answer))  # type: ignore[attr-defined]
+    await anyio.to_thread.run_sync(tenant._platform._transport._host.submit(answer).result)  # type: ignore[attr-defined]
 
 
 def _threads() -> collections.Counter[str]:
@@ -134,12 +135,12 @@ async def _traced(tenant: AsyncTenant, count: int, in_flight: int, place: Path) 
     for name, pids in groups.items():
         command = ["strace", "-f", "-c", "-o", str(place / name), *(f"-p{pid}" for pid in pids)]
         tracers[name] = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    await asyncio.sleep(2)  # they attach
+    await anyio.sleep(2)  # they attach
     await _w3(tenant, count, in_flight)
     found = {}
     for name, tracer in tracers.items():
         tracer.send_signal(signal.SIGINT)
-        await asyncio.to_thread(tracer.wait, 60)
+        await anyio.to_thread.run_sync(tracer.wait, 60)
         found[name] = _calls(place / name, count)
     return found
 

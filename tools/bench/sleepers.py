@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import time
 from pathlib import Path
 from typing import Any
+
+import anyio
 
 from executor import AsyncPlatform
 from executor.platform import AsyncTenant
@@ -42,7 +43,7 @@ async def run(*, n: int = 10_000, due_s: float = 3.0, processes: int = 0) -> dic
             due = await tenant.start("Sleeper", {"until_s": due_at_s})
             await all_rest(tenant)
         found["disk_bytes_each_stopped"] = round((disk_bytes(data_dir) - found.pop("disk_before")) / n, 1)
-        await asyncio.sleep(max(0.0, due_at_s + DOWN_S - time.time()))
+        await anyio.sleep(max(0.0, due_at_s + DOWN_S - time.time()))
         found |= await _restart(data_dir, due.id, processes)
     return found
 
@@ -68,7 +69,7 @@ async def _create(tenant: AsyncTenant, data_dir: Path, n: int) -> dict[str, Any]
 async def _at_rest(tenant: AsyncTenant, data_dir: Path, n: int, found: dict[str, Any]) -> dict[str, Any]:
     health = await tenant._platform.health()
     while health.sandboxes:
-        await asyncio.sleep(0.1)
+        await anyio.sleep(0.1)
         health = await tenant._platform.health()
     memory = memory_bytes(*processes())
     return {
@@ -86,7 +87,7 @@ async def _settled(data_dir: Path) -> int:
     last, unchanged_since = disk_bytes(data_dir), time.monotonic()
     until = unchanged_since + 30
     while time.monotonic() < min(until, unchanged_since + 1):
-        await asyncio.sleep(0.1)
+        await anyio.sleep(0.1)
         now = disk_bytes(data_dir)
         if now != last:
             last, unchanged_since = now, time.monotonic()

@@ -8,11 +8,12 @@ this process, which with one process of the platform is the executor.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
 import time
 from typing import Any
+
+import anyio
 
 from executor.platform import AsyncRun, AsyncTenant
 from tools.bench.common import (
@@ -55,7 +56,7 @@ async def _due(tenant: AsyncTenant, n: int, lead_s: float) -> dict[str, Any]:
     spare_s = first_s - time.time()
     assert spare_s > 0, f"all slept only {-spare_s:.1f} s after the first was due: give a longer --lead-s"
     cpu = cpu_s()
-    await asyncio.sleep(spare_s + 1)
+    await anyio.sleep(spare_s + 1)
     await all_rest(tenant)
     cpu = cpu_s() - cpu
     woken: list[tuple[int, int]] = []  # when it woke, when it was due; in milliseconds since the epoch
@@ -89,9 +90,9 @@ async def _active(tenant: AsyncTenant, active: int, hold_s: float) -> dict[str, 
     most = 0
     while most < active and time.perf_counter() - begun < ACTIVE_S_MAX:
         most = max(most, (await platform.health()).active_runs)
-        await asyncio.sleep(0.1)
+        await anyio.sleep(0.1)
     seconds = time.perf_counter() - begun
-    await asyncio.sleep(2)  # the last ones reach their step
+    await anyio.sleep(2)  # the last ones reach their step
     health = await platform.health()
     found = {
         "active": most,

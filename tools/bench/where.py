@@ -5,14 +5,17 @@ are sampled: waiting for the disk or the kernel is not in them.
 
 from __future__ import annotations
 
-import asyncio
 import collections
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import anyio
+import anyio.to_thread
 
 from tools.bench.common import cpu_alone_s, crowd, embedded, folder, main, processes
 
@@ -83,16 +86,16 @@ async def run(*, count: int = 6000, in_flight: int = 256) -> dict[str, Any]:
             spies = {}
             for name, pid in watched.items():
                 options = ["--duration", "3600", "--output", str(data_dir / name), "--pid", str(pid)]
-                spies[name] = await asyncio.create_subprocess_exec(
-                    *command, *options, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+                spies[name] = subprocess.Popen(
+                    [*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
                 )
-            await asyncio.sleep(2)
+            await anyio.sleep(2)
             before = {name: cpu_alone_s(pid) for name, pid in watched.items()}
             await crowd(work, count=count, in_flight=in_flight)
             used = {name: cpu_alone_s(pid) - before[name] for name, pid in watched.items()}
             for process in spies.values():
                 process.send_signal(2)
-                await process.wait()
+                await anyio.to_thread.run_sync(process.wait)
             parts = {}
             for name in watched:
                 if (data_dir / name).exists():
