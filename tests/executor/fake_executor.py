@@ -43,9 +43,12 @@ from executor.sandbox.protocol import (
     BootFailed,
     Drop,
     Entries,
+    FacetFailed,
     FacetImage,
+    FacetPages,
     FromSandbox,
     NeedFacet,
+    NeedPages,
     Output,
     Pong,
     Quiesce,
@@ -56,7 +59,8 @@ from executor.sandbox.protocol import (
     encode_message,
 )
 from executor.sandbox.threads import StepPool
-from facets.delta import apply_all
+from facets import pages
+from facets.delta import apply_all, stamp_of
 
 COMMIT = "c" * 40
 BASE_MS = 1_700_000_000_000
@@ -194,6 +198,9 @@ class FakeExecutor:
     def __init__(self, link: Link) -> None:
         self.link = link
         self.pongs: list[int] = []
+        self.paged_bytes_min = IMAGE_BYTES_MAX
+        self.asked_pages: list[NeedPages] = []
+        self.failing_pages = 0
         self._stories: dict[int, Story] = {}
         self._inboxes: dict[int, asyncio.Queue[Turn | Exception]] = {}
         self._numbers = 0
@@ -221,13 +228,29 @@ class FakeExecutor:
                     story.lines.setdefault((frame.position, frame.number, frame.step, frame.attempt), frame)
             elif isinstance(frame, NeedFacet):
                 self._send_image(frame.run)
+            elif isinstance(frame, NeedPages):
+                self.asked_pages.append(frame)
+                self._send_pages(frame.run, frame.number, frame.first, frame.count)
             elif isinstance(frame, Pong):
                 self.pongs.append(frame.number)
 
     def _send_image(self, run: int) -> None:
         image = self._stories[run].image if run in self._stories else b""
+        if len(image) > self.paged_bytes_min:
+            self._send_pages(run, 0, 0, 1)
+            return
         half = len(image) // 2
         self.link.send([FacetImage(run, 0, len(image), image[:half]), FacetImage(run, half, len(image), image[half:])])
+
+    def _send_pages(self, run: int, number: int, first: int, count: int) -> None:
+        if self.failing_pages:
+            self.failing_pages -= 1
+            self.link.send([FacetFailed(run, number, "its pages are damaged")])
+            return
+        image = self._stories[run].image
+        pieces = [image[at * pages.CHUNK_BYTES :][: pages.CHUNK_BYTES] for at in range(first, first + count)]
+        chunks = [pages.pack_chunk(piece.ljust(pages.CHUNK_BYTES, b"\0")) for piece in pieces if piece]
+        self.link.send([FacetPages(run, number, *stamp_of(image), first, chunks)])
 
     # --- stories
 

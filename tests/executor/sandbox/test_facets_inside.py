@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 
+from executor.core.entries import AttemptFailed
 from tests.executor.fake_executor import Story, in_process, play, subprocess_
 from tests.executor.sandbox.test_run import job
 
@@ -187,3 +188,59 @@ def test_facets_of_two_instances_are_two() -> None:
 
     for story in asyncio.run(main()):
         assert story.result == [1, 2, 3]
+
+
+# --- large facets: their pages come as statements touch them
+
+LARGE = f"""
+def fill(first):
+    self.facet.execute("{TABLE}")
+    self.facet.executemany("insert into log values (?, ?)", [(first + n, str(first + n) * 50) for n in range(1000)])
+def write(text):
+    self.facet.execute("insert into log (text) values (?)", [text])
+    return len(self.facet.execute("select text from log where id = 777")[0]["text"])
+async def write_async(text):
+    return write(text)
+async def count():
+    return self.facet.execute("select count(*) from log")[0][0]
+for first in (0, 1000, 2000):
+    await step.do("fill", fill, first)
+found = [await step.do("w", write, "one"), await step.do("w", write_async, "two")]
+await step.sleep("s", 5)
+found.append(await step.do("w", write_async, "three"))
+both = await asyncio.gather(step.do("l", write, "four"), step.do("r", write, "five"))
+return found + both + [await step.do("c", count)]
+"""
+
+
+def test_a_large_facet_gives_the_same_as_a_small_one() -> None:
+    async def main(paged_bytes_min: int, *, apart: bool, evict: bool) -> tuple[Story, int]:
+        opened = subprocess_ if apart else in_process
+        async with opened(job(LARGE, "import asyncio")) as executor:
+            executor.paged_bytes_min = paged_bytes_min
+            story = await executor.play(Story("Job"), evict=evict)
+            return story, len(executor.asked_pages)
+
+    whole, asked = asyncio.run(main(10**9, apart=False, evict=True))
+    assert asked == 0
+    assert len(whole.image) > 500_000
+    for apart in (False, True):
+        for evict in (False, True):
+            paged, asked = asyncio.run(main(100_000, apart=apart, evict=evict))
+            assert asked >= 10 if evict else not asked, "a run that made the facet itself has it"
+            assert paged.result == whole.result == [150, 150, 150, 150, 150, 3005]
+            assert sorted(rows(paged)) == sorted(rows(whole))
+
+
+def test_pages_that_cannot_be_had_fail_the_attempt_and_the_next_one_gets_them() -> None:
+    async def main() -> Story:
+        async with subprocess_(job(LARGE, "import asyncio")) as executor:
+            executor.paged_bytes_min = 100_000
+            executor.failing_pages = 3
+            return await executor.play(Story("Job"), evict=True)
+
+    story = asyncio.run(main())
+    assert story.result[-1] == 3005
+    failed = [entry.error.message for entry in story.journal if isinstance(entry, AttemptFailed)]
+    assert len(failed) == 3
+    assert all("its pages are damaged" in message for message in failed)
