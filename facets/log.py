@@ -85,10 +85,6 @@ class CommitLog:
             self._appender = connect(path, vfs=vfs, synchronous="FULL", create=True, cache_kib=8192)
         try:
             schema.migrate(self._appender, path, schema.LOG)
-            # What is found may be in the kernel's memory only: if the process before died of a failed fsync, its pages
-            # count as clean, and no later fsync writes them. So all of it is written again, elsewhere, before anything
-            # is appended: a hole in the write-ahead file would hide what comes behind it.
-            bring_home(self._appender, path)
             with reading(path):
                 self._trimmer = connect(path, vfs=vfs, synchronous="FULL")
                 self._trimmer.pragma("journal_size_limit", 64 * 1024 * 1024)
