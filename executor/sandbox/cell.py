@@ -292,7 +292,7 @@ class Cell:
 
 
 def prepare_tree(options: CellOptions) -> runtime_tree.RuntimeTree:
-    """The cell's file tree. Asks the dynamic loader once in the life of this process (half a second).
+    """The cell's file tree. Asks the dynamic loader once in the life of this process.
 
     Raises IsolationUnavailable if something that must be in it is missing or unreadable.
     """
