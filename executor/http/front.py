@@ -107,6 +107,7 @@ class Front:
         app: Any = self._bridge  # starlette types ASGI with plain mappings, uvicorn with typed ones
         self._config = uvicorn.Config(
             app,
+            http="httptools",
             ws="none",
             lifespan="off",
             interface="asgi3",
