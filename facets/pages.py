@@ -37,6 +37,7 @@ FETCH_COUNT_MAX = 16
 OVERLAY_BLOCKS_MIN = 2048
 """So many written blocks (2 MiB) may gather in the image before those that are durable are let go."""
 
+_BLOCK_COST_BYTES = BLOCK_BYTES + 256
 PENDING_COUNT_MIN = 256
 """So many steps may be over before the host is asked which of them it has."""
 
@@ -103,36 +104,58 @@ Fetch = Callable[[int, int], Fetched]
 
 
 class PageCache:
-    """Chunks of all facets of this process, the least recently used of which give way. Thread-safe."""
+    """What is here of all facets of this process: chunks just fetched, and single blocks that were used.
+
+    The least recently used gives way. Blocks apart, as the pages of an index lie scattered over the chunks of a large
+    image: whole chunks of them would need thirty times the memory. Thread-safe.
+    """
 
     def __init__(self, bytes_max: int) -> None:
-        self.count_max = max(2, bytes_max // CHUNK_BYTES)
+        self.chunk_count_max = max(2, bytes_max // 4 // CHUNK_BYTES)
+        self.block_count_max = max(0, bytes_max - self.chunk_count_max * CHUNK_BYTES) // _BLOCK_COST_BYTES
         self._chunks: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        self._blocks: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __len__(self) -> int:
-        return len(self._chunks)
+    @property
+    def bytes(self) -> int:
+        """Memory in use, about."""
+        return len(self._chunks) * CHUNK_BYTES + len(self._blocks) * _BLOCK_COST_BYTES
 
-    def get(self, owner: int, chunk: int) -> bytes | None:
-        key = (owner, chunk)
-        content = self._chunks.get(key)
-        if content is not None:
-            with self._lock:
-                if key in self._chunks:
-                    self._chunks.move_to_end(key)
-        return content
+    def chunk(self, owner: int, chunk: int) -> bytes | None:
+        return self._get(self._chunks, (owner, chunk))
 
-    def put(self, owner: int, chunk: int, content: bytes) -> None:
-        with self._lock:
-            self._chunks[owner, chunk] = content
-            self._chunks.move_to_end((owner, chunk))
-            while len(self._chunks) > self.count_max:
-                self._chunks.popitem(last=False)
+    def block(self, owner: int, block: int) -> bytes | None:
+        return self._get(self._blocks, (owner, block))
+
+    def put_chunk(self, owner: int, chunk: int, content: bytes) -> None:
+        self._put(self._chunks, (owner, chunk), content, self.chunk_count_max)
+
+    def put_block(self, owner: int, block: int, content: bytes) -> None:
+        self._put(self._blocks, (owner, block), content, self.block_count_max)
 
     def drop(self, owner: int) -> None:
+        """Forget all of a facet's."""
         with self._lock:
-            for key in [key for key in self._chunks if key[0] == owner]:
-                del self._chunks[key]
+            for kept in (self._chunks, self._blocks):
+                for key in [key for key in kept if key[0] == owner]:
+                    del kept[key]
+
+    def _get(self, kept: OrderedDict[tuple[int, int], bytes], key: tuple[int, int]) -> bytes | None:
+        with self._lock:
+            content = kept.get(key)
+            if content is not None:
+                kept.move_to_end(key)
+            return content
+
+    def _put(
+        self, kept: OrderedDict[tuple[int, int], bytes], key: tuple[int, int], content: bytes, count_max: int
+    ) -> None:
+        with self._lock:
+            kept[key] = content
+            kept.move_to_end(key)
+            while len(kept) > count_max:
+                kept.popitem(last=False)
 
 
 class Pages:
@@ -165,11 +188,17 @@ class Pages:
         """A block that the image has not written; zeros beyond the end. Raises what fetching raises, and Corrupt."""
         if block >= self._end:
             return ZERO_BLOCK
+        known = self._cache.block(self._owner, block)
+        if known is not None:
+            return known
         chunk, within = divmod(block, CHUNK_BLOCKS)
         if self._latest[0] != chunk:
             self._latest = (chunk, self._chunk(chunk))
         at = within * BLOCK_BYTES
-        return self._latest[1][at : at + BLOCK_BYTES]
+        content = self._latest[1][at : at + BLOCK_BYTES]
+        if self._ahead == 1 and not self._is_closed:  # what is read in its order is not soon read again
+            self._cache.put_block(self._owner, block, content)
+        return content
 
     def committed(self, stamp: Stamp, blocks: Iterable[int]) -> None:
         """The image wrote these blocks in a step that is over; once the host has that step, it may let them go."""
@@ -191,15 +220,17 @@ class Pages:
                 leaving.setdefault(block // CHUNK_BLOCKS, []).append(block)
         self._latest = (-1, ZERO_CHUNK)
         for chunk, blocks in leaving.items():
-            cached = self._cache.get(self._owner, chunk)
+            cached = self._cache.chunk(self._owner, chunk)
             if cached is not None:
                 content = bytearray(cached)
                 for block in blocks:
                     at = block % CHUNK_BLOCKS * BLOCK_BYTES
                     content[at : at + BLOCK_BYTES] = written[block]
-                self._cache.put(self._owner, chunk, bytes(content))
+                self._cache.put_chunk(self._owner, chunk, bytes(content))
             for block in blocks:
-                del written[block]
+                content_now = written.pop(block)
+                if not self._is_closed:
+                    self._cache.put_block(self._owner, block, content_now)
         # What could not leave is not looked at again for every small step.
         self._overlay_max = max(OVERLAY_BLOCKS_MIN, 2 * len(written))
         self._pending_max = max(PENDING_COUNT_MIN, 2 * len(self._pending))
@@ -210,11 +241,11 @@ class Pages:
         self._cache.drop(self._owner)
 
     def _chunk(self, chunk: int) -> bytes:
-        cached = self._cache.get(self._owner, chunk)
+        cached = self._cache.chunk(self._owner, chunk)
         if cached is not None:
             return cached
         self._ahead = (
-            min(2 * self._ahead, FETCH_COUNT_MAX, self._cache.count_max // 2) if chunk == self._following else 1
+            min(2 * self._ahead, FETCH_COUNT_MAX, self._cache.chunk_count_max // 2) if chunk == self._following else 1
         )
         fetched = self._fetch(chunk, self._ahead)
         self._learn(fetched.stamp)
@@ -229,7 +260,7 @@ class Pages:
         content = unpack_chunk(packed)
         self.fetched_bytes += len(packed)
         if not self._is_closed:
-            self._cache.put(self._owner, chunk, content)
+            self._cache.put_chunk(self._owner, chunk, content)
         return content
 
     def _learn(self, stamp: Stamp) -> None:

@@ -104,7 +104,7 @@ def test_one_row_is_read_by_a_few_chunks() -> None:
 
 def test_reading_in_order_asks_for_more_and_more_at_once() -> None:
     host = Host(IMAGE)
-    facet = paged(host)
+    facet = paged(host, chunks=256)
     facet.begin_step()
     facet.execute("select sum(length(body)) from note")
     counts = [count for _, count in host.asked]
@@ -115,7 +115,7 @@ def test_reading_in_order_asks_for_more_and_more_at_once() -> None:
 
 
 def test_the_cache_is_bounded_and_shared() -> None:
-    cache = PageCache(4 * CHUNK_BYTES)
+    cache = PageCache(8 * CHUNK_BYTES)
     facets = []
     for _ in range(3):
         host = Host(IMAGE)
@@ -123,12 +123,12 @@ def test_the_cache_is_bounded_and_shared() -> None:
     for facet in facets:
         facet.begin_step()
         assert facet.execute("select count(body) from note")[0][0] == 2000
-        assert len(cache) <= 4
+        assert cache.bytes <= 8 * CHUNK_BYTES
     for facet in facets:
         facet.discard()
-    assert len(cache) == 0
+    assert cache.bytes == 0
     assert facets[0].execute("select count(*) from note where body like '19%'")[0][0] == 111
-    assert len(cache) == 0, "what is discarded keeps nothing more"
+    assert cache.bytes == 0, "what is discarded keeps nothing more"
 
 
 @mock.patch.object(pages, "OVERLAY_BLOCKS_MIN", 2)
