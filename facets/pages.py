@@ -118,7 +118,7 @@ class PageCache:
         self._lock = threading.Lock()
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """Memory in use, about."""
         return len(self._chunks) * CHUNK_BYTES + len(self._blocks) * _BLOCK_COST_BYTES
 

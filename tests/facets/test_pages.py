@@ -123,12 +123,12 @@ def test_the_cache_is_bounded_and_shared() -> None:
     for facet in facets:
         facet.begin_step()
         assert facet.execute("select count(body) from note")[0][0] == 2000
-        assert cache.bytes <= 8 * CHUNK_BYTES
+        assert cache.size <= 8 * CHUNK_BYTES
     for facet in facets:
         facet.discard()
-    assert cache.bytes == 0
+    assert cache.size == 0
     assert facets[0].execute("select count(*) from note where body like '19%'")[0][0] == 111
-    assert cache.bytes == 0, "what is discarded keeps nothing more"
+    assert cache.size == 0, "what is discarded keeps nothing more"
 
 
 @mock.patch.object(pages, "OVERLAY_BLOCKS_MIN", 2)

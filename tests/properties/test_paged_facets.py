@@ -140,6 +140,6 @@ def test_a_paged_image_equals_a_whole_one(
             case _:
                 both(sql)
     both("commit")
-    assert cache.bytes <= max(chunks, 2) * CHUNK_BYTES
+    assert cache.size <= max(chunks, 2) * CHUNK_BYTES
     assert paged.size == whole.size
     assert paged.data() == whole.data()
