@@ -89,7 +89,7 @@ METHODS: dict[str, Method] = {
         Method("commits", tuple[str], set[str]),
         Method("journal", tuple[str, str, int, int, float], list[bytes]),
         Method("output", tuple[str, str, int, int, float], list[LogLine]),
-        Method("image", _KEY, bytes),
+        Method("image", _KEY, bytes | list[str]),
         Method("vitals", tuple[()], Vitals),
         Method("backup", tuple[str], None),
         Method("check", tuple[()], list[str]),

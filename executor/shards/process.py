@@ -35,6 +35,30 @@ log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
 
+_INLINE_BYTES = 8 * 1024 * 1024
+_LENT_S = 60.0
+"""For so long a large image can be fetched from this process's memory; the front does so at once."""
+
+
+async def _image(of: LocalInstances, tenant: str, name: str) -> bytes | list[str]:
+    """The image; a large one as the path of a file in memory, which the front reads: it would fill the channel."""
+    image = await of.image(tenant, name)
+    if len(image) <= _INLINE_BYTES:
+        return image
+    descriptor = os.memfd_create("image")
+    with open(descriptor, "wb", closefd=False) as file:  # noqa: ASYNC230 - memory
+        file.write(image)
+    trio.lowlevel.spawn_system_task(_forget, descriptor)
+    return [f"/proc/{os.getpid()}/fd/{descriptor}"]
+
+
+async def _forget(descriptor: int) -> None:
+    try:
+        await trio.sleep(_LENT_S)
+    finally:
+        os.close(descriptor)
+
+
 _PERFORM: dict[str, Callable[..., Awaitable[Any]]] = {
     "outcome": lambda of, tenant, name, wait_s: of.outcome(tenant, name, wait_s=wait_s),
     "send_event": lambda of, tenant, name, event, kind, payload: of.send_event(
@@ -49,6 +73,7 @@ _PERFORM: dict[str, Callable[..., Awaitable[Any]]] = {
     "output": lambda of, tenant, name, after, limit, wait_s: of.output(
         tenant, name, after=after, limit=limit, wait_s=wait_s
     ),
+    "image": _image,
     "backup": lambda of, target: of.backup(Path(target)),
 }
 """Methods of the port with arguments by name; all others take them by position."""

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import trio
+
 from executor.core.errors import PerdureError
 from executor.ports import Seen, Start, StoredRow, Vitals
 from executor.shards.calls import errors_inward
@@ -80,7 +82,9 @@ class RemoteInstances:
         return cast("list[LogLine]", await self._process.call("output", tenant, instance, after, limit, wait_s))
 
     async def image(self, tenant: str, instance: str) -> bytes:
-        return cast("bytes", await self._process.call("image", tenant, instance))
+        image: bytes | list[str] = await self._process.call("image", tenant, instance)
+        # A large one is a file in that process's memory (process.py), there for a moment.
+        return image if isinstance(image, bytes) else await trio.to_thread.run_sync(Path(image[0]).read_bytes)
 
     async def vitals(self) -> Vitals:
         return cast("Vitals", await self._process.call("vitals"))

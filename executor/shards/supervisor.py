@@ -13,6 +13,8 @@ import site
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from executor.wire import innermost
 
 log = logging.getLogger(__name__)
 
+COMMAND = (sys.executable, "-P", "-m", "executor.shards.process")
 BACKOFF_S = 0.1
 BACKOFF_MAX_S = 10.0
 STEADY_S = 30.0
@@ -37,8 +40,10 @@ STOP_S = 30.0
 class ShardProcess:
     """See the module's text. `run` is its life."""
 
-    def __init__(self, setup: Setup, code: CodeSource) -> None:
+    def __init__(self, setup: Setup, code: CodeSource, *, command: Sequence[str] = COMMAND) -> None:
+        """`command`: of the program, to which the number of its end of the channel is added."""
         self._setup = setup
+        self._command = list(command)
         self._code = code
         self._channel: Channel | None = None
         self._nursery: trio.Nursery | None = None
@@ -110,10 +115,10 @@ class ShardProcess:
     async def _live(self, task_status: trio.TaskStatus[None]) -> None:
         """One process, from its start to its end. Raises PerdureError: it could not be opened, or must not go on."""
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, _making(ours):
             # In this thread and not in a worker: the kernel ties the process's life to the thread that made it.
             process = self._process = subprocess.Popen(  # noqa: ASYNC220
-                [sys.executable, "-P", "-m", "executor.shards.process", str(theirs.fileno())],
+                [*self._command, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 env=_environment(),
@@ -157,6 +162,18 @@ class ShardProcess:
             channel.fail(call.number, error)
         else:
             channel.answer(call.number, str(path))
+
+
+@contextmanager
+def _making(ours: socket.socket) -> Iterator[None]:
+    """A process that cannot be made (no memory, too many processes) is one that may be made later."""
+    try:
+        yield
+    except OSError as error:
+        ours.close()
+        raise Unavailable(
+            f"a shard process cannot be started: {error.strerror}", code="busy", hint="See what the machine lacks."
+        ) from error
 
 
 async def _carry(channel: Channel, nursery: trio.Nursery) -> None:

@@ -1,0 +1,177 @@
+"""Laws of a shard process's life, with a program that does as it is told instead of the real one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import trio
+import trio.testing
+
+from executor.core.errors import Corrupt, NotFound, PerdureError, Refused, Unavailable
+from executor.ports import CodeSource
+from executor.shards.calls import Setup
+from executor.shards.supervisor import ShardProcess
+
+PROGRAM = """
+import os, socket, sys
+import trio
+import trio.testing
+from executor.core.errors import Corrupt, Refused, Unavailable
+from executor.shards.channel import Channel
+
+LIFE = len(open(sys.argv[1]).read()) if os.path.exists(sys.argv[1]) else 0
+open(sys.argv[1], "a").write("x")
+HOW = sys.argv[2]
+
+def take(calls):
+    for call in calls:
+        if call.method == "open" and (HOW == "refuses" or (HOW == "second-refuses" and LIFE)):
+            channel.fail(call.number, Refused("not confined", code="not_confined"))
+        elif call.method == "open" and HOW == "full-later" and LIFE == 1:
+            channel.fail(call.number, Unavailable("full", code="storage_full"))
+        elif call.method == "open" and HOW == "dies-opening":
+            os._exit(3)
+        elif call.method == "counts" and HOW == "fatal":
+            channel.fail(0, Corrupt("the disk failed", code="corrupt_store"))
+            nursery.start_soon(last_words)
+        elif call.method == "counts" and (LIFE == 0 or HOW == "dies-always"):
+            os._exit(3)
+        elif call.method == "counts":
+            channel.answer(call.number, {"life": LIFE})
+        elif call.method == "commits":
+            nursery.start_soon(bundle, call.number)
+        else:
+            channel.answer(call.number, None)
+            if call.method == "stop":
+                nursery.start_soon(last_words)
+
+async def bundle(number):
+    try:
+        channel.answer(number, {await channel.call("bundle", "acme", "c" * 40)})
+    except Exception as error:
+        channel.fail(number, error)
+
+async def last_words():
+    await channel.flushed()
+    os._exit(0)
+
+async def main():
+    global channel, nursery
+    ours = socket.socket(fileno=int(sys.argv[3]))
+    channel = Channel(ours, on_calls=take, on_cancel=lambda n: None, lost=Unavailable("gone"))
+    async with trio.open_nursery() as nursery:
+        await channel.run()
+        os._exit(1)
+
+trio.run(main)
+"""
+SETUP = Setup(
+    0,
+    "/nowhere",
+    "state",
+    is_confined=False,
+    facet_bytes_max=1 << 20,
+    hash_seed=1,
+    active_runs_max=1,
+    sandboxes_max=1,
+    sandbox_idle_s=1.0,
+    log_level="info",
+    log_format="human",
+)
+
+
+class Code:
+    def bundle(self, tenant: str, _commit: str) -> Path:
+        if tenant != "acme":
+            raise NotFound("none", code="version_not_found")
+        return Path("/some/bundle")
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Any:
+    program, lives = tmp_path / "program.py", tmp_path / "lives"
+    program.write_text(PROGRAM)
+
+    def make(how: str) -> ShardProcess:
+        command = (sys.executable, str(program), str(lives), how)
+        return ShardProcess(SETUP, cast("CodeSource", Code()), command=command)
+
+    return make
+
+
+def innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        [error] = error.exceptions
+    return error
+
+
+async def answered(process: ShardProcess) -> Any:
+    """The answer, once there is a life that gives one."""
+    while True:
+        try:
+            return await process.call("counts", "acme")
+        except Unavailable as lost:
+            assert (lost.code, lost.details["retry_after_s"]) == ("busy", 1)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+
+
+async def test_process_that_dies_fails_its_callers_at_once_and_is_started_again(made: Any) -> None:
+    process = made("")
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(process.run)
+            first = process.pid
+            with pytest.raises(Unavailable, match="being started again"):
+                await process.call("counts", "acme")
+            assert await answered(process) == {"life": 1}
+            assert process.pid != first
+            assert await process.call("commits", "acme") == {"/some/bundle"}
+            await process.stop()
+    assert process.lives == 2
+    with pytest.raises(Unavailable) as stopped:
+        await process.call("counts", "acme")
+    assert stopped.value.code == "shutting_down"
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "code"),
+    [("refuses", Refused, "not_confined"), ("dies-opening", Unavailable, "busy")],
+)
+async def test_reason_why_the_first_cannot_be_opened_is_raised(
+    made: Any, how: str, kind: type[PerdureError], code: str
+) -> None:
+    with trio.fail_after(20):
+        with pytest.raises((PerdureError, BaseExceptionGroup)) as raised:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(made(how).run)
+    error = innermost(raised.value)
+    assert isinstance(error, kind)
+    assert error.code == code
+
+
+@pytest.mark.parametrize(("how", "kind"), [("fatal", Corrupt), ("second-refuses", Refused)])
+async def test_broken_store_stops_the_executor_and_is_never_tried_again(
+    made: Any, how: str, kind: type[PerdureError]
+) -> None:
+    process = made(how)
+    with trio.fail_after(20):
+        with pytest.raises(BaseExceptionGroup) as raised:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(process.run)
+                with pytest.raises(Unavailable):
+                    await process.call("counts", "acme")
+                await trio.sleep_forever()
+    assert type(innermost(raised.value)) is kind
+    assert process.lives == 1
+
+
+async def test_full_disk_at_the_second_opening_is_waited_for(made: Any) -> None:
+    process = made("full-later")
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(process.run)
+            assert await answered(process) == {"life": 2}
+            await process.stop()
