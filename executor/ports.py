@@ -116,9 +116,6 @@ class StateStore(Protocol):
         """The facet as of the last durable record, an ordinary SQLite file; b"": it has none."""
         ...
 
-    def write_image(self, tenant: str, instance: str, target: Path) -> None:
-        """The same as a file, which appears whole or not at all; a large facet is never in memory as a whole."""
-
     def facet(self, tenant: str, instance: str) -> bytes | Pages:
         """What a sandbox needs to begin: the image, or the first pages of a large one. Raises Corrupt."""
         ...

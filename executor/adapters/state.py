@@ -94,10 +94,6 @@ class FacetsStateStore:
         return self._store.image(tenant, instance)
 
     @translated
-    def write_image(self, tenant: str, instance: str, target: Path) -> None:
-        self._store.export_facet(tenant, instance, target)
-
-    @translated
     def facet(self, tenant: str, instance: str) -> bytes | Pages:
         found = self._store.facet(tenant, instance)
         return found if isinstance(found, bytes) else Pages(*found.stamp, found.first, found.chunks)
