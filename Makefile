@@ -29,11 +29,13 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m tools.bench --save .bench
+	$(BIN)/python -m tools.bench.report .bench
 
 # Installs DBOS, Absurd and Restate in the user's cache folder, and matplotlib here; draws into docs/plots.
 bench-peers: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
-	$(BIN)/python -m tools.bench --save .bench --only throughput --peers
+	$(BIN)/python -m tools.bench --save .bench --only peers
+	$(BIN)/python -m tools.bench.report .bench
 	$(BIN)/python -m tools.bench.plots .bench/*.json
 
 serve: setup

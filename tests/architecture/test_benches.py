@@ -95,3 +95,15 @@ def test_ratio_above_one_means_that_ours_is_better():
     assert found["times_best_workflows_per_s"] == 2 and found["best_workflows_per_s"] == "fast"
     assert found["times_best_cpu_ms_per_workflow"] == 4
     assert found["times_best_start_to_result_p50_ms"] == 0.5
+
+
+def test_report_writes_a_table_whose_results_are_there_and_leaves_the_others():
+    from tools.bench.report import TARGETS, written
+
+    text = "a\n<!-- bench: targets -->\nold\n<!-- end -->\nb\n<!-- bench: peers -->\nold\n<!-- end -->\n"
+    found = {"throughput": {"workflows_per_s": 1234.5, "cpu_ms_per_workflow": 0.8, "other_load": 0.1}}
+    lines = written(text, found).splitlines()
+    assert lines[0] == "a"
+    assert "| W3 a second, 256 in flight | ≥ 2,000 | 1,234 | 0.10 | `throughput` |" in lines
+    assert sum("not measured" in line for line in lines) == len(TARGETS) - 2
+    assert lines[-4:] == ["b", "<!-- bench: peers -->", "old", "<!-- end -->"]

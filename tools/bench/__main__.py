@@ -1,9 +1,9 @@
 """Every bench at its full size, one after the other, each in a process of its own; prints their JSON lines.
 
-    python -m tools.bench [--save DIR] [--only NAME,NAME] [--peers]
+    python -m tools.bench [--save DIR] [--only NAME,NAME]
 
-`--save` also keeps each line as DIR/NAME.json, which `tools.bench.plots` draws. `--peers` installs and measures the
-peers as well.
+`--save` also keeps each line as DIR/NAME.json: `tools.bench.report` writes them into the documents, `tools.bench.plots`
+draws them. Those of WIDER are run only when they are named: they need the peers, py-spy, or some minutes.
 """
 
 from __future__ import annotations
@@ -13,34 +13,40 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHES = (
-    "throughput",
-    "latency",
-    "starts",
-    "cold",
-    "sleepers",
-    "wake",
-    "crash",
-    "replay",
-    "commitlog",
-    "facet",
-    "sandbox_boot",
-)
+RUNS = {
+    "throughput": ("throughput",),
+    "throughput-2": ("throughput", "--processes", "2"),
+    "latency": ("latency",),
+    "starts": ("starts",),
+    "cold": ("cold",),
+    "sleepers": ("sleepers", "--n", "20000"),
+    "wake": ("wake",),
+    "crash": ("crash",),
+    "crash-unconfined": ("crash", "--unconfined", "1"),
+    "replay": ("replay",),
+    "path": ("path",),
+    "commitlog": ("commitlog",),
+    "facet": ("facet",),
+    "sandbox_boot": ("sandbox_boot",),
+}
+WIDER = {
+    "peers": ("peers",),
+    "where": ("where",),
+    "sleepers-1m": ("sleepers", "--n", "1000000", "--processes", "2"),
+}
 
 
 def main() -> int:
     """Return the number of benches that failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--save", type=Path)
-    parser.add_argument("--only", default=",".join(BENCHES))
-    parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--only", default=",".join(RUNS), help=f"of {', '.join(RUNS | WIDER)}")
     asked = parser.parse_args()
-    names = [*asked.only.split(","), *(["peers"] if asked.peers else [])]
     failed = 0
-    for name in names:
-        done = subprocess.run(
-            [sys.executable, "-m", f"tools.bench.{name}", "--json"], stdout=subprocess.PIPE, text=True, check=False
-        )
+    for name in asked.only.split(","):
+        module, *flags = (RUNS | WIDER)[name]
+        command = [sys.executable, "-m", f"tools.bench.{module}", *flags, "--json"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         line = done.stdout.strip().rpartition("\n")[2]
         print(line, flush=True)
         failed += done.returncode != 0
