@@ -140,6 +140,8 @@ class Disk:
         self.off_at: int | None = None
         """The power goes in the middle of this operation."""
         self.is_off = False
+        self.is_confusing = False
+        """A failed fsync made a file look old again: whoever has it open may read nonsense."""
         self.on_off: Callable[[], None] = lambda: None
 
     # --- what happens to it
@@ -153,6 +155,7 @@ class Disk:
     def calm_down(self) -> None:
         """Nothing more is planned to go wrong."""
         self.off_at = self.capacity = None
+        self.is_confusing = False
         self.faults.clear()
 
     def turn_on(self, loss: Loss) -> None:
@@ -250,6 +253,7 @@ class Disk:
             if self.random.random() < 0.5:
                 file.size = len(file.durable)
                 Path(name).write_bytes(file.durable)
+                self.is_confusing = True
             raise apsw.IOError("the simulated disk failed an fsync")
         self._maybe_off()  # in the middle: nothing is promised yet
         if file.durable is None and name.endswith(("-journal", "-wal")):
