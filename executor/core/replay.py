@@ -99,8 +99,8 @@ class Replay:
         self.run_ended = False
         self._occurrences: dict[str, int] = {}
         self._open: dict[str, Request] = {}
-        self._events: dict[int, entries.EventReceived] = {}
-        self._unseen: dict[str, Request] = {}
+        self._events: dict[int, entries.EventReceived] | None = None  # most runs have none of these two
+        self._unseen: dict[str, Request] | None = None
 
     def request(self, kind: Kind, name: str, asked_: bytes, where: str) -> Request:
         """A new request; its path is the name with the number of its use."""
@@ -131,13 +131,15 @@ class Replay:
         if kind is not None:
             return self._accept_record(sequence, kind, entry)  # type: ignore[arg-type]  # _KIND_OF names StepRecord's
         if isinstance(entry, entries.EventReceived):
+            if self._events is None:
+                self._events = {}
             self._events[sequence] = entry
             return None
         if isinstance(entry, entries.SleepEnded | entries.WaitEnded | entries.Cancelled):
             request = self._open.get(entry.path)
             if request is None:
                 if isinstance(entry, entries.Cancelled) and self._was_requested(entry.path):
-                    unseen = self._unseen.pop(entry.path, None)
+                    unseen = self._unseen.pop(entry.path, None) if self._unseen is not None else None
                     if unseen is not None:
                         unseen.cancel_recorded = True
                     return None  # it had its outcome just before: the two crossed on the way
@@ -171,9 +173,11 @@ class Replay:
         if request.given_up:  # the run never saw the event: it stays for another wait
             del self._open[request.path]
             request.event_unseen = True
+            if self._unseen is None:
+                self._unseen = {}
             self._unseen[request.path] = request
             return None
-        event = self._events.pop(entry.event, None)
+        event = self._events.pop(entry.event, None) if self._events is not None else None
         if event is None:
             raise Corrupt(
                 f'journal entry {sequence} gives event {entry.event} to wait "{entry.path}", but there is none to give',

@@ -23,9 +23,10 @@ from executor.ports import CodeSource, Sandbox, SandboxHost
 from executor.sandbox.protocol import FromSandbox, ProtocolError, ToSandbox
 from executor.sandbox.spec import DeathReason, SandboxDied, SandboxFailed, SandboxSpec
 
-RUNS_MAX = 5_000
-"""Runs in one sandbox. Each takes 7 KiB there when it does nothing but wait, so a sandbox's 256 MiB leave 45 KiB for
-what the tenant's code keeps per run; and its death costs no more than so many replays."""
+RUNS_MAX = 10_000
+"""Runs in one sandbox. Each takes 7 KiB there when it does nothing but wait, so a sandbox's 256 MiB leave 18 KiB for
+what the tenant's code keeps per run; and its death costs no more than so many replays. For more at once a platform
+raises `active_runs_max`, of which a tenant gets three quarters, and nothing else."""
 USE_HALF_LIFE_S = 60.0
 """In this time what a sandbox was used for comes to count half."""
 

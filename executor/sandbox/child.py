@@ -268,6 +268,8 @@ class Channel:
             return self._control.send(data)
         except BlockingIOError:
             return 0
+        except ConnectionError:  # nobody listens any more: the end is about to be read, and is the end of the process
+            return len(data)
 
     def _readable(self) -> None:
         try:

@@ -126,7 +126,7 @@ class DetLoop(asyncio.AbstractEventLoop):
         self._tasks: list[DetTask] = []
         self._made_count = 0
         self._tasks_prune_at = 32
-        self._generators: list[AsyncGenerator[Any, Any]] = []
+        self._generators: list[AsyncGenerator[Any, Any]] | None = None
         self._generators_prune_at = 32
         self._closed = False
 
@@ -189,7 +189,8 @@ class DetLoop(asyncio.AbstractEventLoop):
 
     def open_generators(self) -> list[AsyncGenerator[Any, Any]]:
         """Async generators that were begun and not exhausted, oldest first."""
-        return [generator for generator in self._generators if getattr(generator, "ag_frame", None) is not None]
+        generators = self._generators or ()
+        return [generator for generator in generators if getattr(generator, "ag_frame", None) is not None]
 
     def unretrieved(self) -> list[tuple[str, BaseException]]:
         """Exceptions of finished tasks that nobody looked at, with the tasks' names; each is told once."""
@@ -221,7 +222,7 @@ class DetLoop(asyncio.AbstractEventLoop):
                 task.exception()  # looked at: the collector has nothing to complain of
         self._ready.clear()
         self._tasks.clear()
-        self._generators.clear()
+        self._generators = None
 
     def forget(self) -> None:
         """After `dispose`, or when all is done: let go of the driver and of what was made."""
@@ -240,6 +241,8 @@ class DetLoop(asyncio.AbstractEventLoop):
         return self._hash
 
     def _generator_begins(self, generator: AsyncGenerator[Any, Any]) -> None:
+        if self._generators is None:
+            self._generators = []
         if len(self._generators) >= self._generators_prune_at:
             self._generators = self.open_generators()
             self._generators_prune_at = 2 * len(self._generators) + 32

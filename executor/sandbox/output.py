@@ -39,7 +39,7 @@ class Recorder:
         self._limits = limits
         self._send = send
         self._held: list[Output] | None = []
-        self._numbers: dict[tuple[int, str, int], int] = {}
+        self._numbers: dict[tuple[int, str, int], int] | None = None
         self._bytes = 0
         self._lines = 0
         self._is_cut = False
@@ -48,6 +48,8 @@ class Recorder:
         """One line, without its end. Thread-safe."""
         with _lock:
             key = (self.position, step, attempt)
+            if self._numbers is None:
+                self._numbers = {}
             number = self._numbers.get(key, 0)
             self._numbers[key] = number + 1
             frame = Output(self._run, self.position, number, at_ms, stream, level, step, attempt, self._bounded(text))
@@ -79,7 +81,7 @@ class Recorder:
         """The run has seen the entry of that sequence, and logical time is `now_ms`."""
         self.position = position
         self.now_ms = now_ms
-        if len(self._numbers) > 64:
+        if self._numbers is not None and len(self._numbers) > 64:
             with _lock:
                 self._numbers = {key: number for key, number in self._numbers.items() if key[0] >= position}
 

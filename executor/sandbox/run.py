@@ -31,7 +31,7 @@ from executor.sandbox import ambient, detloop, faults, output
 from executor.sandbox.facets_inside import Host, RunFacet
 from executor.sandbox.loader import Bundle, WorkflowCode
 from executor.sandbox.protocol import Activate, Output, Turn
-from executor.sandbox.steps import Attempt, StepCall, Steps, declared_result
+from executor.sandbox.steps import NO_KEYWORDS, Attempt, StepCall, Steps, declared_result
 from executor.workflow import (
     Event,
     EventTimeout,
@@ -501,7 +501,9 @@ class Run:
         pending = self._request("step", name, digest, where)
         context = contextvars.copy_context()
         path = pending.request.path
-        pending.call = StepCall(path, name, digest, where, function, args, kwargs, options, context, self._seed)
+        pending.call = StepCall(
+            path, name, digest, where, function, args, kwargs or NO_KEYWORDS, options, context, self._seed
+        )
         # No call of another coroutine: one frame is what a step that waits for its outcome keeps.
         pending.future = self._loop.create_future()
         self._add(pending)

@@ -42,6 +42,10 @@ _time_ns = time.time_ns
 """The real clock, taken before `ambient` replaces the name."""
 
 
+NO_KEYWORDS: dict[str, Any] = {}
+"""Of all calls that have none. Never changed: it is only ever unpacked."""
+
+
 class StepCall(msgspec.Struct, eq=False):
     """What `step.do` was given, kept until the step has its outcome. `key_seed` is the instance's own."""
 
