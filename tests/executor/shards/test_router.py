@@ -142,6 +142,7 @@ def test_pages_join_to_one_list_newest_first_whatever_begins_meanwhile(
     while True:
         rows, cursor = run(page_of(router, limit=limit, after=cursor))
         found += rows
+        assert len(found) <= len(whole), "a page repeats what one before it had"
         for index in later:  # begins between two pages
             part = parts[index]
             part.rows.append(stored(f"later-{index}-{len(part.rows)}", len(part.rows) + 1, 9))
