@@ -60,7 +60,7 @@ class ControlSocket:
         try:
             self.blocked_since_s = trio.current_time()
             while left:
-                await trio.lowlevel.wait_writable(self._socket)
+                await trio.lowlevel.wait_writable(self._open_fd())
                 taken = self._send_some(left)
                 if taken:
                     left = left[taken:]
@@ -69,6 +69,12 @@ class ControlSocket:
             self.is_cut = 0 < len(left) < len(message)
             self.blocked_since_s = None
             self._turns.release()
+
+    def _open_fd(self) -> int:
+        fd = self._socket.fileno()
+        if fd < 0:
+            raise trio.ClosedResourceError("the control socket is closed")
+        return fd
 
     def _send_some(self, data: memoryview) -> int:
         try:
@@ -82,7 +88,7 @@ class ControlSocket:
         Raises ProtocolError, and trio.ClosedResourceError.
         """
         while True:
-            await trio.lowlevel.wait_readable(self._socket)
+            await trio.lowlevel.wait_readable(self._open_fd())
             frames = self.read()
             if frames is None:
                 return []

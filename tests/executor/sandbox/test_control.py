@@ -152,17 +152,23 @@ def test_empty_messages_without_end_give_others_their_turn() -> None:
     play(scenario)
 
 
-def test_closing_wakes_who_receives() -> None:
+def test_closing_wakes_who_receives_and_who_waits_for_a_turn_to_send() -> None:
     async def scenario(control, theirs) -> None:
         del theirs
 
-        async def receive() -> None:
+        async def closed(call) -> None:
             with pytest.raises(trio.ClosedResourceError):
-                await control.receive()
+                await call()
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(receive)
+            nursery.start_soon(closed, control.receive)
+            for _ in range(2):
+                nursery.start_soon(closed, lambda: control.send(bytes(MIB)))
             await trio.testing.wait_all_tasks_blocked()
             control.close()
+        with pytest.raises(trio.ClosedResourceError):
+            await control.receive()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            await control.send(b"late")
 
     play(scenario)
