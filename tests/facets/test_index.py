@@ -52,6 +52,33 @@ def test_due_is_everything_up_to_now_earliest_first(filled: StateStore) -> None:
     assert names(filled.due(10_000, limit=100)) == ["i6", "i5", "i0", "i4", "i2", "i1", "i0", "i7"]
 
 
+def test_one_that_was_put_off_does_not_take_the_place_of_one_that_is_due_sooner(tmp_path: Path) -> None:
+    """The database still has its old time, which comes first there."""
+    with StateStore.open(tmp_path, fold="manual") as store:
+        store.append([record("put off", 1, wake=1), record("sooner", 1, wake=3), record("later", 1, wake=30)])
+        store.fold()
+        store.append([record("put off", 2, wake=15)])
+        assert names(store.due(20, limit=1)) == ["sooner"]
+        assert names(store.due(20, limit=2)) == ["sooner", "put off"]
+        assert names(store.due(40, limit=5)) == ["sooner", "put off", "later"]
+
+
+def test_listing_by_a_commit_of_many_versions_is_the_same_by_either_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with StateStore.open(tmp_path, fold="manual") as store:
+        for number in range(60):
+            store.append([record(f"i{number:02}", 1, workflow=f"W{number % 20}", commit=f"c{number % 2}")])
+        store.fold()
+        by_versions = [names(store.list("acme", commit="c1", limit=7)[0]), names(store.list("acme", workflow="W3")[0])]
+        monkeypatch.setattr("facets.index.VERSION_COUNT_MAX", 0)
+        assert by_versions == [
+            names(store.list("acme", commit="c1", limit=7)[0]),
+            names(store.list("acme", workflow="W3")[0]),
+        ]
+        assert by_versions[1] == ["i43", "i23", "i03"]
+
+
 def test_next_wake_is_the_earliest_and_follows_what_happens(filled: StateStore) -> None:
     assert filled.next_wake_ms() == 40
     filled.append([record("i6", 0, state="running")])

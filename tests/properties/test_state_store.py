@@ -102,6 +102,35 @@ class Machine(RuleBasedStateMachine):
     def delete(self, name: tuple[str, str]) -> None:
         assert self.store.delete(*name) is (self.model.pop(name, None) is not None)
 
+    @rule(gone=st.lists(st.sampled_from(NAMES), max_size=4))
+    def delete_many(self, gone: list[tuple[str, str]]) -> None:
+        there = {name for name in gone if self.model.pop(name, None) is not None}
+        assert self.store.delete_many(gone) == len(there)
+
+    @rule(before=st.integers(0, 3), scan=st.integers(1, 4))
+    def expire(self, before: int, scan: int) -> None:
+        """What only the tail knows of is left for another time; all others that have ended by then go."""
+        with self.store._readers.snapshot() as snapshot:
+            folded, view = snapshot.folded, self.store._tail.view()
+        gone = {
+            name
+            for name, known in self.model.items()
+            if known.row.state == "complete" and known.row.updated_at_ms < before and not view.holds(*name, folded)
+        }
+        found: set[tuple[str, str]] = set()
+        after: int | None = 0
+        while after is not None:
+            names, after = self.store.expire({"complete": before}, after=after, scan=scan)
+            assert len(names) <= scan
+            found.update(names)
+        assert found == gone
+        for name in gone:
+            del self.model[name]
+
+    @rule()
+    def erase_a_little(self) -> None:
+        self.store._fold.erase(bytes_max=1)
+
     @rule(tenant=st.sampled_from(TENANTS))
     def delete_tenant(self, tenant: str) -> None:
         gone = [name for name in self.model if name[0] == tenant]
