@@ -33,6 +33,10 @@ SMALL = {
         ["--n", "30", "--unconfined", "1", "--repeats", "1", "--step-s", "0.3", "--kill-after-s", "0.1"],
         {"up_to_all_complete_s", "executed_before", "in_flight"},
     ),
+    "facet_paged": (
+        ["--mib", "6", "--looks", "5", "--steps", "80"],
+        {"first_query_ms", "look_p50_ms", "change_p50_ms", "scan_mib_per_s", "sandbox_mib", "chunk_bytes_of_a_read"},
+    ),
     "cold": (["--commits", "3"], {"cold_start_p50_ms", "cold_start_p99_ms"}),
 }
 

@@ -1,25 +1,28 @@
-"""What does a large facet cost? The first query, a row read, a row written, and memory, on a facet of `mib` MiB.
+"""What does a large facet cost? The first query, a row read, a row written, the fold, and memory, at `mib` MiB.
 
-The facet is filled by steps of one instance. Then the platform starts anew, and an event lets the instance go on: its
-steps time themselves. `chunk_bytes_*`: what was fetched for it, from the same store without the platform.
+An instance makes its table and waits for an event. Its facet is then made large in the stopped store, as chunks (steps
+would take a second of processor for each 5 MiB), the platform starts anew, and the instance's steps time themselves.
 """
 
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
 
 import anyio
 
-from facets import Facet, Limits, StateStore
-from facets.pages import PageCache
-from tools.bench.common import cpu_s, disk_bytes, embedded, folder, main, memory_bytes, processes
+from facets import Facet, Limits, StateStore, delta
+from facets.pages import CHUNK_BLOCKS, CHUNK_BYTES, PageCache, pack_chunk
+from facets.records import Record, RowUpdate
+from tools.bench.common import disk_bytes, embedded, folder, main, memory_bytes, processes
 
 MIB = 1024 * 1024
 ROW_BYTES = 900
-ROWS_PER_STEP = 5_000
+SCAN_ROWS = 20_000
+NAME = ("bench", "large")
 CODE = b"""
 import time
 from executor.workflow import Workflow
@@ -31,14 +34,8 @@ def timed(facet, sql, *values):
 
 class Large(Workflow):
     async def run(self, event, step):
-        def fill(number, rows):
-            self.facet.execute("create table if not exists note(id integer primary key, key integer unique, body blob)")
-            first = number * rows
-            for begin in range(first, first + rows, 500):  # a statement may take five seconds, however busy the machine
-                self.facet.executemany(
-                    "insert into note values (?, ?, randomblob(900))",
-                    [(at, at * 7919 % 1_000_003) for at in range(begin, begin + 500)],
-                )
+        def begin():
+            self.facet.execute("create table note(id integer primary key, key integer unique, body blob)")
 
         def first(total):
             return timed(self.facet, "select length(body) from note where id = ?", total // 2)
@@ -52,86 +49,125 @@ class Large(Workflow):
         async def change(number, total):
             return timed(self.facet, "update note set body = randomblob(900) where id = ?", number * 99_991 % total)[0]
 
-        def scan(total):
-            return timed(self.facet, "select sum(length(body)) from note where id < ?", total)
+        def scan(rows):
+            return timed(self.facet, "select sum(length(body)) from note where id < ?", rows)
 
-        steps, rows, looks = event.payload["steps"], event.payload["rows"], event.payload["looks"]
-        for number in range(steps):
-            await step.do(f"fill {number}", fill, number, rows)
+        await step.do("begin", begin)
         await step.wait_for_event("go", type="go", timeout="1 hour")
-        total = steps * rows
+        total, looks = event.payload["rows"], event.payload["looks"]
         opened, length = await step.do("first", first, total)
         assert length == 900
         found = await step.do("look", look, total, looks)
         changed = [await step.do(f"change {number}", change, number, total) for number in range(looks)]
-        scanned, length = await step.do("scan", scan, min(total, 30_000))
+        scanned, length = await step.do("scan", scan, event.payload["scan"])
         return {"first_ms": opened, "look": found, "change": sorted(changed), "scan_ms": scanned, "scanned": length}
 """
 
 
-async def run(*, mib: int = 256, looks: int = 200) -> dict[str, Any]:
-    """Times in milliseconds; memory is the share that is a process's own, after all of it."""
-    steps = max(1, mib * MIB // (ROWS_PER_STEP * (ROW_BYTES + 60)))
-    settings = {"facet_bytes_max": 2 * mib * MIB if mib <= 512 else 1024 * MIB, "processes": 1}
+async def run(*, mib: int = 256, looks: int = 200, steps: int = 2_000) -> dict[str, Any]:
+    """Times in milliseconds unless named otherwise; memory is a process's own. `steps`: folded without the platform."""
+    rows = max(100, mib * MIB // 1050)
+    settings = {"facet_bytes_max": 1024 * MIB, "processes": 1}
+    payload = {"rows": rows, "looks": looks, "scan": min(rows, SCAN_ROWS)}
     with folder() as data_dir:
-        begun, cpu = time.monotonic(), cpu_s()
         async with embedded(data_dir, **settings) as tenant:
             await tenant.deploy({"workflows.py": CODE})
-            payload = {"steps": steps, "rows": ROWS_PER_STEP, "looks": looks}
-            instance = await tenant.start("Large", payload, id="large")
+            instance = await tenant.start("Large", payload, id=NAME[1])
             while (await instance.status()).state != "waiting":
-                await anyio.sleep(0.05)
-            filled_s, filled_cpu_s = time.monotonic() - begun, cpu_s() - cpu
-            filling = memory_bytes(os.getpid())
-        figures = _without_platform(data_dir, steps)
+                await anyio.sleep(0.02)
+        figures = _make_large(data_dir, rows)
         async with embedded(data_dir, **settings) as tenant:
             before = memory_bytes(os.getpid())
-            instance = await tenant.instance("large")
+            instance = await tenant.instance(NAME[1])
             await instance.send_event("go", id="go")
-            result = await instance.result(timeout=100)
+            result = await instance.result(timeout=240)
             host = memory_bytes(os.getpid())
-            sandboxes = max(memory_bytes(pid) for pid in processes() if pid != os.getpid())
-        return figures | {
-            "fill_s": round(filled_s, 2),
-            "fill_cpu_s_per_mib": round(filled_cpu_s / mib, 4),
-            "first_query_ms": round(result["first_ms"], 2),
-            "look_p50_ms": round(result["look"][looks // 2], 3),
-            "look_p99_ms": round(result["look"][looks * 99 // 100], 3),
-            "change_p50_ms": round(result["change"][looks // 2], 3),
-            "scan_mib_per_s": round(result["scanned"] / MIB / result["scan_ms"] * 1000, 1),
-            "host_filling_mib": round(filling / MIB, 1),
-            "host_before_mib": round(before / MIB, 1),
-            "host_after_mib": round(host / MIB, 1),
-            "sandbox_mib": round(sandboxes / MIB, 1),
-            "disk_bytes": disk_bytes(data_dir),
-        }
+            sandbox = max(memory_bytes(pid) for pid in processes() if pid != os.getpid())
+        return (
+            figures
+            | {
+                "first_query_ms": round(result["first_ms"], 2),
+                "look_p50_ms": round(result["look"][looks // 2], 3),
+                "look_p99_ms": round(result["look"][looks * 99 // 100], 3),
+                "change_p50_ms": round(result["change"][looks // 2], 3),
+                "scan_mib_per_s": round(result["scanned"] / MIB / result["scan_ms"] * 1000, 1),
+                "host_grew_mib": round((host - before) / MIB, 1),
+                "sandbox_mib": round(sandbox / MIB, 1),
+                "disk_bytes": disk_bytes(data_dir),
+            }
+            | _without_platform(data_dir, rows, steps)
+        )
 
 
-def _without_platform(data_dir: Path, steps: int) -> dict[str, Any]:
-    """Bytes that one row read and one row written take, and what they cost without processes between."""
-    limits = Limits(facet_bytes_max=1024 * MIB)
-    name = ("bench", "large")
-    with StateStore.open(data_dir / "state", limits=limits, fold="manual") as store:
-        row = store.row(*name)
+def _make_large(data_dir: Path, rows: int) -> dict[str, Any]:
+    """Put a large image in place of the instance's facet."""
+    path = data_dir / "large.db"
+    image = sqlite3.connect(path)
+    image.execute("pragma page_size = 1024")
+    image.execute("create table note(id integer primary key, key integer unique, body blob)")
+    bodies = ((at, at * 7919 % 1_000_003, os.urandom(ROW_BYTES)) for at in range(rows))
+    image.executemany("insert into note values (?, ?, ?)", bodies)
+    image.commit()
+    image.close()
+    size, weight = path.stat().st_size, 0
+    with StateStore.open(data_dir / "state", fold="manual") as store, path.open("rb") as file:
+        store.fold()
+        row = store.row(*NAME)
         assert row is not None
-        begun = time.perf_counter()
-        opening = store.facet(*name)
+        key, writer = row.generation, store._writer
+        begun = time.process_time()
+        with writer:
+            for number in range(-(-size // CHUNK_BYTES)):
+                chunk = file.read(CHUNK_BYTES).ljust(CHUNK_BYTES, b"\0")
+                weight += delta.weigh(chunk, number * CHUNK_BLOCKS)
+                writer.execute("INSERT INTO paged_chunk VALUES(?, ?)", (key << 20 | number, pack_chunk(chunk)))
+            stamp = delta.stamp_from(weight, size)
+            writer.execute("DELETE FROM base WHERE key = ?", (key,))
+            writer.execute(
+                "INSERT INTO paged VALUES(?, ?, ?, ?, NULL, 0, 0)", (key, row.sequence, size, stamp.checksum)
+            )
+            writer.execute("UPDATE instance SET facet_bytes = ? WHERE key = ?", (size, key))
+        packed_s = time.process_time() - begun
+    path.unlink()
+    return {"image_bytes": size, "pack_cpu_ms_per_mib": round(packed_s * 1000 / size * MIB, 2)}
+
+
+def _without_platform(data_dir: Path, rows: int, steps: int) -> dict[str, Any]:
+    """Bytes fetched for one row, and processor time of steps and folds, which must not grow with their number."""
+    limits = Limits(facet_bytes_max=1024 * MIB)
+    with StateStore.open(data_dir / "state", limits=limits, fold="manual") as store:
+        opening = store.facet(*NAME)
         if isinstance(opening, bytes):
-            return {"image_bytes": len(opening)}
-        facet = Facet(opening, limits, fetch=lambda *asked: store.pages(*name, *asked), cache=PageCache(16 * MIB))
+            return {}
+        facet = Facet(opening, limits, fetch=lambda *asked: store.pages(*NAME, *asked), cache=PageCache(16 * MIB))
         pages = facet._image.pages
         assert pages is not None
         facet.begin_step()
-        facet.execute("select body from note where id = ?", (steps * ROWS_PER_STEP // 3,))
-        read_s, read = time.perf_counter() - begun, pages.fetched_bytes
-        facet.execute("update note set body = randomblob(900) where id = ?", (steps * ROWS_PER_STEP // 3,))
-        change = facet.commit_step()
+        facet.execute("select body from note where id = ?", (rows // 3,))
+        read = pages.fetched_bytes
+        facet.execute("update note set body = randomblob(900) where id = ?", (rows // 3,))
+        written = pages.fetched_bytes - read
+        facet.rollback_step()
+        found = store.row(*NAME)
+        assert found is not None
+        sequence, quarters = found.sequence, []
+        row = RowUpdate("waiting", None, found.workflow, found.commit, found.created_at_ms, found.updated_at_ms, b"")
+        for _ in range(4):
+            begun = time.process_time()
+            for number in range(steps // 4):
+                facet.begin_step()
+                at = (sequence * 7919 + number) % rows
+                facet.execute("update note set body = randomblob(900) where id = ?", (at,))
+                sequence += 1
+                store.append([Record(*NAME, sequence, b"entry", facet.commit_step(), row)])
+                if number % 100 == 99:
+                    store._fold.fold()
+            quarters.append((time.process_time() - begun) / (steps // 4) * 1000)
         return {
-            "image_bytes": row.facet_bytes,
-            "open_and_read_ms": round(read_s * 1000, 2),
-            "chunk_bytes_read": read,
-            "chunk_bytes_written": pages.fetched_bytes - read,
-            "delta_bytes": len(change),
+            "chunk_bytes_of_a_read": read,
+            "chunk_bytes_of_a_write": written,
+            "step_and_fold_cpu_ms_first_quarter": round(quarters[0], 3),
+            "step_and_fold_cpu_ms_last_quarter": round(quarters[-1], 3),
         }
 
 
