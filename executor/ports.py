@@ -51,7 +51,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Append(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     """One record to append. `sequence` 0 changes the row only, and has neither entry nor delta.
 
-    Its shape is that of `facets.Record`, tag and all: the adapter hands it on as it is, and so it is written to the log.
+    Its shape is that of `facets.Record`, tag and all: the adapter hands it on as it is, and so the log has it.
     """
 
     tenant: str
@@ -112,6 +112,10 @@ class StateStore(Protocol):
 
     def row(self, tenant: str, instance: str) -> StoredRow | None: ...
     def journal(self, tenant: str, instance: str, *, after: int = 0, limit: int | None = None) -> list[bytes]: ...
+    def whole(self, keys: Sequence[tuple[str, str]]) -> list[tuple[StoredRow | None, list[bytes]] | PerdureError]:
+        """Row (None: there is none) and journal of each, of one moment; Corrupt for one that cannot be read."""
+        ...
+
     def image(self, tenant: str, instance: str) -> bytes:
         """The facet as of the last durable record, an ordinary SQLite file; b"": it has none."""
         ...

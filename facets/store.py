@@ -27,7 +27,7 @@ from facets.database import bring_home, connect, copy_database, reading, transac
 from facets.errors import Corrupt, FacetError, Fenced, NotFound, Refused, SequenceConflict, StorageFull, StoreFailed
 from facets.fold import Fold
 from facets.fold_thread import FoldThread
-from facets.index import Readers
+from facets.index import Readers, Snapshot
 from facets.limits import Limits
 from facets.lock import OwnerLock
 from facets.log import CommitLog, Log, copy_log
@@ -48,7 +48,7 @@ from facets.records import (
     encode_batch,
 )
 from facets.reserve import Reserve
-from facets.tail import SEGMENT_BYTES, Planned, Tail
+from facets.tail import SEGMENT_BYTES, Planned, Tail, View
 
 # While a log is read at the start, fold whenever this much has gathered, so that a long log needs no memory.
 RECOVERY_BYTES = 16 * 1024 * 1024
@@ -292,22 +292,21 @@ class StateStore:
         """
         view = self._tail.view()
         with self._readers.snapshot() as snapshot:
-            row, ahead = index.find_with_tail(snapshot, view, tenant, instance)
-            if row is None:
-                return []
-            last = row.sequence if limit is None else min(row.sequence, after + limit)
-            found = _stored_journal(snapshot, row.generation, after, last)
-        found += [
-            JournalRecord(record.sequence, record.entry, bool(record.delta)) for record in ahead if record.sequence
-        ]
-        found = [record for record in found if after < record.sequence <= last]
-        if [record.sequence for record in found] != list(range(after + 1, last + 1)):
-            raise Corrupt(
-                f"The journal of instance {instance} (tenant {tenant}) has a gap behind entry {after}.",
-                code="journal_corrupt",
-                hint="The instance is stopped; its bytes are kept. Restore a backup.",
-                details={"tenant": tenant, "instance": instance},
-            )
+            return _journal(snapshot, view, tenant, instance, after=after, limit=limit)[1]
+
+    def whole(
+        self, names: Sequence[tuple[str, str]]
+    ) -> builtins.list[tuple[InstanceRow | None, builtins.list[JournalRecord]] | Corrupt]:
+        """Row (None: there is none) and journal of each of many instances, all of one moment; one that cannot be read
+        is Corrupt for itself alone."""
+        found: list[tuple[InstanceRow | None, list[JournalRecord]] | Corrupt] = []
+        view = self._tail.view()
+        with self._readers.snapshot() as snapshot:
+            for tenant, instance in names:
+                try:
+                    found.append(_journal(snapshot, view, tenant, instance, after=0, limit=None))
+                except Corrupt as error:
+                    found.append(error)
         return found
 
     def facet(self, tenant: str, instance: str) -> bytes | Fetched:
@@ -570,6 +569,26 @@ class StateStore:
             ) from self._failure
         if self._closed:
             raise Refused("The store is closed.", code="store_closed")
+
+
+def _journal(
+    snapshot: Snapshot, view: View, tenant: str, instance: str, *, after: int, limit: int | None
+) -> tuple[InstanceRow | None, list[JournalRecord]]:
+    row, ahead = index.find_with_tail(snapshot, view, tenant, instance)
+    if row is None:
+        return None, []
+    last = row.sequence if limit is None else min(row.sequence, after + limit)
+    found = _stored_journal(snapshot, row.generation, after, last)
+    found += [JournalRecord(record.sequence, record.entry, bool(record.delta)) for record in ahead if record.sequence]
+    found = [record for record in found if after < record.sequence <= last]
+    if [record.sequence for record in found] != list(range(after + 1, last + 1)):
+        raise Corrupt(
+            f"The journal of instance {instance} (tenant {tenant}) has a gap behind entry {after}.",
+            code="journal_corrupt",
+            hint="The instance is stopped; its bytes are kept. Restore a backup.",
+            details={"tenant": tenant, "instance": instance},
+        )
+    return row, found
 
 
 def _stored_journal(snapshot: index.Snapshot, key: int, after: int, last: int) -> list[JournalRecord]:

@@ -90,6 +90,15 @@ class FacetsStateStore:
         return [record.entry for record in self._store.journal(tenant, instance, after=after, limit=limit)]
 
     @translated
+    def whole(self, keys: Sequence[tuple[str, str]]) -> list[tuple[StoredRow | None, list[bytes]] | PerdureError]:
+        return [
+            public_error(found)
+            if isinstance(found, facets.FacetError)
+            else (None if found[0] is None else _stored(found[0]), [record.entry for record in found[1]])
+            for found in self._store.whole(keys)
+        ]
+
+    @translated
     def image(self, tenant: str, instance: str) -> bytes:
         return self._store.image(tenant, instance)
 

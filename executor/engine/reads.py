@@ -83,20 +83,21 @@ class Reads:
         return await self._reader.run(self._store.row, *key)
 
     def _read_all(self, batch: list[_Request]) -> None:
-        for request in batch:
+        try:
+            found = self._store.whole([request.key for request in batch])
+        except PerdureError as error:
+            found = [error] * len(batch)
+        for request, answer in zip(batch, found, strict=True):
             try:
-                request.answer = self._read(request.key)
+                request.answer = answer if isinstance(answer, PerdureError) else _stored(request.key, *answer)
             except PerdureError as error:
                 request.answer = error
 
-    def _read(self, key: Key) -> Stored:
-        row = self._store.row(*key)
-        if row is None:
-            return Stored(None, [], Instance())
-        journal = self._store.journal(*key)
-        if len(journal) < row.sequence:
-            raise Corrupt(
-                f'instance "{key[1]}" has {len(journal)} journal entries, its row says {row.sequence}',
-                code="corrupt_journal",
-            )
-        return Stored(row, journal, fold(codec.decode_journal(journal)))
+
+def _stored(key: Key, row: StoredRow | None, journal: list[bytes]) -> Stored:
+    if row is not None and len(journal) < row.sequence:
+        raise Corrupt(
+            f'instance "{key[1]}" has {len(journal)} journal entries, its row says {row.sequence}',
+            code="corrupt_journal",
+        )
+    return Stored(row, journal, fold(codec.decode_journal(journal)))
