@@ -27,6 +27,7 @@ RUNS = {
     "path": ("path",),
     "commitlog": ("commitlog",),
     "facet": ("facet",),
+    "facet_paged": ("facet_paged",),
     "sandbox_boot": ("sandbox_boot",),
 }
 WIDER = {
