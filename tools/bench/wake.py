@@ -57,7 +57,7 @@ async def _due(tenant: AsyncTenant, n: int, lead_s: float) -> dict[str, Any]:
     assert spare_s > 0, f"all slept only {-spare_s:.1f} s after the first was due: give a longer --lead-s"
     cpu = cpu_s()
     await anyio.sleep(spare_s + 1)
-    await all_rest(tenant)
+    await all_rest(tenant, "waiting", "queued", "running")
     cpu = cpu_s() - cpu
     woken: list[tuple[int, int]] = []  # when it woke, when it was due; in milliseconds since the epoch
     stepped: list[int] = []
