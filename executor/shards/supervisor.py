@@ -123,7 +123,10 @@ class ShardProcess:
                 pass_fds=[theirs.fileno()],
                 env=_environment(),
             )
-        channel = Channel(ours, on_calls=self._take, on_cancel=lambda _number: None, lost=self._lost())
+        channel: Channel
+        channel = Channel(
+            ours, on_calls=lambda calls: self._take(calls, channel), on_cancel=lambda _number: None, lost=self._lost()
+        )
         failure: BaseException | None = None
         try:
             async with trio.open_nursery() as nursery:
@@ -149,10 +152,11 @@ class ShardProcess:
         if failure is not None:
             raise failure
 
-    def _take(self, calls: list[Call]) -> None:
+    def _take(self, calls: list[Call], channel: Channel) -> None:
+        # They come as soon as the process recovers what was active: before it says that it is open.
+        assert self._nursery is not None
         for call in calls:
-            if self._nursery is not None and self._channel is not None:
-                self._nursery.start_soon(self._bundle, call, self._channel)
+            self._nursery.start_soon(self._bundle, call, channel)
 
     async def _bundle(self, call: Call, channel: Channel) -> None:
         tenant, commit = METHODS["bundle"].arguments(call.arguments)

@@ -28,7 +28,9 @@ HOW = sys.argv[2]
 
 def take(calls):
     for call in calls:
-        if call.method == "open" and (HOW == "refuses" or (HOW == "second-refuses" and LIFE)):
+        if call.method == "open" and HOW == "asks-first":
+            nursery.start_soon(bundle, call.number, None)
+        elif call.method == "open" and (HOW == "refuses" or (HOW == "second-refuses" and LIFE)):
             channel.fail(call.number, Refused("not confined", code="not_confined"))
         elif call.method == "open" and HOW == "full-later" and LIFE == 1:
             channel.fail(call.number, Unavailable("full", code="storage_full"))
@@ -48,9 +50,10 @@ def take(calls):
             if call.method == "stop":
                 nursery.start_soon(last_words)
 
-async def bundle(number):
+async def bundle(number, answer=...):
     try:
-        channel.answer(number, {await channel.call("bundle", "acme", "c" * 40)})
+        found = await channel.call("bundle", "acme", "c" * 40)
+        channel.answer(number, {found} if answer is ... else answer)
     except Exception as error:
         channel.fail(number, error)
 
@@ -166,6 +169,14 @@ async def test_broken_store_stops_the_executor_and_is_never_tried_again(
                 await trio.sleep_forever()
     assert type(innermost(raised.value)) is kind
     assert process.lives == 1
+
+
+async def test_process_may_ask_for_code_before_it_is_open(made: Any) -> None:
+    process = made("asks-first")  # it recovers what was active
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(process.run)
+            await process.stop()
 
 
 async def test_full_disk_at_the_second_opening_is_waited_for(made: Any) -> None:
