@@ -152,8 +152,8 @@ async def start_all(tenant: AsyncTenant, requests: Iterable[dict[str, Any]], *, 
 
 
 async def all_rest(tenant: AsyncTenant, *states: str) -> None:
-    """Return once no instance is in one of `states` (none named: queued or running), which must be given in the order in
-    which instances go through them. Asks only for the newest of each: cheap at any size."""
+    """Return once no instance is in one of `states` (default: queued, running), given in the order in which instances
+    go through them. Asks only for the newest of each: cheap at any size."""
     for state in states or ("queued", "running"):
         while await tenant.instances(state=state, limit=1):
             await anyio.sleep(0.02)
