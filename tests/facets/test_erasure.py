@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from facets import Limits, OutputLine, StateStore, delta
+from facets import Limits, NotFound, OutputLine, StateStore, delta
 from facets.erasure import PORTION_BYTES
 from facets.fold import ERASE_WAL_BYTES
 from tests.facets.faulty_vfs import FaultyVFS
@@ -176,7 +176,7 @@ def test_facet_history_is_bounded_and_says_where_it_ends(tmp_path: Path) -> None
             if sequence >= oldest:
                 assert store.image("acme", "a", at=sequence) == images[sequence]
             else:
-                with pytest.raises(Exception, match=rf"record {sequence} is not kept any more") as caught:
+                with pytest.raises(NotFound, match=rf"record {sequence} is not kept any more") as caught:
                     store.image("acme", "a", at=sequence)
                 assert caught.value.code == "record_not_kept"
         assert store.check() == []

@@ -11,6 +11,7 @@ import pytest
 
 from facets import Limits, StateStore, StorageFull
 from facets.reserve import Reserve
+from tests.facets.faulty_vfs import FaultyVFS
 from tests.facets.making import record
 
 MIB = 1024 * 1024
@@ -94,3 +95,33 @@ def test_reserve_is_given_back_once_and_taken_again_when_there_is_room(disk: Pat
     (disk / "other").unlink()
     assert reserve.fill() is True
     assert (disk / "reserve").stat().st_blocks * 512 == 8 * MIB
+
+
+@pytest.mark.parametrize("has_deletion", [True, False])
+def test_fold_may_use_the_reserve_for_a_deletion_and_for_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_deletion: bool
+) -> None:
+    vfs = FaultyVFS()
+    with StateStore.open(tmp_path / "state", fold="manual", vfs=vfs.name) as store:
+        store.append([record("a", 1, os.urandom(9000)), record("b", 1)])
+        store.fold()
+        vfs.full = "state.db"
+        released: list[bool] = []
+
+        def release() -> bool:
+            released.append(True)
+            vfs.full = None
+            return True
+
+        monkeypatch.setattr(store._reserve, "release", release)
+        if has_deletion:
+            store.delete("acme", "a")
+            store._fold.fold()
+            assert store.row("acme", "a") is None
+        else:
+            store.append([record("a", 2)])
+            with pytest.raises(StorageFull):
+                store._fold.fold()
+        vfs.full = None
+        assert released == [True] * has_deletion
+        assert store.check() == []
