@@ -3,8 +3,8 @@
 import copy
 import enum
 import json
-import os
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,6 +13,7 @@ from pathlib import Path
 import apsw
 import pytest
 
+from executor.sandbox.runtime_tree import FACETS_INSIDE
 from facets import delta
 from facets.errors import Conflict, ConstraintFailed, Corrupt, FacetError, Refused
 from facets.facet import Facet
@@ -613,11 +614,18 @@ print(sorted({name.partition(".")[0] for name in sys.modules} & {"trio", "execut
 """
 
 
-def test_a_prepared_process_bounds_sqlites_memory_and_recovers() -> None:
-    """In a process of its own, as the sandbox's: the bound is the process's, and only apsw is needed besides Python."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+def test_a_prepared_process_bounds_sqlites_memory_and_recovers(tmp_path: Path) -> None:
+    """In a process of its own with the modules that the sandbox has: the bound is the process's, and only apsw is needed
+    besides Python."""
+    (tmp_path / "facets").mkdir()
+    for name in FACETS_INSIDE:
+        shutil.copy(Path(delta.__file__).parent / f"{name}.py", tmp_path / "facets")
+    places = [str(tmp_path), str(Path(apsw.__file__).parents[1])]
     done = subprocess.run(
-        [sys.executable, "-c", PREPARED], capture_output=True, text=True, env=environment, check=False
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path += {places}\n{PREPARED}"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.stdout, done.stderr) == ("facet_memory\n1\n[]\n", "")
 

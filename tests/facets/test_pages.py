@@ -131,10 +131,13 @@ def test_the_cache_is_bounded_and_shared() -> None:
     assert cache.size == 0, "what is discarded keeps nothing more"
 
 
+@pytest.mark.parametrize("blocks", [0, 10_000])
 @mock.patch.object(pages, "OVERLAY_BLOCKS_MIN", 2)
-def test_a_written_block_stays_until_the_host_has_it() -> None:
+def test_a_written_block_stays_until_the_host_has_it(blocks: int) -> None:
     host = Host(IMAGE)
-    image = PageImage(bytes_max=MAX, stamp=delta.stamp_of(IMAGE), paging=paging(host))
+    held = paging(host, chunks=1024)
+    held.cache.block_count_max = blocks
+    image = PageImage(bytes_max=MAX, stamp=delta.stamp_of(IMAGE), paging=held)
     stale = host.image
     connection = opened(image)
     expected = IMAGE
