@@ -9,7 +9,7 @@ import apsw
 import pytest
 import trio
 
-import facets.bases
+import facets.database
 import facets.fold
 import facets.index
 import facets.log
@@ -65,7 +65,7 @@ def failed_fsync_is_tried_again(patch: Patch) -> None:
 
 def found_is_taken_for_durable(patch: Patch) -> None:
     """What a process finds of one that died of a failed fsync is appended to as it is."""
-    patch.setattr(facets.log, "bring_home", lambda *_: None)
+    patch.setattr(facets.database, "_renew", lambda *_: None)
 
 
 def nobody_is_fenced(patch: Patch) -> None:

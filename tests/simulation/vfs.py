@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from types import TracebackType
 
 import apsw
 
@@ -32,7 +33,7 @@ class DiskVFS(apsw.VFS):
         else:
             super().xDelete(filename, syncdir)
 
-    def excepthook(self, *_: object) -> None:
+    def excepthook(self, etype: type[BaseException], evalue: BaseException, etraceback: TracebackType | None) -> None:
         """What fails while SQLite closes a file of a dead machine is nobody's concern."""
 
 
@@ -59,5 +60,5 @@ class _File(apsw.VFSFile):
     def xSync(self, flags: int) -> None:
         self._disk.sync(self._path)
 
-    def excepthook(self, *_: object) -> None:
+    def excepthook(self, etype: type[BaseException], evalue: BaseException, etraceback: TracebackType | None) -> None:
         """See DiskVFS."""

@@ -215,7 +215,7 @@ class Witness:
             image, expected = store.image(*key), facet_image(journals[key])
             self.demand(image == expected, f"{key}: its facet is not base plus deltas")
         due = store.due(FAR_MS, limit=100_000)
-        times = [stored.row.wake_at_ms for stored in due]
+        times = [stored.row.wake_at_ms or 0 for stored in due]
         self.demand(times == sorted(times), f"due rows are out of order: {times}")
         asked = {(stored.tenant, stored.instance): stored.row.wake_at_ms for stored in due}
         self.demand(asked == wakes, f"due are {asked}, by the rows {wakes}")

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import trio
 from trio.testing import MockClock
@@ -174,7 +175,9 @@ class Life:
                 self.host = SimulatedHost(
                     self.witness, self.random, nursery, now_ms=self.clock.now_ms, delay=self.threads.delay
                 )
-                self.engine = Engine(self.store, NoCode(), self.host, self.clock, LIMITS, self.threads.worker)
+                store: Any = self.store  # a port, by what it passes on
+                code: Any = NoCode()
+                self.engine = Engine(store, code, self.host, self.clock, LIMITS, self.threads.worker)
                 async with self.engine.running():
                     await story(self)
                 nursery.cancel_scope.cancel()
