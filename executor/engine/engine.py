@@ -22,11 +22,12 @@ from functools import partial
 import trio
 
 from executor.core import codec, decide, summary
-from executor.core.entries import AnyEntry, Held, Paused, Resumed, Started, Terminated, Unheld
-from executor.core.errors import Conflict, Corrupt, NotFound, PerdureError, Unavailable
-from executor.core.failure import ErrorFact
+from executor.core.entries import AnyEntry, Paused, Resumed, Terminated, Unheld
+from executor.core.errors import NotFound, PerdureError
 from executor.core.lifecycle import ACTIVE, FINAL, State, check
+from executor.engine.commit import Commit
 from executor.engine.committer import RECORD_BYTES, Committer
+from executor.engine.losses import Losses
 from executor.engine.output import OutputBuffer
 from executor.engine.reads import Reads
 from executor.engine.resident import Key, Resident
@@ -34,11 +35,11 @@ from executor.engine.residents import Residents
 from executor.engine.runner import Runner
 from executor.engine.scheduler import FairQueue
 from executor.engine.signal import Landing
+from executor.engine.starting import Starting
 from executor.engine.timers import Timers
-from executor.engine.waking import FULL_DISK_PAUSE_S, Waking
+from executor.engine.waking import Waking
 from executor.engine.watchers import Watchers
 from executor.engine.worker import Blocking, Worker
-from executor.entropy import Entropy
 from executor.ports import Append, Clock, CodeSource, Row, SandboxHost, Start, StateStore, StoredRow
 
 log = logging.getLogger(__name__)
@@ -63,23 +64,6 @@ class EngineLimits:
     queued_max: int = 100_000
     waking_queue_max: int = 2_000
     stop_grace_s: float = 5.0
-
-
-class Commit:
-    """Entries of one resident on their way to disk, and the row as of the last of them."""
-
-    __slots__ = ("_engine", "landing", "resident", "row", "sequence")
-
-    def __init__(self, engine: Engine, resident: Resident, sequence: int, row: Row, landing: Landing | None) -> None:
-        self._engine = engine
-        self.resident = resident
-        self.sequence = sequence
-        self.row = row
-        self.landing = landing
-
-    def done(self, error: PerdureError | None) -> None:
-        """The committer's answer."""
-        self._engine.committed(self, error)
 
 
 class Engine:
@@ -107,10 +91,8 @@ class Engine:
         self.queue = FairQueue()
         self.timers = Timers(store, clock, self.reader, on_due=Waking(self).wake, on_alarm=self._alarm)
         self.runner = Runner(self, host, code)
-        self.beginning: set[Key] = set()
-        """Instances whose last commit was refused and that begin again after a pause."""
-        self._nursery: trio.Nursery | None = None
-        self._entropy = Entropy()
+        self.starting = Starting(self)
+        self.losses = Losses(self)
         self.is_stopping = False
 
     # --- life
@@ -137,9 +119,9 @@ class Engine:
         with scope:
             scope.shield = True
             async with trio.open_nursery() as nursery:
-                self._nursery = nursery
                 nursery.start_soon(self.committer.run)
                 nursery.start_soon(self.reads.run)
+                nursery.start_soon(self.losses.run)
                 nursery.start_soon(self.output.run)
                 await nursery.start(self.runner.run)
                 await self._recover()
@@ -172,65 +154,15 @@ class Engine:
     # --- use cases
 
     async def start(self, key: Key, *, workflow: str, commit: str, payload: bytes, is_new: bool = False) -> StoredRow:
-        """Make the instance, durably: its row. One that is there already, with the same workflow and payload, is it.
-
-        `is_new`: the id was drawn just now and cannot be taken; the store is not asked.
-
-        Raises Conflict (`instance_exists`), Unavailable (`busy`, `shutting_down`, `storage_full`).
-        """
-        [row] = await self.start_many([Start(key, workflow, commit, payload, is_new)])
+        """As `start_many`, for one. Raises what that answers."""
+        [row] = await self.starting.start_many([Start(key, workflow, commit, payload, is_new)])
         if isinstance(row, PerdureError):
             raise row
         return row
 
     async def start_many(self, starts: Sequence[Start]) -> list[StoredRow | PerdureError]:
-        """As `start`, for many at once, each with its own outcome; all that are new share one fsync."""
-        try:
-            self._check_accepting()
-        except Unavailable as refused:
-            return [refused] * len(starts)
-        known = [start.key for start in starts if not start.is_new]
-        held = iter(await self.residents.hold_many(known, create=True) if known else ())
-        begun = [self._begin(start, None if start.is_new else next(held)) for start in starts]
-        last = next((commit.landing for commit in reversed(begun) if isinstance(commit, Commit)), None)
-        if last is not None:
-            await last.wait()  # They are written in order: what came before it is durable too.
-        return [await self._begun(start, commit) for start, commit in zip(starts, begun, strict=True)]
-
-    def _begin(self, start: Start, found: Resident | PerdureError | None) -> Commit | Resident | PerdureError:
-        """The commit of the new instance, or the existing one (held), or why there is neither."""
-        if isinstance(found, PerdureError):
-            return found
-        if found is None and self.residents.is_deleting(start.key[0]):
-            return NotFound(f'there is no tenant "{start.key[0]}"', code="tenant_not_found")
-        resident = found or self.residents.new(start.key)
-        if resident.instance.sequence:
-            return resident
-        seed = self._entropy.draw(SEED_BYTES)
-        started = Started(self.clock.now_ms(), start.workflow, start.commit, start.payload, seed)
-        commit = self.commit(resident, (started,), landing=Landing())
-        if found is not None:
-            self.residents.release(found)
-        return commit
-
-    async def _begun(self, start: Start, begun: Commit | Resident | PerdureError) -> StoredRow | PerdureError:
-        if isinstance(begun, PerdureError):
-            return begun
-        if isinstance(begun, Commit):
-            return begun.resident.loss or StoredRow(*start.key, 0, begun.sequence, begun.row)
-        try:
-            there = begun.instance.start
-            if (there.workflow, there.payload) != (start.workflow, start.payload):
-                return Conflict(
-                    f'an instance with id "{start.key[1]}" exists with another workflow or payload',
-                    code="instance_exists",
-                    hint="Use another id, or the same workflow and payload to get the existing instance.",
-                    workflow=there.workflow,
-                )
-            await self.until_durable(begun, begun.instance.sequence)
-            return begun.loss or StoredRow(*start.key, 0, begun.instance.sequence, self._row(begun))
-        finally:
-            self.residents.release(begun)
+        """See `Starting`."""
+        return await self.starting.start_many(starts)
 
     async def send_event(self, key: Key, *, id: str, type: str, payload: bytes) -> bool:
         """Take an event in, durably. False: an event of this id is there already.
@@ -242,14 +174,14 @@ class Engine:
             if decided.entries:
                 # A repeated one is known by its id even when the instance has ended on it.
                 check("send_event", self.state(resident), key[1])
-            await self._commit_and_wait(resident, decided.entries)
+            await self.commit_and_wait(resident, decided.entries)
             return bool(decided.entries)
 
     async def pause(self, key: Key) -> None:
         """Stop before the next step, durably; steps that execute finish and are journaled."""
         async with self.residents.hold(key) as resident:
             is_new = check("pause", self.state(resident), key[1])
-            await self._commit_and_wait(resident, (Paused(self.clock.now_ms()),) if is_new else ())
+            await self.commit_and_wait(resident, (Paused(self.clock.now_ms()),) if is_new else ())
 
     async def resume(self, key: Key) -> None:
         """Go on after a pause; or try again after being held."""
@@ -260,19 +192,19 @@ class Engine:
                 entries = [Unheld(now_ms) if resident.instance.held is not None else Resumed(now_ms)]
                 resident.is_resting = False
                 resident.deaths = 0
-            await self._commit_and_wait(resident, entries)
+            await self.commit_and_wait(resident, entries)
 
     async def terminate(self, key: Key) -> None:
         """End it now, durably; what executes is cancelled."""
         async with self.residents.hold(key) as resident:
             is_new = check("terminate", self.state(resident), key[1])
-            await self._commit_and_wait(resident, (Terminated(self.clock.now_ms()),) if is_new else ())
+            await self.commit_and_wait(resident, (Terminated(self.clock.now_ms()),) if is_new else ())
 
     async def delete(self, key: Key) -> None:
         """Remove everything of an ended instance, durably."""
         async with self.residents.hold(key) as resident:
             check("delete", self.state(resident), key[1])
-            await self._commit_and_wait(resident, ())
+            await self.commit_and_wait(resident, ())
             with self.residents.barred(key):
                 await self.committer.exclusive(lambda: self.store.delete(*key))
         self.watchers.changed(key)
@@ -327,7 +259,7 @@ class Engine:
         resident.stored += encoded
         if not more_follow:
             resident.summary = summary.encode(instance)
-        row = self._row(resident)
+        row = self.row(resident)
         tenant, name = resident.key
         size = RECORD_BYTES
         records: list[Append] = []
@@ -345,7 +277,7 @@ class Engine:
         self.committer.submit(records, size, commit.done)
         return commit
 
-    def _row(self, resident: Resident) -> Row:
+    def row(self, resident: Resident) -> Row:
         instance = resident.instance
         start = instance.start
         state = instance.state(is_resting=resident.is_resting)
@@ -363,7 +295,7 @@ class Engine:
         """Act upon what is durable now, or was not written."""
         resident = commit.resident
         if error is not None:
-            self._lose(resident, error)
+            self.losses.lose(resident, error)
         else:
             resident.durable = max(resident.durable, commit.sequence)
             row = commit.row
@@ -391,42 +323,7 @@ class Engine:
             else:
                 self.residents.evict(resident)
 
-    def _lose(self, resident: Resident, error: PerdureError) -> None:
-        """Its last commit was not written: memory is ahead of the disk. Drop it, and begin again from the disk."""
-        if resident.is_lost:
-            return
-        resident.is_lost = True
-        resident.loss = error
-        self.runner.drop(resident)
-        self.residents.forget(resident)
-        self.watchers.changed(resident.key)
-        if self.committer.is_over:
-            return
-        if resident.durable and self._nursery is not None and resident.key not in self.beginning:
-            self.beginning.add(resident.key)
-            self._nursery.start_soon(self._begin_again, resident.key, error)
-
-    async def _begin_again(self, key: Key, error: PerdureError) -> None:
-        try:
-            if isinstance(error, Unavailable):
-                await trio.sleep(FULL_DISK_PAUSE_S)
-            self.beginning.discard(key)
-            async with self.residents.hold(key) as resident:
-                if isinstance(error, Unavailable):
-                    # Nothing may execute before there is room for its result: the row, as it is, tries it out.
-                    await self._commit_and_wait(resident, (), row_alone=True)
-                else:
-                    # What the run asked for breaks a limit of the store, and would again: a person has to look.
-                    held = Held(self.clock.now_ms(), "limit_exceeded", error.message, None, None)
-                    await self._commit_and_wait(resident, (held,))
-        except NotFound:
-            return  # Deleted meanwhile.
-        except Unavailable:
-            return  # Refused again: that began another pause.
-        except Corrupt as corrupt:
-            await self.hold_corrupt(key, corrupt)
-
-    async def _commit_and_wait(
+    async def commit_and_wait(
         self, resident: Resident, entries: Sequence[AnyEntry], *, row_alone: bool = False
     ) -> None:
         """Durable on return. No entries: what is under way already is, and with `row_alone` the row."""
@@ -448,41 +345,9 @@ class Engine:
             while resident.durable < sequence and not resident.is_lost:
                 await watch.wait()
 
-    def _check_accepting(self) -> None:
-        if self.is_stopping:
-            raise Unavailable("the executor is stopping", code="shutting_down", hint="Try again when it is back.")
-        if len(self.queue) >= self.limits.queued_max:
-            raise Unavailable(
-                f"{len(self.queue)} instances wait for their turn, the limit is {self.limits.queued_max}",
-                code="busy",
-                hint="Try again after a second.",
-                retry_after_s=1,
-            )
-        if self.committer.is_full:
-            raise Unavailable(
-                "more waits to be written than the disk takes in",
-                code="busy",
-                hint="Try again after a second.",
-                retry_after_s=1,
-            )
-
     # --- time
 
     def _alarm(self, key: Key) -> None:
         resident = self.residents.get(key)
         if resident is not None and resident.run is not None and not resident.is_lost:
             self.runner.on_time(resident)
-
-    async def hold_corrupt(self, key: Key, corrupt: Corrupt) -> None:
-        """A journal that cannot be read: take the instance out of the index of due ones, keep its bytes."""
-        log.error("instance cannot be read", extra={"tenant": key[0], "instance": key[1], "error": str(corrupt)})
-        row = await self.reads.row(key)
-        if row is None:
-            return
-        fact = summary.encode_error(ErrorFact("Corrupt", corrupt.message, "", False, corrupt.code))
-        old = row.row
-        held = Row("held", None, old.workflow, old.commit, old.created_at_ms, self.clock.now_ms(), fact)
-        landing = Landing()
-        self.committer.submit([Append(*key, 0, b"", None, held)], RECORD_BYTES, lambda _error: landing.set())
-        await landing.wait()
-        self.watchers.changed(key)

@@ -185,7 +185,7 @@ class Runner:
         except NotFound:
             pass  # Deleted while it was queued.
         except Corrupt as corrupt:
-            await self._engine.hold_corrupt(key, corrupt)
+            await self._engine.losses.hold_corrupt(key, corrupt)
         except Unavailable as hindered:
             if hindered.code != "shutting_down":
                 log.warning("not activated", extra={"tenant": key[0], "instance": key[1], "error": str(hindered)})
@@ -279,6 +279,8 @@ class Runner:
         else:
             self._parked.discard(resident)
             self._send(resident, run)
+            # One that was kept at rest has no alarm: what woke it may be a retry.
+            self._ask_due_retries(resident, run)
 
     def drop(self, resident: Resident) -> None:
         """End the run, if there is one: the sandbox forgets it."""

@@ -13,14 +13,13 @@ import trio
 from executor.core import decide
 from executor.core.entries import AnyEntry
 from executor.core.errors import Corrupt, NotFound
+from executor.engine import losses
 from executor.engine.resident import Resident
 from executor.engine.signal import Landing
 from executor.ports import StoredRow
 
 if TYPE_CHECKING:
     from executor.engine.engine import Engine
-
-FULL_DISK_PAUSE_S = 1.0
 
 
 class Waking:
@@ -32,12 +31,12 @@ class Waking:
         engine = self._engine
         await engine.queue.until_shorter_than(engine.limits.waking_queue_max)
         keys = [(row.tenant, row.instance) for row in rows]
-        awake = [key for key in keys if key not in engine.beginning]
+        awake = [key for key in keys if key not in engine.losses.beginning]
         is_hindered = len(awake) < len(keys)
         landing = None
         for key, resident in zip(awake, await engine.residents.hold_many(awake), strict=True):
             if isinstance(resident, Corrupt):
-                await engine.hold_corrupt(key, resident)
+                await engine.losses.hold_corrupt(key, resident)
             elif isinstance(resident, Resident):
                 try:
                     if not resident.is_settled:
@@ -50,9 +49,9 @@ class Waking:
                 is_hindered = is_hindered or not isinstance(resident, NotFound)
         if landing is not None:
             await landing.wait()
-        if is_hindered or any(key in engine.beginning for key in keys):
+        if is_hindered or any(key in engine.losses.beginning for key in keys):
             # The disk is full, or fails: they are still due, and would be asked for again at once.
-            await trio.sleep(FULL_DISK_PAUSE_S)
+            await trio.sleep(losses.FULL_DISK_PAUSE_S)
 
     def _fire(self, resident: Resident) -> Landing | None:
         engine = self._engine

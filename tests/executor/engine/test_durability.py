@@ -196,7 +196,7 @@ def activations(host):
 
 async def test_while_the_disk_is_full_no_step_is_executed_again_and_again(tmp_path, monkeypatch):
     """Its result could not be kept: first it must be known that there is room."""
-    monkeypatch.setattr("executor.engine.engine.FULL_DISK_PAUSE_S", 0.02)
+    monkeypatch.setattr("executor.engine.losses.FULL_DISK_PAUSE_S", 0.02)
     host = ScriptedHost()
     host.scripts["One"] = one_step
     async with world(tmp_path, host=host) as w:
@@ -228,7 +228,7 @@ def sleeps(seen):
 
 
 async def test_timer_that_cannot_be_journaled_is_tried_at_a_measured_pace(tmp_path, monkeypatch):
-    monkeypatch.setattr("executor.engine.engine.FULL_DISK_PAUSE_S", 0.1)
+    monkeypatch.setattr("executor.engine.losses.FULL_DISK_PAUSE_S", 0.1)
     host = ScriptedHost()
     host.scripts["One"] = sleeps
     async with world(tmp_path, host=host) as w:
@@ -247,7 +247,7 @@ async def test_timer_that_cannot_be_journaled_is_tried_at_a_measured_pace(tmp_pa
 
 async def test_instance_deleted_while_the_disk_is_full_harms_nobody(tmp_path, monkeypatch):
     """What begins again after the pause finds nothing, and the executor goes on."""
-    monkeypatch.setattr("executor.engine.engine.FULL_DISK_PAUSE_S", 0.05)
+    monkeypatch.setattr("executor.engine.losses.FULL_DISK_PAUSE_S", 0.05)
     host = ScriptedHost()
     host.scripts["One"] = executes_for_ever
     async with world(tmp_path, host=host) as w:

@@ -1,0 +1,98 @@
+"""Starting: instances begin to exist, or are found to exist already. Nothing new is taken in when too much waits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from executor.core.entries import Started
+from executor.core.errors import Conflict, NotFound, PerdureError, Unavailable
+from executor.engine.commit import Commit
+from executor.engine.resident import Resident
+from executor.engine.signal import Landing
+from executor.entropy import Entropy
+from executor.ports import Start, StoredRow
+
+if TYPE_CHECKING:
+    from executor.engine.engine import Engine
+
+SEED_BYTES = 16
+
+
+class Starting:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._entropy = Entropy()
+
+    async def start_many(self, starts: Sequence[Start]) -> list[StoredRow | PerdureError]:
+        """Make instances, durably: the row of each. One that is there, with the same workflow and payload, is it.
+
+        All that are new share one fsync. `is_new`: the id was drawn just now and cannot be taken; the store is not
+        asked. Each has its own outcome: Conflict (`instance_exists`), Unavailable (`busy`, `shutting_down`,
+        `storage_full`).
+        """
+        try:
+            self._check_accepting()
+        except Unavailable as refused:
+            return [refused] * len(starts)
+        known = [start.key for start in starts if not start.is_new]
+        held = iter(await self._engine.residents.hold_many(known, create=True) if known else ())
+        begun = [self._begin(start, None if start.is_new else next(held)) for start in starts]
+        last = next((commit.landing for commit in reversed(begun) if isinstance(commit, Commit)), None)
+        if last is not None:
+            await last.wait()  # They are written in order: what came before it is durable too.
+        return [await self._begun(start, commit) for start, commit in zip(starts, begun, strict=True)]
+
+    def _begin(self, start: Start, found: Resident | PerdureError | None) -> Commit | Resident | PerdureError:
+        """The commit of the new instance, or the existing one (held), or why there is neither."""
+        if isinstance(found, PerdureError):
+            return found
+        if found is None and self._engine.residents.is_deleting(start.key[0]):
+            return NotFound(f'there is no tenant "{start.key[0]}"', code="tenant_not_found")
+        resident = found or self._engine.residents.new(start.key)
+        if resident.instance.sequence:
+            return resident
+        seed = self._entropy.draw(SEED_BYTES)
+        started = Started(self._engine.clock.now_ms(), start.workflow, start.commit, start.payload, seed)
+        commit = self._engine.commit(resident, (started,), landing=Landing())
+        if found is not None:
+            self._engine.residents.release(found)
+        return commit
+
+    async def _begun(self, start: Start, begun: Commit | Resident | PerdureError) -> StoredRow | PerdureError:
+        if isinstance(begun, PerdureError):
+            return begun
+        if isinstance(begun, Commit):
+            return begun.error or StoredRow(*start.key, 0, begun.sequence, begun.row)
+        try:
+            there = begun.instance.start
+            if (there.workflow, there.payload) != (start.workflow, start.payload):
+                return Conflict(
+                    f'an instance with id "{start.key[1]}" exists with another workflow or payload',
+                    code="instance_exists",
+                    hint="Use another id, or the same workflow and payload to get the existing instance.",
+                    workflow=there.workflow,
+                )
+            await self._engine.until_durable(begun, begun.instance.sequence)
+            return begun.loss or StoredRow(*start.key, 0, begun.instance.sequence, self._engine.row(begun))
+        finally:
+            self._engine.residents.release(begun)
+
+    def _check_accepting(self) -> None:
+        engine = self._engine
+        if engine.is_stopping:
+            raise Unavailable("the executor is stopping", code="shutting_down", hint="Try again when it is back.")
+        if len(engine.queue) >= engine.limits.queued_max:
+            raise Unavailable(
+                f"{len(engine.queue)} instances wait for their turn, the limit is {engine.limits.queued_max}",
+                code="busy",
+                hint="Try again after a second.",
+                retry_after_s=1,
+            )
+        if engine.committer.is_full:
+            raise Unavailable(
+                "more waits to be written than the disk takes in",
+                code="busy",
+                hint="Try again after a second.",
+                retry_after_s=1,
+            )
