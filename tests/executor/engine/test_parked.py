@@ -1,0 +1,33 @@
+"""A run that is kept at rest in its sandbox goes on like one that was begun again."""
+
+from executor.core.commands import Complete, StepDone, StepError
+from executor.core.entries import AttemptFailed, StepSucceeded
+from executor.core.failure import ErrorFact
+from executor.engine.parked import JOURNAL_ENTRIES_MIN
+from executor.sandbox.protocol import Activate
+from tests.executor.engine.test_engine import ASKED, KEY, RETRY, done, has, start
+from tests.executor.engine.world import ScriptedHost, world
+
+
+def long_then_shaky(seen):
+    """So many steps that the run is kept, then one that fails once."""
+    steps = sum(isinstance(entry, StepSucceeded) for entry in seen)
+    if steps < JOURNAL_ENTRIES_MIN:
+        return [StepDone(f"a#{steps}", ASKED, "w.py:1", 1, 0, b"\xc0")], False
+    if has(seen, StepSucceeded, "x#1"):
+        return [Complete(b"\xc0")], False
+    if not any(isinstance(entry, AttemptFailed) for entry in seen):
+        return [StepError("x#1", ASKED, "w.py:2", 1, 0, ErrorFact("ValueError", "no"), RETRY)], True
+    return [done("x#1", 2)], True
+
+
+async def test_kept_run_attempts_its_retry_when_it_is_due(tmp_path):
+    host = ScriptedHost()
+    host.scripts["Long"] = long_then_shaky
+    async with world(tmp_path, host=host) as w:
+        await start(w, "Long")
+        await w.until(KEY, "waiting")
+        assert w.engine.runner.run_count == 1
+        w.clock.advance(RETRY.delay_ms)
+        assert await w.until_final(KEY) == "complete"
+    assert sum(isinstance(frame, Activate) for frame in host.log) == 1
