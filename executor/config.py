@@ -67,6 +67,8 @@ class Config:
     active_runs_max: int = _setting(2_000, unit="runs", reason="a crowd shares each fsync; some KiB of memory each")
     sandboxes_max: int = _setting(64, unit="processes", reason="about 20 MiB each: 1.3 GiB when all are in use")
     sandbox_idle_s: float = _setting(30.0, unit="s", reason="a new fork costs milliseconds; idle memory costs longer")
+    retain_complete_days: float = _setting(0.0, unit="days", reason="0: complete instances are kept until deleted")
+    retain_failed_days: float = _setting(0.0, unit="days", reason="the same for failed and terminated ones")
     payload_bytes_max: int = _setting(MIB, unit="bytes", reason="one payload, event or step value; larger is a file")
     facet_bytes_max: int = _setting(8 * MIB, unit="bytes", reason="the database of one instance; 1 GiB at most")
     push_bytes_max: int = _setting(256 * MIB, unit="bytes", reason="one pack on the wire; sources are far smaller")
@@ -84,8 +86,9 @@ class Config:
             raise _bad("processes", f"must be between 0 and {PROCESSES_MAX}, is {self.processes}")
         if not 0 <= self.port <= 65_535:
             raise _bad("port", f"must be between 0 and 65535, is {self.port}")
-        if self.sandbox_idle_s < 0:
-            raise _bad("sandbox_idle_s", f"must not be negative, is {self.sandbox_idle_s:g}")
+        for name in ("sandbox_idle_s", "retain_complete_days", "retain_failed_days"):
+            if not getattr(self, name) >= 0:
+                raise _bad(name, f"must not be negative, is {getattr(self, name):g}")
         if self.admin_token is not None and not (self.admin_token.isascii() and self.admin_token.strip()):
             raise _bad("admin_token", "is empty, or not ASCII")
 

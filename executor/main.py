@@ -35,6 +35,7 @@ from executor.shards.supervisor import ShardProcess
 
 ISOLATION_LEVELS = {Isolation.CELL: 2, Isolation.LANDLOCK: 1, Isolation.NONE: 0}
 HASH_SEED_FILE = "hash-seed"
+DAY_S = 86_400
 
 
 @asynccontextmanager
@@ -71,6 +72,8 @@ async def _in_this_process(
         active_runs_max=config.active_runs_max,
         sandboxes_max=config.sandboxes_max,
         sandbox_idle_s=config.sandbox_idle_s,
+        retain_complete_s=config.retain_complete_days * DAY_S,
+        retain_failed_s=config.retain_failed_days * DAY_S,
     )
     async with owning(
         config.data_dir / place,
@@ -103,6 +106,8 @@ async def _in_shard_processes(
                 active_runs_max=share(config.active_runs_max, count, number),
                 sandboxes_max=share(config.sandboxes_max, count, number),
                 sandbox_idle_s=config.sandbox_idle_s,
+                retain_complete_s=config.retain_complete_days * DAY_S,
+                retain_failed_s=config.retain_failed_days * DAY_S,
                 facet_bytes_max=config.facet_bytes_max,
                 log_level=config.log_level if is_set_up else "warning",
                 log_format=config.log_format,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar, cast
 
@@ -153,6 +153,10 @@ class FacetsStateStore:
     @translated
     def delete_tenant(self, tenant: str) -> None:
         self._store.delete_tenant(tenant)
+
+    @translated
+    def expire(self, before_ms: Mapping[str, int], *, after: int) -> tuple[list[tuple[str, str]], int | None]:
+        return self._store.expire(before_ms, after=after)
 
     @translated
     def append_output(self, lines: Sequence[OutputText]) -> None:

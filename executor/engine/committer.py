@@ -10,6 +10,7 @@ What waits to be written is bounded: `is_full` says that nothing new should be t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import trio
 
@@ -24,6 +25,7 @@ PENDING_BYTES_MAX = 64 * 1024 * 1024
 RECORD_BYTES = 256
 """What a record costs besides its content."""
 
+T = TypeVar("T")
 OnDone = Callable[[PerdureError | None], None]
 Unit = tuple[Sequence[Append], int, OnDone]
 """Records, their size in bytes, and whom to tell."""
@@ -64,10 +66,10 @@ class Committer:
         """Whether more waits to be written than should: the disk is slow, or more comes in than it can take."""
         return self._pending_bytes > PENDING_BYTES_MAX
 
-    async def exclusive(self, work: Callable[[], None]) -> None:
+    async def exclusive(self, work: Callable[[], T]) -> T:
         """Run a write of another kind (a deletion) in the writer's thread, between two batches."""
         async with self._writing:
-            await self._writer.run(work)
+            return await self._writer.run(work)
 
     async def drain(self) -> None:
         """Wait until everything submitted so far is written, or nothing more can be: `run` is over."""

@@ -32,6 +32,7 @@ from executor.engine.output import OutputBuffer
 from executor.engine.reads import Reads
 from executor.engine.resident import Key, Resident
 from executor.engine.residents import Residents
+from executor.engine.retention import Retention
 from executor.engine.runner import Runner
 from executor.engine.scheduler import FairQueue
 from executor.engine.signal import Landing
@@ -55,7 +56,8 @@ class EngineLimits:
     """`active_runs_max`: runs in sandboxes at once; `sandboxes_max`: sandbox processes; `sandbox_idle_s`: how long an
     unused one is kept; `deaths_max`: how often an instance's sandbox may die without progress before it is held;
     `queued_max`: instances waiting for their turn before new starts are refused; `waking_queue_max`: before those that
-    are due wait on disk; `stop_grace_s`: how long executing steps may take to finish when the executor stops."""
+    are due wait on disk; `stop_grace_s`: how long executing steps may take to finish when the executor stops;
+    `retain_complete_s`, `retain_failed_s`: how long ended instances are kept (0: for ever; failed: terminated too)."""
 
     active_runs_max: int = 2_000
     sandboxes_max: int = 64
@@ -64,6 +66,8 @@ class EngineLimits:
     queued_max: int = 100_000
     waking_queue_max: int = 2_000
     stop_grace_s: float = 5.0
+    retain_complete_s: float = 0
+    retain_failed_s: float = 0
 
 
 class Engine:
@@ -122,6 +126,7 @@ class Engine:
                 nursery.start_soon(self.committer.run)
                 nursery.start_soon(self.reads.run)
                 nursery.start_soon(self.losses.run)
+                nursery.start_soon(Retention(self).run)
                 nursery.start_soon(self.output.run)
                 await nursery.start(self.runner.run)
                 await self._recover()

@@ -25,6 +25,8 @@ class Setup(msgspec.Struct, frozen=True):
     active_runs_max: int
     sandboxes_max: int
     sandbox_idle_s: float
+    retain_complete_s: float
+    retain_failed_s: float
     facet_bytes_max: int
     log_level: Literal["debug", "info", "warning", "error"]
     log_format: Literal["human", "json"]

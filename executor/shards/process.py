@@ -254,6 +254,8 @@ def _owned(setup: Setup, channel: Channel) -> Any:
             active_runs_max=setup.active_runs_max,
             sandboxes_max=setup.sandboxes_max,
             sandbox_idle_s=setup.sandbox_idle_s,
+            retain_complete_s=setup.retain_complete_s,
+            retain_failed_s=setup.retain_failed_s,
         ),
         facet_bytes_max=setup.facet_bytes_max,
     )

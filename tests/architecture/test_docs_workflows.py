@@ -140,7 +140,7 @@ def test_the_limits_on_the_page_are_those_of_the_code() -> None:
         f"{sandbox_run.NAME_CHARS_MAX}, {ids.EVENT_NAME_CHARS_MAX} characters",
         f"{ids.INSTANCE_ID_CHARS_MAX} characters",
         f"{ChildLimits().step_threads}",
-        f"{ChildLimits().attempt_count_max}",
+        f"{ChildLimits().attempt_count_max:,}",
         f"{ChildLimits().line_bytes_max // 1024} KiB",
     }
     table = PAGE.read_text().partition("| limit |")[2].partition("\n\n")[0]

@@ -11,6 +11,8 @@ import trio
 import trio.testing
 
 from executor.core.errors import NotFound, Unavailable
+from executor.engine.engine import EngineLimits
+from executor.engine.retention import Retention
 from tests.executor.engine.test_durability import executes_for_ever, one_step
 from tests.executor.engine.world import COMMIT, ScriptedHost, world
 
@@ -136,3 +138,27 @@ async def test_event_on_its_way_to_a_full_disk_while_its_tenant_is_deleted_is_no
                 await trio.testing.wait_all_tasks_blocked(0.01)
                 gate.set()
         assert told == ["tenant_not_found"]
+
+
+async def test_ended_instances_are_deleted_when_they_have_been_kept_long_enough(tmp_path: Path) -> None:
+    """Success and failure each have their time; what has not ended stays however old it is."""
+    host = ScriptedHost()
+    host.scripts["One"] = one_step
+    host.scripts["Silent"] = executes_for_ever
+    limits = EngineLimits(retain_complete_s=3_600, retain_failed_s=7_200, stop_grace_s=0.1)
+    keys = {name: ("acme", name) for name in ("complete", "terminated", "running")}
+    async with world(tmp_path, host=host, limits=limits) as w:
+        await w.engine.start(keys["complete"], workflow="One", commit=COMMIT, payload=b"\xc0")
+        await w.until_final(keys["complete"])
+        for name in ("terminated", "running"):
+            await w.engine.start(keys[name], workflow="Silent", commit=COMMIT, payload=b"\xc0")
+        await w.engine.terminate(keys["terminated"])
+
+        async def left_after(ms: int) -> list[str]:
+            w.clock.advance(ms)
+            await Retention(w.engine)._look()
+            return [name for name, key in keys.items() if w.store.row(*key) is not None]
+
+        assert await left_after(3_000_000) == ["complete", "terminated", "running"]
+        assert await left_after(1_200_000) == ["terminated", "running"]
+        assert await left_after(6_000_000) == ["running"]

@@ -81,6 +81,8 @@ SETUP = Setup(
     active_runs_max=1,
     sandboxes_max=1,
     sandbox_idle_s=1.0,
+    retain_complete_s=0,
+    retain_failed_s=0,
     log_level="info",
     log_format="human",
 )
