@@ -162,6 +162,7 @@ def test_move_killed_at_any_step_leaves_one_owner_and_goes_on(
     shards.arrange(template, before)
     expected = whole(template)
     point = 1
+    reached: list[str] = []
     while True:
         data_dir = tmp_path / str(point)
         shutil.copytree(template, data_dir)

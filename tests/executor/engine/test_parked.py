@@ -1,7 +1,7 @@
 """A run that is kept at rest in its sandbox goes on like one that was begun again."""
 
-from executor.core.commands import Complete, StepDone, StepError
-from executor.core.entries import AttemptFailed, StepSucceeded
+from executor.core.commands import Command, Complete, StepDone, StepError
+from executor.core.entries import AnyEntry, AttemptFailed, StepSucceeded
 from executor.core.failure import ErrorFact
 from executor.engine.parked import JOURNAL_ENTRIES_MIN
 from executor.sandbox.protocol import Activate
@@ -9,7 +9,7 @@ from tests.executor.engine.test_engine import ASKED, KEY, RETRY, done, has, star
 from tests.executor.engine.world import ScriptedHost, world
 
 
-def long_then_shaky(seen):
+def long_then_shaky(seen: list[AnyEntry]) -> tuple[list[Command], bool]:
     """So many steps that the run is kept, then one that fails once."""
     steps = sum(isinstance(entry, StepSucceeded) for entry in seen)
     if steps < JOURNAL_ENTRIES_MIN:
