@@ -41,8 +41,8 @@ def draw(results: list[Found], into: Path) -> list[Path]:
     for result in by_bench.get("peers", [])[-1:]:
         drawn += _peers(result, into)
     if len(by_bench.get("replay", [])) > 1:
-        points = sorted((found["sizes"]["steps"], found["replay_long_wall_ms"]) for found in by_bench["replay"])
-        drawn.append(_curves(into / "replay.svg", "Replay of a journal", "steps", {"milliseconds": points}))
+        points = sorted((found["sizes"]["steps"], found["replay_long_cpu_ms"]) for found in by_bench["replay"])
+        drawn.append(_curves(into / "replay.svg", "Replay of a journal", "steps", {"milliseconds of CPU": points}))
     if len(by_bench.get("sleepers", [])) > 1:
         for figure, label in _SLEEPERS.items():
             points = sorted((found["sizes"]["n"], found[figure]) for found in by_bench["sleepers"])

@@ -62,7 +62,7 @@ TARGETS = (
     ("… disk of each, platform stopped", "≤ 1 KiB", "{disk_bytes_each_stopped:.0f} B", "sleepers"),
     ("1,000,000 instances, one step each, asleep", "≤ 300 s", "{all_asleep_s:.0f} s", "sleepers-1m"),
     ("… disk of each, platform stopped", "≤ 1 KiB", "{disk_bytes_each_stopped:.0f} B", "sleepers-1m"),
-    ("… memory of all processes (PSS), MB", "≤ 400", "{memory_bytes_all_processes} B", "sleepers-1m"),
+    ("… memory of all processes (PSS)", "≤ 400 MB", "{memory_bytes_all_processes:,} B", "sleepers-1m"),
     ("… sandboxes left", "0", "{sandboxes_left}", "sleepers-1m"),
     (
         "… new process → first due one has its result",
