@@ -23,7 +23,7 @@ SMALL = {
     ),
     "sleepers": (
         ["--n", "100", "--due-s", "0.5"],
-        {"disk_bytes_each", "memory_bytes_all_processes", "created_per_s", "restart_to_first_due_s"},
+        {"memory_bytes_all_processes", "created_per_s", "restart_to_first_due_s"},
     ),
     "wake": (
         ["--n", "50", "--lead-s", "5", "--active", "50", "--hold-s", "2"],
@@ -64,7 +64,7 @@ def test_bench_runs_small_and_prints_one_json_object(name):
     assert 0 <= result["other_load"] <= 1
     if name == "sleepers":
         assert result["sandboxes_left"] == result["runs_left"] == 0
-        assert result["disk_bytes_each"] <= 16 * 1024
+        assert result["disk_bytes_each_stopped"] <= 16 * 1024  # of so few it may be less than nothing: logs are trimmed
     if name == "wake":
         assert result["due_woken_early"] == 0
         assert result["active"] == 50
