@@ -23,7 +23,7 @@ import msgspec
 
 from facets.database import connect, query, reading
 from facets.erasure import DOOMED_TENANT
-from facets.errors import Refused
+from facets.errors import Corrupt, Refused
 from facets.records import InstanceRow, RecordLike
 from facets.tail import Overlay, View, Wake
 
@@ -69,7 +69,10 @@ class Readers:
                 connection = connect(self._path, vfs=self._vfs)
             try:
                 connection.execute("BEGIN")
-                yield Snapshot(connection, connection.execute("SELECT folded FROM progress").get)
+                folded: int | None = connection.execute("SELECT folded FROM progress").get
+                if folded is None:  # pages from before the file was a store: the disk gave up what it had taken
+                    raise Corrupt(f"{self._path.name} does not say what is in it.", code="store_corrupt")
+                yield Snapshot(connection, folded)
             finally:
                 # A connection whose transaction cannot be ended is not given to the next reader.
                 try:

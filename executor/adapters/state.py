@@ -26,6 +26,8 @@ def public_error(error: facets.FacetError) -> PerdureError:
             return Refused(error.message, code="schema_too_new", hint=error.hint, **details)
         case facets.StorageFull():
             return Unavailable(error.message, code="storage_full", hint=error.hint, **details)
+        case facets.Unavailable() if not isinstance(error, facets.StoreFailed):
+            return Unavailable(error.message, code="busy", hint=error.hint, **details)
         case facets.Fenced():
             return Conflict(error.message, code="data_in_use", hint=error.hint, **details)
         case facets.NotFound():

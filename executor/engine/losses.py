@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -11,9 +12,7 @@ from executor.core import summary
 from executor.core.entries import Held
 from executor.core.errors import Corrupt, NotFound, PerdureError, Unavailable
 from executor.core.failure import ErrorFact
-from executor.engine.committer import RECORD_BYTES
 from executor.engine.resident import Key, Resident
-from executor.engine.signal import Landing
 from executor.ports import Append, Row
 
 if TYPE_CHECKING:
@@ -75,13 +74,21 @@ class Losses:
     async def hold_corrupt(self, key: Key, corrupt: Corrupt) -> None:
         """A journal that cannot be read: take the instance out of the index of due ones, keep its bytes."""
         log.error("instance cannot be read", extra={"tenant": key[0], "instance": key[1], "error": str(corrupt)})
-        row = await self._engine.reads.row(key)
-        if row is None:
-            return
-        fact = summary.encode_error(ErrorFact("Corrupt", corrupt.message, "", False, corrupt.code))
-        old = row.row
-        held = Row("held", None, old.workflow, old.commit, old.created_at_ms, self._engine.clock.now_ms(), fact)
-        landing = Landing()
-        self._engine.committer.submit([Append(*key, 0, b"", None, held)], RECORD_BYTES, lambda _error: landing.set())
-        await landing.wait()
+        try:
+            # Between two batches: a deletion cannot come between the look at the row and the new one.
+            await self._engine.committer.exclusive(partial(self._hold_row, key, corrupt))
+        except Unavailable as full:
+            log.warning(
+                "its row could not be written", extra={"tenant": key[0], "instance": key[1], "error": str(full)}
+            )
         self._engine.watchers.changed(key)
+
+    def _hold_row(self, key: Key, corrupt: Corrupt) -> None:
+        store = self._engine.store
+        found = store.row(*key)
+        if found is not None:
+            fact = summary.encode_error(ErrorFact("Corrupt", corrupt.message, "", False, corrupt.code))
+            old = found.row
+            now_ms = self._engine.clock.now_ms()
+            held = Row("held", None, old.workflow, old.commit, old.created_at_ms, now_ms, fact)
+            store.append([Append(*key, 0, b"", None, held)])
