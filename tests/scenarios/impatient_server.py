@@ -11,8 +11,8 @@ import functools
 
 from executor import cli, main
 from executor.engine.engine import EngineLimits
-from executor.sandbox import pool
 from executor.sandbox.limits import SandboxLimits
+from executor.shards import owner
 
 MIB = 1024 * 1024
 DEATHS_MAX = 3
@@ -21,6 +21,6 @@ LIMITS = functools.partial(
 )
 
 if __name__ == "__main__":
-    pool.SandboxLimits = LIMITS  # type: ignore[assignment,misc]
+    owner.SandboxLimits = LIMITS  # type: ignore[assignment,misc]
     main.EngineLimits = functools.partial(EngineLimits, deaths_max=DEATHS_MAX)  # type: ignore[assignment,misc]
     cli.main()
