@@ -128,11 +128,7 @@ class Residents:
         if self.is_deleting(key[0]):
             return NotFound(f'there is no tenant "{key[0]}"', code="tenant_not_found")
         if answer.row is None and not create:
-            return NotFound(
-                f'tenant "{key[0]}" has no instance "{key[1]}"',
-                code="instance_not_found",
-                hint="List the tenant's instances to see which there are.",
-            )
+            return _not_found(key)
         is_resting = answer.row is not None and answer.row.row.state == "waiting"
         resident = Resident(key, answer.instance, answer.journal, answer.instance.sequence, is_resting)
         resident.row = answer.row
@@ -168,6 +164,15 @@ class Residents:
                 del self._loading[key]
             gone.set()
 
+    def gone(self, keys: Sequence[Key]) -> None:
+        """These have been deleted: they leave memory, and what is being read of them is read again."""
+        self._deletions += 1
+        for key in keys:
+            resident = self._by_key.pop(key, None)
+            if resident is not None:
+                resident.is_lost = True
+                resident.loss = _not_found(key)
+
     def is_deleting(self, tenant: str) -> bool:
         return tenant in self._deleting
 
@@ -179,3 +184,11 @@ class Residents:
     def end_deleting(self, tenant: str) -> None:
         self._deleting.discard(tenant)
         self._deletions += 1
+
+
+def _not_found(key: Key) -> NotFound:
+    return NotFound(
+        f'tenant "{key[0]}" has no instance "{key[1]}"',
+        code="instance_not_found",
+        hint="List the tenant's instances to see which there are.",
+    )

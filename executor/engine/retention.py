@@ -49,9 +49,6 @@ class Retention:
         after: int | None = 0
         while after is not None:
             gone, after = await engine.committer.exclusive(partial(engine.store.expire, before_ms, after=after))
+            engine.residents.gone(gone)
             for key in gone:
-                resident = engine.residents.get(key)
-                if resident is not None:
-                    resident.is_lost = True
-                    engine.residents.forget(resident)
                 engine.watchers.changed(key)

@@ -49,6 +49,11 @@ class Starting:
             return found
         if found is None and self._engine.residents.is_deleting(start.key[0]):
             return NotFound(f'there is no tenant "{start.key[0]}"', code="tenant_not_found")
+        if found is not None and found.is_lost:
+            # While others were being read its tenant was deleted: what it began now would be nobody's.
+            self._engine.residents.release(found)
+            assert found.loss is not None, "whoever loses a resident says why"
+            return found.loss
         resident = found or self._engine.residents.new(start.key)
         if resident.instance.sequence:
             return resident

@@ -1,4 +1,4 @@
-"""Worker: a thread of its own for one kind of blocking work, so that a hop costs half of what a general one does."""
+"""Worker: a thread of its own for one kind of blocking work: a hop is a queue and a wake-up, without a pool."""
 
 from __future__ import annotations
 

@@ -12,7 +12,9 @@ import trio.testing
 
 from executor.core.errors import NotFound, Unavailable
 from executor.engine.engine import EngineLimits
+from executor.engine.resident import Resident
 from executor.engine.retention import Retention
+from executor.ports import Start
 from tests.executor.engine.test_durability import executes_for_ever, one_step
 from tests.executor.engine.world import COMMIT, ScriptedHost, world
 
@@ -163,3 +165,17 @@ async def test_ended_instances_are_deleted_when_they_have_been_kept_long_enough(
         assert await left_after(3_000_000) == ["complete", "terminated", "running"]
         assert await left_after(1_200_000) == ["terminated", "running"]
         assert await left_after(6_000_000) == ["running"]
+
+
+async def test_a_start_that_was_read_before_its_tenant_was_deleted_begins_nothing(tmp_path: Path) -> None:
+    """Others of the same call may still have been read meanwhile; the new instance would be nobody's."""
+    async with world(tmp_path, host=ScriptedHost()) as w:
+        [found] = await w.engine.residents.hold_many([KEY], create=True)
+        assert isinstance(found, Resident)
+        await w.engine.delete_tenant("acme")
+        answer = w.engine.starting._begin(Start(KEY, "One", COMMIT, b"\xc0", False), found)
+        assert isinstance(answer, NotFound)
+        assert answer.code == "tenant_not_found"
+        await w.engine.committer.drain()
+        assert w.store.row(*KEY) is None
+        assert found.holds == 0
