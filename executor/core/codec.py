@@ -5,8 +5,9 @@
     bytes 17..     MessagePack array: [tag, at_ms, fields in the order of entries.py]
 
 The chain covers what was asked and what was answered, not when: `at_ms`, `started_at_ms` and the deadlines derived from
-the clock are left out. So two equal chains mean the same run, whatever the day; and a chain that does not follow from
-the entry before means that the stored bytes were changed.
+the clock are left out, and so are traces (`entries.Trace`), which have the chain of the entry before. So two equal
+chains mean the same run, whatever the day, and however often it was unloaded in between; and a chain that does not
+follow from the entry before means that the stored bytes were changed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _HEADER_BYTES = 1 + CHAIN_BYTES
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(AnyEntry)
-_CLOCK_FIELDS = frozenset({"at_ms", "started_at_ms", "wake_at_ms", "deadline_ms", "retry_at_ms"})
+_CLOCK_FIELDS = frozenset({"at_ms", "started_at_ms", "wake_at_ms", "deadline_ms", "retry_at_ms", "start_at_ms"})
 _VERSION = bytes((FORMAT_VERSION,))
 
 
@@ -47,6 +48,8 @@ _FACTS = {
 
 def chain_after(chain: bytes, entry: AnyEntry) -> bytes:
     """The chain once `entry` follows an entry whose chain is `chain`."""
+    if isinstance(entry, entries.Trace):
+        return chain
     return blake2b(chain + _encoder.encode(_FACTS[type(entry)](entry)), digest_size=CHAIN_BYTES).digest()
 
 

@@ -34,6 +34,7 @@ class StepDone(CommandBase, frozen=True, tag=40):
     started_at_ms: int
     value: bytes
     delta: bytes | None = None
+    form: Literal["value", "sensitive", "stream"] = "value"
 
 
 class StepError(CommandBase, frozen=True, tag=41):
@@ -46,6 +47,7 @@ class StepError(CommandBase, frozen=True, tag=41):
     started_at_ms: int
     error: ErrorFact
     retry: RetryPolicy
+    details: bytes = b""
 
 
 class Sleep(CommandBase, frozen=True, tag=42):
@@ -64,6 +66,7 @@ class Wait(CommandBase, frozen=True, tag=43):
     where: str
     type: str
     timeout_ms: int | None
+    match: bytes = b""
 
 
 class Cancel(CommandBase, frozen=True, tag=44):
@@ -88,4 +91,121 @@ class Diverge(CommandBase, frozen=True, tag=47):
     requested: StepRef | None
 
 
-Command = StepDone | StepError | Sleep | Wait | Cancel | Complete | Fail | Diverge
+class StepBegun(CommandBase, frozen=True, tag=48):
+    """An attempt began. Sent along with what comes next; alone only if that takes a while."""
+
+    path: str
+    where: str
+    attempt: int
+    started_at_ms: int
+
+
+class Beat(CommandBase, frozen=True, tag=49):
+    """A heartbeat of an attempt, to be kept."""
+
+    path: str
+    attempt: int
+    details: bytes
+
+
+class SetStatus(CommandBase, frozen=True, tag=50):
+    """The run has set its status `number` times in this execution; this is the latest."""
+
+    number: int
+    value: bytes
+
+
+class SetAttributes(CommandBase, frozen=True, tag=51):
+    """As SetStatus. `changes`: an encoded dict; a value None takes the attribute away."""
+
+    number: int
+    changes: bytes
+
+
+class Emit(CommandBase, frozen=True, tag=52):
+    """Items for an output stream; see `entries.Emitted`."""
+
+    stream: str
+    items: list[bytes]
+    path: str
+    attempt: int
+    number: int
+
+
+class Child(CommandBase, frozen=True, tag=53):
+    """Start a child. `channel` None: on the parent's commit. `id` None: the executor derives one from the step."""
+
+    path: str
+    asked: bytes
+    where: str
+    workflow: str
+    payload: bytes
+    channel: str | None
+    id: str | None
+    close: Literal["terminate", "abandon"]
+    is_awaited: bool
+
+
+class Continue(CommandBase, frozen=True, tag=54):
+    """`run()` is to begin anew with this payload."""
+
+    payload: bytes
+
+
+class Undo(CommandBase, frozen=True, tag=55):
+    """`run()` failed, and there are finished steps to undo first."""
+
+    error: ErrorFact
+
+
+class Undone(CommandBase, frozen=True, tag=56):
+    """All is undone, but for the steps named in `failed`."""
+
+    failed: list[str]
+
+
+class AcceptUpdate(CommandBase, frozen=True, tag=57):
+    id: str
+    name: str
+    payload: bytes
+
+
+class EndUpdate(CommandBase, frozen=True, tag=58):
+    id: str
+    value: bytes | None
+    error: ErrorFact | None
+
+
+class GroupBegin(CommandBase, frozen=True, tag=59):
+    path: str
+    asked: bytes
+    where: str
+
+
+class GroupEnd(CommandBase, frozen=True, tag=60):
+    path: str
+
+
+Command = (
+    StepDone
+    | StepError
+    | Sleep
+    | Wait
+    | Cancel
+    | Complete
+    | Fail
+    | Diverge
+    | StepBegun
+    | Beat
+    | SetStatus
+    | SetAttributes
+    | Emit
+    | Child
+    | Continue
+    | Undo
+    | Undone
+    | AcceptUpdate
+    | EndUpdate
+    | GroupBegin
+    | GroupEnd
+)

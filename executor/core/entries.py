@@ -12,9 +12,18 @@ Words used by several entries:
   where     call site in the pinned commit, "workflows.py:14"
   value     bytes in the form of `executor.core.values`
 Tags and field order are the stored format (see `codec.py`): append fields with defaults, never reorder.
+
+Some entries are **traces** (`Trace`): they tell how the instance was executed (activations, attempts, heartbeats), or
+what the run showed to the outside (status, streams). How many there are and where they stand depends on timing, so the
+chain leaves them out; the run never depends on them. Those in `HIDDEN` are not even sent to it.
+
+Some entries begin the instance's **execution** anew (Started, Continued, Restarted): what a run replays from then on is
+the *visible* part of the journal, see `executor.core.visible`.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import msgspec
 
@@ -36,6 +45,48 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, tag_field="entry"):
     at_ms: int
 
 
+class Trace(Entry, frozen=True, array_like=True):
+    """Base of the entries that the chain leaves out. See the module."""
+
+
+class Parent(msgspec.Struct, frozen=True, array_like=True):
+    """Who started a child. `path`: the parent's step; `is_awaited`: it wants to be told how the child ends."""
+
+    instance: str
+    path: str
+    is_awaited: bool
+
+
+class FlowLimit(msgspec.Struct, frozen=True, array_like=True):
+    """At most `count` instances of the tenant with this `key` execute at once. `name` is what people call the limit."""
+
+    name: str
+    key: str
+    count: int
+
+
+class StartOptions(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """What a start may say beyond workflow and payload.
+
+    `start_at_ms`: not to be begun before then. `attributes`: an encoded dict of search attributes. `priority`: higher
+    goes first among the tenant's own. `limits`: what it queues behind. `unload`: "every-wait" drops the run at every
+    wait. `retain_…_ms`: how long it is kept once it has ended (None: as the platform says). `schedule`: the name of the
+    schedule that started it, for `scheduled_ms`. `debounce`: a start with the same key replaces it while it waits.
+    """
+
+    start_at_ms: int | None = None
+    attributes: bytes = b""
+    priority: int = 0
+    limits: tuple[FlowLimit, ...] = ()
+    unload: Literal["", "every-wait"] = ""
+    retain_complete_ms: int | None = None
+    retain_failed_ms: int | None = None
+    parent: Parent | None = None
+    schedule: str | None = None
+    scheduled_ms: int | None = None
+    debounce: str = ""
+
+
 class Started(Entry, frozen=True, array_like=True, tag=1):
     """The instance exists and is pinned to `commit`. Always entry 1."""
 
@@ -43,6 +94,7 @@ class Started(Entry, frozen=True, array_like=True, tag=1):
     commit: str
     payload: bytes
     seed: bytes
+    options: StartOptions | None = None
 
 
 class StepSucceeded(Entry, frozen=True, array_like=True, tag=2):
@@ -52,6 +104,8 @@ class StepSucceeded(Entry, frozen=True, array_like=True, tag=2):
     attempt: int
     started_at_ms: int
     value: bytes
+    form: Literal["value", "sensitive", "stream"] = "value"
+    """sensitive: never shown outside; stream: `value` describes a byte stream that is in the facet."""
 
 
 class AttemptFailed(Entry, frozen=True, array_like=True, tag=3):
@@ -65,6 +119,8 @@ class AttemptFailed(Entry, frozen=True, array_like=True, tag=3):
     error: ErrorFact
     retry_at_ms: int
     limit: int
+    details: bytes = b""
+    """Of its last heartbeat, for the next attempt."""
 
 
 class StepFailed(Entry, frozen=True, array_like=True, tag=4):
@@ -83,6 +139,8 @@ class SleepStarted(Entry, frozen=True, array_like=True, tag=5):
     asked: bytes
     where: str
     wake_at_ms: int
+    is_absolute: bool = False
+    """It ends at a date, which a pause does not shift."""
 
 
 class SleepEnded(Entry, frozen=True, array_like=True, tag=6):
@@ -95,19 +153,24 @@ class WaitStarted(Entry, frozen=True, array_like=True, tag=7):
     where: str
     type: str
     deadline_ms: int | None
+    match: bytes = b""
+    """An encoded dict: what the payload has to have. b"": any payload will do."""
 
 
 class WaitEnded(Entry, frozen=True, array_like=True, tag=8):
-    """`event` is the sequence of the EventReceived that the wait consumed; None: the deadline passed."""
+    """`event` is the `number` of the EventReceived that the wait consumed; None: the deadline passed."""
 
     path: str
     event: int | None
 
 
 class EventReceived(Entry, frozen=True, array_like=True, tag=9):
+    """`number`: 1 for the first event of the instance, and so on."""
+
     id: str
     type: str
     payload: bytes
+    number: int
 
 
 class Cancelled(Entry, frozen=True, array_like=True, tag=10):
@@ -120,11 +183,15 @@ class Cancelled(Entry, frozen=True, array_like=True, tag=10):
 
 
 class Paused(Entry, frozen=True, array_like=True, tag=11):
-    pass
+    """Nothing begins and no timer runs until Resumed. `by`: who asked."""
+
+    by: str = ""
 
 
 class Resumed(Entry, frozen=True, array_like=True, tag=12):
-    pass
+    """Goes on; durations that had not passed are as long as they were when it was paused."""
+
+    by: str = ""
 
 
 class Completed(Entry, frozen=True, array_like=True, tag=13):
@@ -136,7 +203,7 @@ class Failed(Entry, frozen=True, array_like=True, tag=14):
 
 
 class Terminated(Entry, frozen=True, array_like=True, tag=15):
-    pass
+    by: str = ""
 
 
 class Held(Entry, frozen=True, array_like=True, tag=16):
@@ -150,6 +217,190 @@ class Held(Entry, frozen=True, array_like=True, tag=16):
 
 class Unheld(Entry, frozen=True, array_like=True, tag=17):
     """Somebody asked to try again (`resume` of a held instance)."""
+
+
+# --- how it was executed
+
+
+class StepStarted(Trace, frozen=True, array_like=True, tag=18):
+    """An attempt began (the first: the step was scheduled). One that is lost with its sandbox begins again."""
+
+    path: str
+    where: str
+    attempt: int
+
+
+class Activated(Trace, frozen=True, array_like=True, tag=19):
+    """The run was begun in a sandbox. `epoch`: which life of the executor this is; what was lost in a crash has no
+    Released."""
+
+    epoch: int
+
+
+class Released(Trace, frozen=True, array_like=True, tag=20):
+    """The run was dropped from memory. An end (Completed, Failed, Terminated, Held) drops it too, without this."""
+
+    reason: Literal["waits", "paused", "shutdown", "sandbox died", "moved on"]
+
+
+class StepHeartbeat(Trace, frozen=True, array_like=True, tag=21):
+    """The attempt is alive; `details` are for the next one."""
+
+    path: str
+    attempt: int
+    details: bytes
+
+
+# --- what the run shows
+
+
+class StatusSet(Trace, frozen=True, array_like=True, tag=22):
+    """`self.status` was set for the `number`-th time in this execution (those in between may be left out)."""
+
+    number: int
+    value: bytes
+
+
+class AttributesSet(Trace, frozen=True, array_like=True, tag=23):
+    """Search attributes were changed; `attributes` is an encoded dict of all of them. `number` as in StatusSet; 0: from
+    outside."""
+
+    number: int
+    attributes: bytes
+
+
+class Emitted(Trace, frozen=True, array_like=True, tag=24):
+    """Items of an output stream; `first` is the place of the first in the stream, from 0.
+
+    From a step: `path` and `attempt`. From `run()`: `path` "", and `number` counts what it emitted in this execution,
+    these included, so that a replay does not emit them again.
+    """
+
+    stream: str
+    first: int
+    items: list[bytes]
+    path: str
+    attempt: int
+    number: int
+
+
+# --- children
+
+
+ClosePolicy = Literal["terminate", "abandon"]
+
+
+class ChildRequested(Entry, frozen=True, array_like=True, tag=25):
+    """A child is to be started. `commit` None: whatever `channel` is on. `close`: what happens to it if the parent ends
+    or gives it up first; `is_awaited`: the step's outcome is the child's."""
+
+    path: str
+    asked: bytes
+    where: str
+    child: str
+    workflow: str
+    commit: str | None
+    channel: str | None
+    payload: bytes
+    close: ClosePolicy
+    is_awaited: bool
+
+
+class ChildStarted(Entry, frozen=True, array_like=True, tag=26):
+    """It exists, pinned to `commit`."""
+
+    path: str
+    commit: str
+
+
+class ChildEnded(Entry, frozen=True, array_like=True, tag=27):
+    """How it ended, or why it could not be started. `value`: what it returned; `error`: why it did not."""
+
+    path: str
+    state: Literal["complete", "failed", "terminated", "refused"]
+    value: bytes | None
+    error: ErrorFact | None
+
+
+class ChildClosed(Trace, frozen=True, array_like=True, tag=37):
+    """A child that is wanted no more (its close policy says so) has been terminated, or had ended before."""
+
+    child: str
+
+
+# --- executions
+
+
+class Continued(Entry, frozen=True, array_like=True, tag=28):
+    """`run()` begins anew with another payload (continue_as_new). Facet, unread events and identity stay."""
+
+    workflow: str
+    commit: str
+    payload: bytes
+    seed: bytes
+
+
+class Restarted(Entry, frozen=True, array_like=True, tag=29):
+    """`run()` begins anew; of what is recorded, entries up to sequence `after` count, and, with `keeps_events`, the
+    events after it. The facet is as it was then."""
+
+    after: int
+    keeps_events: bool
+    by: str = ""
+
+
+class StartDue(Entry, frozen=True, array_like=True, tag=33):
+    """The time of a delayed start has come."""
+
+
+class Rescheduled(Entry, frozen=True, array_like=True, tag=34):
+    """A delayed start was replaced before its time (debounce)."""
+
+    payload: bytes
+    start_at_ms: int
+
+
+# --- undo
+
+
+class Undoing(Entry, frozen=True, array_like=True, tag=30):
+    """What the finished steps did is being undone, the latest first. `error`: why it failed; None: it is terminated.
+    The steps that undo have paths "undo/<path of the step>"."""
+
+    error: ErrorFact | None
+    by: str = ""
+
+
+# --- updates
+
+
+class UpdateAccepted(Entry, frozen=True, array_like=True, tag=31):
+    """A request that the workflow's validator let pass; its handler runs now."""
+
+    id: str
+    name: str
+    payload: bytes
+
+
+class UpdateEnded(Entry, frozen=True, array_like=True, tag=32):
+    """What the handler returned, or raised."""
+
+    id: str
+    value: bytes | None
+    error: ErrorFact | None
+
+
+# --- groups
+
+
+class GroupStarted(Entry, frozen=True, array_like=True, tag=35):
+    path: str
+    asked: bytes
+    where: str
+
+
+class GroupEnded(Entry, frozen=True, array_like=True, tag=36):
+    path: str
 
 
 AnyEntry = (
@@ -170,7 +421,33 @@ AnyEntry = (
     | Terminated
     | Held
     | Unheld
+    | StepStarted
+    | Activated
+    | Released
+    | StepHeartbeat
+    | StatusSet
+    | AttributesSet
+    | Emitted
+    | ChildRequested
+    | ChildStarted
+    | ChildEnded
+    | ChildClosed
+    | Continued
+    | Restarted
+    | StartDue
+    | Rescheduled
+    | Undoing
+    | UpdateAccepted
+    | UpdateEnded
+    | GroupStarted
+    | GroupEnded
 )
 
-StepRecord = StepSucceeded | AttemptFailed | StepFailed | SleepStarted | WaitStarted
+StepRecord = StepSucceeded | AttemptFailed | StepFailed | SleepStarted | WaitStarted | ChildRequested | GroupStarted
 """Entries that record what the run asked for; replay compares each with the request of the same path."""
+
+HIDDEN: frozenset[type[Entry]] = frozenset({StepStarted, Activated, Released, ChildClosed})
+"""Kinds that are not sent to the run."""
+
+HIDDEN_TAGS = frozenset({18, 19, 20, 37})
+"""Of these kinds; the tag is byte 18 of the stored form."""

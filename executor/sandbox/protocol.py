@@ -60,11 +60,14 @@ class Activate(Frame, frozen=True, tag=1):
 
 
 class Entries(Frame, frozen=True, tag=2):
-    """Durable journal entries in stored form (`codec.decode`), `first` being the sequence of the first."""
+    """Durable journal entries in stored form (`codec.decode`), `first` being the sequence of the first.
+
+    A number among them stands for so many entries that are not for the run (`executor.core.visible`).
+    """
 
     run: int
     first: int
-    entries: list[bytes]
+    entries: list[bytes | int]
 
 
 class Attempt(Frame, frozen=True, tag=3):
@@ -123,7 +126,27 @@ class Ping(Frame, frozen=True, tag=7):
     number: int
 
 
-ToSandbox = Activate | Entries | Attempt | Quiesce | Drop | FacetImage | FacetPages | FacetFailed | Ping
+class Update(Frame, frozen=True, tag=10):
+    """A request for the workflow's update handler `name`; answered by the command AcceptUpdate, or by Answer with an
+    error if the validator refuses it. Sent to runs that are live only."""
+
+    run: int
+    number: int
+    id: str
+    name: str
+    payload: bytes
+
+
+class Ask(Frame, frozen=True, tag=11):
+    """A question for the workflow's query handler `name`; answered by Answer."""
+
+    run: int
+    number: int
+    name: str
+    payload: bytes
+
+
+ToSandbox = Activate | Entries | Attempt | Quiesce | Drop | FacetImage | FacetPages | FacetFailed | Ping | Update | Ask
 
 
 # --- sandbox → executor
@@ -191,7 +214,16 @@ class Pong(Frame, frozen=True, tag=25):
     number: int
 
 
-FromSandbox = Ready | BootFailed | Turn | Output | NeedFacet | NeedPages | Pong
+class Answer(Frame, frozen=True, tag=27):
+    """Answer to Ask, or the refusal of an Update. Exactly one of `value` and `error` is set."""
+
+    run: int
+    number: int
+    value: bytes | None
+    error: ErrorFact | None
+
+
+FromSandbox = Ready | BootFailed | Turn | Output | NeedFacet | NeedPages | Pong | Answer
 
 
 class ProtocolError(Exception):
