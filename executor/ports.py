@@ -12,6 +12,7 @@ from typing import BinaryIO, Literal, NamedTuple, Protocol
 
 import msgspec
 
+from executor.core.entries import StartOptions
 from executor.core.errors import PerdureError
 from executor.sandbox.protocol import FromSandbox, ToSandbox
 from executor.sandbox.spec import DeathReason, SandboxSpec
@@ -165,13 +166,14 @@ class StateStore(Protocol):
 
 class Start(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An instance to be made, pinned to `commit`. `key`: tenant and id. `is_new`: its id was drawn just now and cannot
-    be taken."""
+    be taken. `options` are written into its journal; they do not count when an id is started again."""
 
     key: tuple[str, str]
     workflow: str
     commit: str
     payload: bytes
     is_new: bool = False
+    options: StartOptions | None = None
 
 
 class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -58,7 +58,8 @@ class Starting:
         if resident.instance.sequence:
             return resident
         seed = self._entropy.draw(SEED_BYTES)
-        started = Started(self._engine.clock.now_ms(), start.workflow, start.commit, start.payload, seed)
+        now_ms = self._engine.clock.now_ms()
+        started = Started(now_ms, start.workflow, start.commit, start.payload, seed, start.options)
         commit = self._engine.commit(resident, (started,), landing=Landing())
         if found is not None:
             self._engine.residents.release(found)
