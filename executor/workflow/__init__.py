@@ -4,29 +4,33 @@ from executor.workflow import Workflow, Retry, NonRetryableError, StepTimeout, E
 """
 
 from executor.workflow.base import Event, Facet, Row, Workflow
+from executor.workflow.blob import Blob
 from executor.workflow.durations import Duration
 from executor.workflow.errors import (
     EventTimeout,
     FacetBusy,
+    HeartbeatTimeout,
     NonRetryableError,
     NotHere,
     StepFailed,
     StepTimeout,
 )
-from executor.workflow.options import Retry
+from executor.workflow.options import Retry, Undo
 from executor.workflow.runtime import ReceivedEvent
 from executor.workflow.step import CurrentAttempt, Step
 
-for _public in (EventTimeout, FacetBusy, NonRetryableError, NotHere, StepFailed, StepTimeout):
+for _public in (EventTimeout, FacetBusy, HeartbeatTimeout, NonRetryableError, NotHere, StepFailed, StepTimeout):
     _public.__module__ = __name__  # the name under which tenants know it, in tracebacks and journals too
 
 __all__ = [
+    "Blob",
     "CurrentAttempt",
     "Duration",
     "Event",
     "EventTimeout",
     "Facet",
     "FacetBusy",
+    "HeartbeatTimeout",
     "NonRetryableError",
     "NotHere",
     "ReceivedEvent",
@@ -35,5 +39,6 @@ __all__ = [
     "Step",
     "StepFailed",
     "StepTimeout",
+    "Undo",
     "Workflow",
 ]

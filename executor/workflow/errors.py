@@ -34,6 +34,10 @@ class StepTimeout(StepFailed):
     """A StepFailed whose last attempt ran longer than the step's `timeout`."""
 
 
+class HeartbeatTimeout(StepTimeout):
+    """A StepTimeout whose last attempt sent no heartbeat for longer than the step's `heartbeat`."""
+
+
 class EventTimeout(Exception):
     """`wait_for_event` saw no event of its `type` before its timeout. `step` is the wait's path."""
 

@@ -48,6 +48,8 @@ class RunRuntime(Protocol):
         self, name: str, type: str, timeout_ms: int | None, where: str
     ) -> Coroutine[Any, Any, ReceivedEvent]: ...
 
+    def emit(self, stream: str, item: Any) -> None: ...
+
 
 class AttemptRuntime(Protocol):
     """One attempt of a step, while it executes."""
@@ -60,6 +62,17 @@ class AttemptRuntime(Protocol):
 
     @property
     def idempotency_key(self) -> str: ...
+
+    @property
+    def last_heartbeat(self) -> Any:
+        """Details of the last heartbeat of the attempt before this one, decoded; None if there were none."""
+
+    def heartbeat(self, details: Any) -> None: ...
+
+    def emit(self, stream: str, item: Any) -> None: ...
+
+    def stream_part(self, id: int, number: int) -> bytes | None:
+        """A part of a stream that is in the facet."""
 
     def facet_execute(self, sql: str, parameters: Parameters) -> list[Any]: ...
 

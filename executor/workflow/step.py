@@ -6,14 +6,15 @@ import functools
 import inspect
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from executor.workflow import runtime
+from executor.workflow.blob import Blob
 from executor.workflow.durations import Duration, duration_ms
 from executor.workflow.errors import NotHere
-from executor.workflow.options import OPTIONS, OPTIONS_LATER, Retry, StepOptions
+from executor.workflow.options import OPTIONS, OPTIONS_LATER, Retry, StepOptions, Undo
 from executor.workflow.runtime import ReceivedEvent
 
 _P = ParamSpec("_P")
@@ -27,6 +28,18 @@ class _Missing:
 _MISSING = _Missing()
 
 
+class OptionsGiven(TypedDict, total=False):
+    """What `step.options(…)` and `@step.do(name, …)` take; docs/workflows.md has their meaning."""
+
+    retry: Retry
+    timeout: Duration | None
+    undo: Callable[..., Any] | Undo | None
+    sensitive: bool
+    heartbeat: Duration | None
+    stream: bool
+    grace: Duration
+
+
 @dataclass(frozen=True, slots=True)
 class CurrentAttempt:
     """The attempt that executes now. `idempotency_key` is the same for all attempts of a step and for no other step."""
@@ -35,6 +48,19 @@ class CurrentAttempt:
     attempt: int
     deadline: datetime | None
     idempotency_key: str
+    last_heartbeat: Any = None
+    """Details of the last heartbeat of the attempt before this one, or of this one before it was lost; else None."""
+    _runtime: runtime.AttemptRuntime | None = field(default=None, repr=False, compare=False)
+
+    def heartbeat(self, details: Any = None) -> None:
+        """Say that the attempt is alive; from any thread, as often as you like.
+
+        `details`: a value of up to 64 KiB for the next attempt (`last_heartbeat`); without it the last ones stay.
+        Raises NotHere once the attempt is over: a thread, which cannot be cancelled, ends by that.
+        """
+        if self._runtime is None:
+            raise NotHere("heartbeat() works inside a step, while its attempt executes")
+        self._runtime.heartbeat(details)
 
 
 class StepDecorator:
@@ -110,7 +136,33 @@ class Step:
     ) -> Coroutine[Any, Any, _T]: ...
 
     @overload
-    def do(self, name: str, /, *, retry: Retry = ..., timeout: Duration | None = ...) -> StepDecorator: ...
+    def do(
+        self,
+        name: str,
+        /,
+        *,
+        retry: Retry = ...,
+        timeout: Duration | None = ...,
+        undo: Callable[..., Any] | Undo | None = ...,
+        sensitive: bool = ...,
+        heartbeat: Duration | None = ...,
+        stream: Literal[False] = ...,
+        grace: Duration = ...,
+    ) -> StepDecorator: ...
+
+    @overload
+    def do(
+        self,
+        name: str,
+        /,
+        *,
+        stream: Literal[True],
+        retry: Retry = ...,
+        timeout: Duration | None = ...,
+        undo: Callable[..., Any] | Undo | None = ...,
+        heartbeat: Duration | None = ...,
+        grace: Duration = ...,
+    ) -> Callable[[Callable[_P, Any]], Callable[_P, Coroutine[Any, Any, Blob]]]: ...
 
     def do(
         self, name: str, function: Callable[..., Any] | _Missing = _MISSING, /, *args: Any, **kwargs: Any
@@ -128,14 +180,20 @@ class Step:
             _check_misplaced_options(function, kwargs)
         return self._runtime.do(name, function, args, kwargs, _DEFAULT_OPTIONS, _where())
 
-    def options(
-        self, *, retry: Retry | None = None, timeout: Duration | None = None, **later: object
-    ) -> StepWithOptions:
+    def options(self, **options: Unpack[OptionsGiven]) -> StepWithOptions:
         """Options for the direct form: `await step.options(retry=Retry(limit=2)).do("name", function, argument)`."""
-        given: dict[str, object] = {"timeout": timeout, **later}
-        if retry is not None:
-            given["retry"] = retry
-        return StepWithOptions(self._runtime, StepOptions().changed(given))
+        return StepWithOptions(self._runtime, StepOptions().changed(options))
+
+    def emit(self, stream: str, item: Any) -> None:
+        """Append a value to one of the instance's output streams, from `run()` or a step; durable a moment later.
+
+        What an attempt of a step has emitted stays, also if the attempt fails; each item tells which one it is from.
+        """
+        attempt = None if runtime.in_run() else runtime.current_attempt.get()
+        if attempt is None:
+            self._runtime.emit(stream, item)
+        else:
+            attempt.emit(stream, item)
 
     def sleep(self, name: str, duration: Duration) -> Coroutine[Any, Any, None]:
         """Sleep durably: no process or memory is used meanwhile, restarts do not matter."""
@@ -164,7 +222,14 @@ class Step:
         attempt = None if runtime.in_run() else runtime.current_attempt.get()
         if attempt is None:
             raise NotHere("step.current() works inside a step; in run() there is no attempt to tell of")
-        return CurrentAttempt(attempt.name, attempt.attempt, attempt.deadline, attempt.idempotency_key)
+        return CurrentAttempt(
+            attempt.name,
+            attempt.attempt,
+            attempt.deadline,
+            attempt.idempotency_key,
+            attempt.last_heartbeat,
+            attempt,
+        )
 
 
 _DEFAULT_OPTIONS = StepOptions()

@@ -1,0 +1,48 @@
+"""Blob: the bytes that a step with `stream=True` gave, kept in the instance's facet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from executor.workflow import runtime
+from executor.workflow.errors import NotHere
+
+PART_BYTES = 256 * 1024
+"""All parts of a stream but the last are of this size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """`size` bytes with this `sha256` (hex). They are read in steps: hand the Blob to one, as an argument."""
+
+    id: int
+    size: int
+    sha256: str
+
+    def read(self) -> bytes:
+        """All of it. Inside a step only."""
+        return b"".join(self.chunks())
+
+    def chunks(self) -> Iterator[bytes]:
+        """Its bytes in order, in parts of up to 256 KiB. Inside a step only; the step takes the facet for it."""
+        if runtime.in_run():
+            raise NotHere(
+                "a Blob was read in run(); read it inside a step and give it as an argument: "
+                'await step.do("name", function, blob)'
+            )
+        attempt = runtime.current_attempt.get()
+        if attempt is None:
+            raise NotHere("a Blob was read outside of a step; its bytes are in the facet of a running instance")
+        return self._parts(attempt)
+
+    def _parts(self, attempt: runtime.AttemptRuntime) -> Iterator[bytes]:
+        left = self.size
+        number = 0
+        while left > 0:
+            part = attempt.stream_part(self.id, number)
+            if part is None or len(part) != min(left, PART_BYTES):
+                raise NotHere(f"the bytes of this Blob ({self.size}, sha256 {self.sha256[:12]}…) are not in this facet")
+            yield part
+            left -= len(part)
+            number += 1
