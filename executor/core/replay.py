@@ -122,6 +122,10 @@ class Replay:
         """`run()` has returned or raised; from now on it requests nothing."""
         self.run_ended = True
 
+    def skip_to(self, sequence: int) -> None:
+        """Entries up to there are not for the run."""
+        self.seen = max(self.seen, sequence)
+
     def accept(self, sequence: int, entry: AnyEntry) -> Resolution | Divergence | None:
         """Take the next entry. None: it resolves nothing. Raises Corrupt for a journal that no executor writes."""
         if sequence != self.seen + 1:
@@ -133,7 +137,7 @@ class Replay:
         if isinstance(entry, entries.EventReceived):
             if self._events is None:
                 self._events = {}
-            self._events[sequence] = entry
+            self._events[entry.number] = entry
             return None
         if isinstance(entry, entries.SleepEnded | entries.WaitEnded | entries.Cancelled):
             request = self._open.get(entry.path)
@@ -180,7 +184,7 @@ class Replay:
         event = self._events.pop(entry.event, None) if self._events is not None else None
         if event is None:
             raise Corrupt(
-                f'journal entry {sequence} gives event {entry.event} to wait "{entry.path}", but there is none to give',
+                f'journal entry {sequence} gives event number {entry.event} to wait "{entry.path}", but there is none to give',
                 code="corrupt_journal",
             )
         return self._resolve(request, event)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, Protocol
@@ -85,7 +85,7 @@ class Run:
 
     __slots__ = (
         "_ambient", "_cancelled", "_code", "_commands", "_coroutine_count", "_dropped", "_executing", "_facet",
-        "_instance", "_last_made", "_loop", "_new", "_outer", "_over", "_pending", "_process", "_quiesced", "_replay",
+        "_instance", "_is_live_told", "_last_made", "_loop", "_new", "_outer", "_over", "_pending", "_process", "_quiesced", "_replay",
         "_scope", "_seed", "_task", "_told", "_total", "_unbegun", "_workflow", "number", "recorder",
     )  # fmt: skip
 
@@ -97,6 +97,7 @@ class Run:
         self._instance = activate.instance
         self._workflow = sys.intern(activate.workflow)  # not the frame: it has texts that all runs share here
         self._total = activate.total
+        self._is_live_told = False
         self._replay = Replay()
         self._loop: detloop.DetLoop = detloop.NO_LOOP
         self._ambient = _NO_AMBIENT
@@ -132,20 +133,26 @@ class Run:
 
     # --- frames
 
-    def deliver(self, first: int, stored: list[bytes]) -> None:
-        """Take entries, each as far as the run goes. Entries seen before are skipped."""
+    def deliver(self, first: int, stored: Sequence[bytes | int]) -> None:
+        """Take entries, each as far as the run goes; a number stands for so many that are not for it. Entries seen
+        before are skipped."""
         replay = self._replay
         sequence = first - 1
         try:
             for data in stored:
-                sequence += 1
-                if sequence <= replay.seen or self._dropped:
-                    continue
-                try:
-                    self._accept(sequence, codec.decode(data)[0])
-                except PerdureError as error:  # a journal that cannot be: the instance is held, its bytes are kept
-                    self._diverge(str(error), None, None)
-                if replay.seen == self._total:
+                if type(data) is int:
+                    sequence += data
+                    replay.skip_to(sequence)
+                else:
+                    sequence += 1
+                    if sequence <= replay.seen or self._dropped:
+                        continue
+                    try:
+                        self._accept(sequence, codec.decode(data)[0])  # type: ignore[arg-type]  # bytes
+                    except PerdureError as error:  # it cannot be: the instance is held, its bytes are kept
+                        self._diverge(str(error), None, None)
+                if not self._is_live_told and replay.seen >= self._total:
+                    self._is_live_told = True
                     self._leave()
                     self.recorder.go_live()
         finally:
@@ -235,12 +242,8 @@ class Run:
     # --- entries
 
     def _accept(self, sequence: int, entry: AnyEntry) -> None:
-        if sequence == 1:
-            if not isinstance(entry, entries.Started):
-                self._diverge("the journal does not begin with Started", None, None)
-                return
-            self._replay.accept(sequence, entry)
-            self._start(entry)
+        if self._task is None and not self._over:
+            self._accept_before_begin(sequence, entry)
             return
         outcome = self._replay.accept(sequence, entry)
         now_ms = max(self.recorder.now_ms, entry.at_ms)  # it never goes back, whatever the executor's clock did
@@ -259,13 +262,20 @@ class Run:
         if outcome is not None:
             self._drive(self._pending.pop(outcome.request.path), outcome.outcome)
 
-    def _start(self, entry: entries.Started) -> None:
+    def _accept_before_begin(self, sequence: int, entry: AnyEntry) -> None:
+        self._replay.accept(sequence, entry)
+        if isinstance(entry, entries.Started | entries.Continued):
+            self._start(entry)
+        elif not isinstance(entry, entries.EventReceived):
+            self._diverge("the journal does not begin with Started", None, None)
+
+    def _start(self, entry: entries.Started | entries.Continued) -> None:
         self._seed = entry.seed
         self._ambient = ambient.Ambient(entry.seed, self._scope)
         digest = blake2b(entry.seed, digest_size=8, person=b"perdure hashes").digest()
         self._loop = detloop.new_loop(self, hash_base=int.from_bytes(digest, "big"))
         self._loop.now_ms = self._ambient.now_ms = entry.at_ms
-        self.recorder.moved_to(1, entry.at_ms)
+        self.recorder.moved_to(self._replay.seen, entry.at_ms)
         code = self._process.bundle.workflows.get(self._workflow)
         if code is None:
             known = ", ".join(sorted(self._process.bundle.workflows)) or "none"

@@ -68,7 +68,7 @@ def test_entries_that_resolve_nothing() -> None:
     step = replay.request("step", "a", ASKED, "")
     failed = AttemptFailed(0, "a#1", ASKED, "", 1, 0, ErrorFact("E", "m"), 9, 5)
     for sequence, entry in enumerate(
-        [SleepStarted(0, "s#1", ASKED, "", 9), failed, EventReceived(0, "e", "t", b""), Paused(0), Resumed(0)], start=2
+        [SleepStarted(0, "s#1", ASKED, "", 9), failed, EventReceived(0, "e", "t", b"", 1), Paused(0), Resumed(0)], start=2
     ):
         assert replay.accept(sequence, entry) is None
     assert (sleep.recorded, step.recorded, step.attempts_failed) == (True, True, 1)
@@ -77,10 +77,10 @@ def test_entries_that_resolve_nothing() -> None:
 def test_wait_gets_the_event_that_its_entry_names() -> None:
     replay = started()
     replay.request("wait", "w", ASKED, "")
-    event = EventReceived(0, "e", "t", b"payload")
+    event = EventReceived(0, "e", "t", b"payload", 1)
     replay.accept(2, event)
     replay.accept(3, WaitStarted(0, "w#1", ASKED, "", "t", None))
-    assert replay.accept(4, WaitEnded(0, "w#1", 2)).outcome is event
+    assert replay.accept(4, WaitEnded(0, "w#1", 1)).outcome is event
 
 
 def test_wait_without_event_timed_out() -> None:
@@ -94,15 +94,15 @@ def test_event_given_to_a_wait_that_was_given_up_stays_for_another() -> None:
     replay = started()
     first = replay.request("wait", "w", ASKED, "")
     replay.accept(2, WaitStarted(0, "w#1", ASKED, "", "t", None))
-    replay.accept(3, EventReceived(0, "e", "t", b""))
+    replay.accept(3, EventReceived(0, "e", "t", b"", 1))
     replay.give_up(first)
-    assert replay.accept(4, WaitEnded(0, "w#1", 3)) is None
+    assert replay.accept(4, WaitEnded(0, "w#1", 1)) is None
     assert first.event_unseen
     assert replay.accept(5, Cancelled(0, "w#1")) is None
     assert first.cancel_recorded
     replay.request("wait", "w", ASKED, "")
     replay.accept(6, WaitStarted(0, "w#2", ASKED, "", "t", None))
-    assert replay.accept(7, WaitEnded(0, "w#2", 3)).outcome.id == "e"
+    assert replay.accept(7, WaitEnded(0, "w#2", 1)).outcome.id == "e"
 
 
 def test_outcome_of_a_request_that_was_given_up_resolves_nothing() -> None:
