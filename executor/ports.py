@@ -38,7 +38,8 @@ class Clock(Protocol):
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What the index knows of an instance, as of a record. `wake_at_ms` None: no timer wakes it."""
+    """What the index knows of an instance, as of a record. `wake_at_ms` None: no timer wakes it. `attributes`: what it
+    can be found by (`executor.core.attributes`)."""
 
     state: str
     wake_at_ms: int | None
@@ -47,6 +48,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     created_at_ms: int
     updated_at_ms: int
     summary: bytes
+    attributes: bytes = b""
 
 
 class Append(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):

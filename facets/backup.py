@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from facets import attributes
 from facets import delta as deltas
 from facets.bases import stored_deltas
 from facets.chunks import decode_chunk, decode_run, row_ids, sequence_of, unpack
@@ -144,6 +145,7 @@ def state_problems(snapshot: Snapshot, view: View, path: Path) -> list[str]:
         ("delta", "id >> 24"),
         ("base", "key"),
         ("paged", "key"),
+        ("attribute_set", "key"),
         ("paged_chunk", f"id >> {CHUNK_BITS}"),
     ):
         orphans = connection.execute(
@@ -156,6 +158,7 @@ def state_problems(snapshot: Snapshot, view: View, path: Path) -> list[str]:
     kept = "SELECT version, state, number FROM tally WHERE number <> 0"
     if set(connection.execute(counted)) != set(connection.execute(kept)):
         problems.append(f"{path.name}: the tally does not have the numbers of the instances")
+    problems += [f"{path.name}: {problem}" for problem in attributes.problems(connection)]
     for found in connection.execute(f"SELECT {COLUMNS} FROM instance ORDER BY key"):  # noqa: S608 - own names
         row = InstanceRow(*found)
         try:

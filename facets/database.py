@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import apsw
+import msgspec
 
 from facets.errors import Corrupt, StorageFull, StoreFailed, Unavailable
 
@@ -98,6 +99,11 @@ def bring_home(connection: apsw.Connection, path: Path) -> None:
 def query(connection: apsw.Connection, sql: str, bindings: Sequence[Any] = ()) -> Iterator[Any]:
     """Rows, read as they are asked for. Their types are the schema's, which the driver cannot know: a border."""
     return connection.execute(sql, tuple(bindings))
+
+
+def listed(values: Sequence[object]) -> str:
+    """For json_each."""
+    return msgspec.json.encode(values).decode()
 
 
 @contextmanager

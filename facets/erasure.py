@@ -15,8 +15,9 @@ from pathlib import Path
 import apsw
 import msgspec
 
+from facets import attributes
 from facets.chunks import row_ids
-from facets.database import query, transaction
+from facets.database import listed, query, transaction
 from facets.output import OutputStore
 from facets.paged import chunk_ids
 
@@ -54,6 +55,7 @@ def remove(connection: apsw.Connection, keys: Sequence[int], tally: Tally) -> No
         "OR key IN (SELECT key FROM base) OR key IN (SELECT key FROM paged))",
         (listed(keys),),
     )
+    attributes.remove(connection, keys)
     connection.execute(f"DELETE FROM instance WHERE {among}", (listed(keys),))  # noqa: S608
 
 
@@ -65,11 +67,6 @@ def doom_tenant(connection: apsw.Connection, name: str) -> bool:
         (name,),
     )
     return connection.changes() > 0
-
-
-def listed(values: Sequence[object]) -> str:
-    """For json_each."""
-    return msgspec.json.encode(values).decode()
 
 
 def erase_some(connection: apsw.Connection, path: Path, output: OutputStore) -> int:

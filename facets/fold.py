@@ -20,9 +20,9 @@ import apsw
 import msgspec
 
 from facets import bases, erasure
-from facets.database import reading, store_failed, transaction
+from facets.database import listed, reading, store_failed, transaction
 from facets.dictionary import Dictionary
-from facets.erasure import Tally, listed
+from facets.erasure import Tally
 from facets.errors import Fenced, StorageFull
 from facets.limits import Limits
 from facets.log import Log

@@ -32,7 +32,8 @@ COLUMNS = (
     "(SELECT name FROM state WHERE id = instance.state), wake_at_ms, "
     "(SELECT workflow FROM version WHERE id = instance.version), "
     '(SELECT "commit" FROM version WHERE id = instance.version), '
-    "created_at_ms, updated_at_ms, summary, facet_bytes"
+    "created_at_ms, updated_at_ms, summary, facet_bytes, "
+    "coalesce((SELECT content FROM attribute_set WHERE attribute_set.key = instance.key), x'')"
 )
 OF_TENANT = "tenant = (SELECT id FROM tenant WHERE name = ?)"
 # A listing by workflow or commit goes along this many versions of it at once; for more, along the tenant's instances.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from facets import attributes
 from facets import delta as deltas
 from facets.errors import FacetError, Refused, SequenceConflict
 from facets.limits import Limits
@@ -99,6 +100,7 @@ def check(record: RecordLike, limits: Limits) -> None:
         and (0 < sequence <= SEQUENCE_MAX or (sequence == 0 and not record.entry and not delta))
         and len(record.entry) <= limits.journal_entry_bytes_max
         and len(row.summary) <= limits.summary_bytes_max
+        and (not row.attributes or attributes.problem(row.attributes) is None)
     ):
         if delta:
             _check_delta(record, delta, limits)
@@ -134,6 +136,9 @@ def _problem(record: RecordLike, limits: Limits) -> tuple[str, str]:
     if len(record.row.summary) > limits.summary_bytes_max:
         text = f"its summary has {len(record.row.summary)} bytes, the limit is {limits.summary_bytes_max}"
         return "summary_too_large", text
+    problem = attributes.problem(record.row.attributes)
+    if problem is not None:
+        return "attributes_invalid", problem
     return "record_invalid", "its times must be 64-bit milliseconds"
 
 

@@ -39,7 +39,8 @@ _BATCH = struct.Struct(">BI")
 class RowUpdate(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What the index knows of an instance; each record carries all of it, and the last one wins.
 
-    `wake_at_ms` None: no timer. `summary` is the executor's own small blob; nothing here looks into it.
+    `wake_at_ms` None: no timer. `summary` is the executor's own small blob; nothing here looks into it. `attributes` is
+    what the instance can be found by (attributes.py); b"": nothing.
     """
 
     state: str
@@ -49,6 +50,7 @@ class RowUpdate(msgspec.Struct, frozen=True, array_like=True, gc=False):
     created_at_ms: int
     updated_at_ms: int
     summary: bytes = b""
+    attributes: bytes = b""
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
@@ -82,6 +84,8 @@ class RowLike(Protocol):
     def updated_at_ms(self) -> int: ...
     @property
     def summary(self) -> bytes: ...
+    @property
+    def attributes(self) -> bytes: ...
 
 
 class RecordLike(Protocol):
@@ -146,6 +150,7 @@ class InstanceRow(msgspec.Struct, frozen=True, gc=False):
     updated_at_ms: int
     summary: bytes
     facet_bytes: int
+    attributes: bytes = b""
 
 
 class OutputLine(msgspec.Struct, frozen=True, gc=False):

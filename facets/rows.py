@@ -14,9 +14,11 @@ from itertools import chain
 import apsw
 import msgspec
 
+from facets import attributes
 from facets.chunks import TAIL_BYTES, cut_into_chunks, head_of, pack, row_id
+from facets.database import listed
 from facets.dictionary import Dictionary
-from facets.erasure import Tally, listed, tally_of
+from facets.erasure import Tally, tally_of
 from facets.shard import shard_of
 from facets.tail import Held
 
@@ -51,12 +53,17 @@ class RowWriter:
         self._new: list[_Row] = []
         self._old: list[_Row] = []
         self._chunks: list[tuple[int, bytes]] = []
+        self._attributes: list[tuple[int, int, bytes]] = []
+        self._has_attributes = attributes.are_any(connection)
 
     def write(self, tenant: int, held: Held) -> None:
         """One instance of the tenant with this id."""
         row = self._row(tenant, held)
         rows = self._new if held.records[0].sequence == 1 else self._old
         rows.append(row)
+        content = held.last.record.row.attributes if held.last is not None else b""
+        if content or (self._has_attributes and rows is self._old):
+            self._attributes.append((held.key, tenant, content))
         self._tally[row[3], row[4]] += 1  # type: ignore[index]  # version and state, both integers
         if len(rows) >= ROW_COUNTS[0]:
             self.flush()
@@ -68,11 +75,15 @@ class RowWriter:
             self._tally.subtract(tally_of(self._connection, keys))
             _write_rows(self._connection, _INSERT, self._old, _UPDATE)
             self._close_tails(keys)
+        if self._attributes:
+            attributes.write(self._connection, self._attributes)
+            self._has_attributes = True
         if self._chunks:
             self._connection.executemany("INSERT INTO chunk VALUES(?, ?)", self._chunks)
         self._new.clear()
         self._old.clear()
         self._chunks.clear()
+        self._attributes.clear()
 
     def _row(self, tenant: int, held: Held) -> _Row:
         """The values of an instance's row; what is too large for its tail goes into chunks."""

@@ -103,6 +103,19 @@ _STATE_1 = """
     CREATE TABLE paged_chunk(id INTEGER PRIMARY KEY, content BLOB NOT NULL);
 """
 
+_STATE_2 = """
+    -- What instances can be found by; only those that have attributes are in these two. See attributes.py.
+    CREATE TABLE attribute_set(key INTEGER PRIMARY KEY, content BLOB NOT NULL);
+    CREATE TABLE attribute(
+        tenant INTEGER NOT NULL,
+        name TEXT NOT NULL,
+        kind INTEGER NOT NULL,
+        value NOT NULL,                             -- no type: SQLite keeps it as it is
+        key INTEGER NOT NULL,
+        PRIMARY KEY (tenant, name, kind, value, key)
+    ) WITHOUT ROWID;
+"""
+
 _OUTPUT_1 = """
     CREATE TABLE line(
         id INTEGER PRIMARY KEY AUTOINCREMENT,       -- the reader's cursor: never used twice
@@ -136,7 +149,7 @@ class Schema:
 
 
 LOG = Schema("log", 0x50444C47, (_LOG_1,))
-STATE = Schema("state", 0x50445354, (_STATE_1,))
+STATE = Schema("state", 0x50445354, (_STATE_1, _STATE_2))
 OUTPUT = Schema("output", 0x50444F55, (_OUTPUT_1,))
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import apsw
 
+from facets.attributes import index_again
 from facets.backup import sync_directory
 from facets.database import connect, transaction
 from facets.dictionary import NEW_IDS, copy_names, count_again
@@ -45,6 +46,7 @@ KEYS = {
     "delta": ("id", 24),
     "base": ("key", 0),
     "history": ("key", 0),
+    "attribute_set": ("key", 0),
     "paged": ("key", 0),
     "paged_chunk": ("id", 20),
     "line": ("key", 0),
@@ -52,7 +54,7 @@ KEYS = {
 }
 """Tables whose rows belong to an instance: the column with its key, and how far the key is shifted there. Each table of
 state.db and output.db is here but `progress` and those that `facets.dictionary` copies (a test looks)."""
-STATE_TABLES = ("instance", "chunk", "delta", "base", "history", "paged", "paged_chunk")
+STATE_TABLES = ("instance", "chunk", "delta", "base", "history", "paged", "paged_chunk", "attribute_set")
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +198,7 @@ def _fill(target: Path, sources: Iterable[Path], shards: Iterable[int]) -> None:
                     _copy(state, f"main.{table}", number)
         with transaction(state, path):
             count_again(state)
+            index_again(state)
             state.execute("UPDATE progress SET next_key = 1 + (SELECT count(*) FROM found)")
         _fill_output(state, target, sources)
         state.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)

@@ -326,6 +326,7 @@ def row_of(key: int, last: Last) -> InstanceRow:
         row.updated_at_ms,
         row.summary,
         last.facet_bytes,
+        row.attributes,
     )
 
 

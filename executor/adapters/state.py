@@ -207,6 +207,7 @@ def _stored(row: facets.InstanceRow) -> StoredRow:
             row.created_at_ms,
             row.updated_at_ms,
             row.summary,
+            row.attributes,
         ),
     )
 

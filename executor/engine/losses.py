@@ -90,5 +90,5 @@ class Losses:
             fact = summary.encode_error(ErrorFact("Corrupt", corrupt.message, "", False, corrupt.code))
             old = found.row
             now_ms = self._engine.clock.now_ms()
-            held = Row("held", None, old.workflow, old.commit, old.created_at_ms, now_ms, fact)
+            held = Row("held", None, old.workflow, old.commit, old.created_at_ms, now_ms, fact, old.attributes)
             store.append([Append(*key, 0, b"", None, held)])

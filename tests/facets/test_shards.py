@@ -229,7 +229,7 @@ def test_second_owner_of_a_data_directory_is_refused(tmp_path: Path) -> None:
 
 def test_every_table_moves_or_is_made_anew(tmp_path: Path) -> None:
     StateStore.open(tmp_path / "state", fold="manual").close()
-    made_anew = {"progress", "state", "tenant", "version", "tally", "doomed", "sqlite_sequence"}
+    made_anew = {"progress", "state", "tenant", "version", "tally", "doomed", "attribute", "sqlite_sequence"}
     for name in ("state.db", "output.db"):
         connection = apsw.Connection(str(tmp_path / "state" / name))
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
