@@ -12,11 +12,13 @@ A class with a leading underscore, or a base without `run` that others derive fr
 from __future__ import annotations
 
 import ast
+import json
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from .declared import DECLARATIONS, NotLiteral, value_of
 from .errors import Diagnostic
 from .rows import WorkflowFound
 from .shown import shown
@@ -25,6 +27,7 @@ ROOT_MODULE, ROOT_CLASS = "executor.workflow", "Workflow"
 LOCK_FILES = ("requirements.txt", "pylock.toml")
 LFS_HEAD = b"version https://git-lfs.github.com/spec/"
 DIAGNOSTICS_MAX = 50
+DECLARED_CHARS_MAX = 64 * 1024
 _ENTRY = "workflows"
 # A chain of aliases longer than this is a loop that we did not notice, or nobody's code.
 _HOPS_MAX = 50
@@ -215,12 +218,45 @@ class Analyser:
             assert where is not None
             self._error(where, run, f"{owner.node.name}.run {problem}")
             return
-        found = WorkflowFound(node.name, source.path, node.lineno, source.name)
+        found = WorkflowFound(node.name, source.path, node.lineno, source.name, self._declared(candidate))
         other = self._found.setdefault(node.name, found)
         if other != found:
             self._error(source, node, f"a workflow {node.name} exists already, in {shown(other.path)}:{other.line}")
 
-    def _error(self, source: _Source, node: ast.stmt, message: str) -> None:
+    def _declared(self, candidate: _Class) -> str:
+        """The declarations of the class, each from itself or the nearest base that has it."""
+        found: dict[str, Any] = {}
+        for name in DECLARATIONS:
+            owner, value = self._assigned(candidate, name)
+            if value is None or (isinstance(value, ast.Constant) and value.value is None):
+                continue
+            try:
+                found[name] = value_of(name, value)
+            except NotLiteral as wrong:
+                source = self._source(owner.module)
+                assert source is not None, "its class was found there"
+                place = wrong.node if isinstance(wrong.node, ast.expr) else value
+                self._error(source, place, f"{name} of {candidate.node.name} {wrong}")
+        text = json.dumps(found) if found else ""
+        if len(text) > DECLARED_CHARS_MAX:
+            own = self._source(candidate.module)
+            assert own is not None, "its class was found there"
+            message = f"the declarations of {candidate.node.name} have {len(text)} characters, the limit is"
+            self._error(own, candidate.node, f"{message} {DECLARED_CHARS_MAX}")
+            return ""
+        return text
+
+    def _assigned(self, candidate: _Class, name: str) -> tuple[_Class, ast.expr | None]:
+        for owner in (candidate, *self._ancestors(candidate)):
+            for statement in _flat(owner.node.body):
+                match statement:
+                    case ast.Assign(targets=[ast.Name(id=bound)], value=value) if bound == name:
+                        return owner, value
+                    case ast.AnnAssign(target=ast.Name(id=bound), value=ast.expr() as value) if bound == name:
+                        return owner, value
+        return candidate, None
+
+    def _error(self, source: _Source, node: ast.stmt | ast.expr, message: str) -> None:
         self._errors.append(Diagnostic(source.path, node.lineno, node.col_offset + 1, message))
 
     def _is_workflow(self, candidate: _Class) -> bool:

@@ -19,7 +19,7 @@ from typing import IO
 from .analysis import DIAGNOSTICS_MAX, Analyser, Analysis, is_importable, syntax_diagnostic
 from .bundle import CACHE_TAG, INTERPRETER_MAGIC, MAGIC, BuildAnswer, BuildRequest, commit_missing, is_current
 from .check import MODE_EXECUTABLE, MODE_LINK, File, Objects, unfold
-from .errors import Diagnostic, LimitExceeded, Refused
+from .errors import Diagnostic, LimitExceeded, code_invalid
 from .limits import Limits
 from .rows import WorkflowFound
 from .shown import shown
@@ -52,7 +52,7 @@ def run_build(request: BuildRequest, report: Callable[[str], None]) -> BuildAnsw
     report("looking for workflows")
     analysis = _analyse(contents, request.limits)
     if analysis.errors:
-        raise _invalid(analysis.errors)
+        raise code_invalid(analysis.errors)
     links = [file.path for file in files if file.mode == MODE_LINK]
     if links:
         more = f" and {len(links) - 1} more" if len(links) > 1 else ""
@@ -100,11 +100,6 @@ def _analyse(contents: _Contents, limits: Limits) -> Analysis:
     return Analyser(contents.sizes(), contents.read, source_bytes_max=limits.source_bytes_max).run()
 
 
-def _invalid(errors: Sequence[Diagnostic]) -> Refused:
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return Refused(f"The code cannot be deployed: {errors[0]}{more}.", code="code_invalid", diagnostics=errors)
-
-
 def _compile_all(
     contents: _Contents, limits: Limits, report: Callable[[str], None]
 ) -> tuple[dict[str, bytes], list[str]]:
@@ -131,7 +126,7 @@ def _compile_all(
             if len(errors) >= DIAGNOSTICS_MAX:
                 break
     if errors:
-        raise _invalid(errors)
+        raise code_invalid(errors)
     notes = [f"{shown(one.filename)}:{one.lineno}: {shown(str(one.message))}" for one in caught]
     return compiled, list(dict.fromkeys(notes))[:_COMPILER_WARNINGS_MAX]
 

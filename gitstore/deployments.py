@@ -30,7 +30,7 @@ def add(
     """A new row, and the note which bundle its commit uses. `tenant` is row number and name."""
     tenant_id, name = tenant
     commit, tree = parse_commit(new.commit), parse_commit(new.tree)
-    workflows = [[found.name, found.path, found.line, found.module] for found in new.workflows]
+    workflows = [[found.name, found.path, found.line, found.module, found.declared] for found in new.workflows]
     connection.execute(
         "INSERT INTO deployments (tenant_id, commit_oid, tree_oid, branch, channel, workflows, warnings,"
         " bundle_key, who, message, created_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",

@@ -70,6 +70,12 @@ class Refused(GitStoreError):
         self.diagnostics = tuple(diagnostics)
 
 
+def code_invalid(errors: Sequence[Diagnostic]) -> Refused:
+    """Sources that cannot be deployed."""
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return Refused(f"The code cannot be deployed: {errors[0]}{more}.", code="code_invalid", diagnostics=errors)
+
+
 class InvalidName(Refused):
     """A tenant, channel, ref, revision or path name that breaks the rules of `names.py`."""
 

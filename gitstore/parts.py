@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 from .database import Database
 from .limits import Limits
 from .names import ensure_repository, parse_tenant, repository_path
+from .rows import WorkflowFound
 
 
 class Closable(Protocol):
@@ -19,6 +20,8 @@ class Closable(Protocol):
 
 
 Shared = TypeVar("Shared", bound=Closable)
+
+CheckWorkflow = Callable[[WorkflowFound], str | None]
 
 
 class TenantLock:
@@ -45,7 +48,17 @@ class TenantLock:
 class Parts:
     """Shared by all threads; every method is thread-safe."""
 
-    def __init__(self, root: Path, database: Database, limits: Limits, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        database: Database,
+        limits: Limits,
+        now_ms: Callable[[], int],
+        *,
+        check_workflow: CheckWorkflow = lambda _found: None,
+    ) -> None:
+        """`check_workflow`: see `GitStore.open`."""
+        self.check_workflow = check_workflow
         self.root = root
         self.database = database
         self.limits = limits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .bundle import Prepared, build, ensure
+from .errors import Diagnostic, code_invalid
 from .ingest import Quarantine
 from .parts import Parts
 
@@ -16,4 +17,12 @@ def analysis_and_bundle(parts: Parts, tenant: str, commit: str, *, quarantine: Q
     Raises Refused (`code_invalid`, with `diagnostics`; `object_refused`), LimitExceeded, Unavailable.
     """
     objects = quarantine.objects_path if quarantine is not None else parts.repository_path(tenant) / "objects"
-    return build(parts, objects, commit)
+    prepared = build(parts, objects, commit)
+    wrong = [
+        Diagnostic(found.path, found.line, 1, f"{found.name}: {problem}")
+        for found in prepared.analysis.workflows
+        if (problem := parts.check_workflow(found)) is not None
+    ]
+    if wrong:
+        raise code_invalid(wrong)
+    return prepared

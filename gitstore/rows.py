@@ -68,12 +68,16 @@ class RefOutcome:
 
 @dataclass(frozen=True, slots=True)
 class WorkflowFound:
-    """A workflow class found by reading the source. `name` is the class name; `module` is dotted."""
+    """A workflow class found by reading the source. `name` is the class name; `module` is dotted.
+
+    `declared`: what the class says about itself, a JSON object of `gitstore.declared`; "" if it says nothing.
+    """
 
     name: str
     path: str
     line: int
     module: str
+    declared: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from .errors import Unavailable
 from .limits import Limits
 from .names import DEFAULT_BRANCH, DEFAULT_CHANNEL, bundles_root, database_path, parse_tenant, trash_root
 from .owner import Owner
-from .parts import Parts
+from .parts import CheckWorkflow, Parts
 from .repository import Repositories, Repository
 from .rows import (
     Access,
@@ -57,11 +57,13 @@ class GitStore:
         limits: Limits | None = None,
         now_ms: Callable[[], int] = _wall_clock_ms,
         deploy_pin: str | None = None,
+        check_workflow: CheckWorkflow = lambda _found: None,
     ) -> GitStore:
         """Open the store in the folder `path`, made if missing, and put right what a crash left half done.
 
         `limits` None: the defaults. `deploy_pin`: a reason for which every deployed commit is pinned in the transaction
-        of its deployment, so that whoever begins work on it later finds it pinned already.
+        of its deployment, so that whoever begins work on it later finds it pinned already. `check_workflow`: what is
+        wrong with a workflow that was found (for its `declared`), or None; a commit with such a one is not deployed.
         Raises Conflict `data_in_use` (one process at a time), Refused `schema_too_new` or `foreign_file`, Corrupt,
         Unavailable.
         """
@@ -75,7 +77,7 @@ class GitStore:
         owner = Owner(root)
         try:
             database = Database(database_path(root), limits, now_ms, deploy_pin=deploy_pin)
-            parts = Parts(root, database, limits, now_ms)
+            parts = Parts(root, database, limits, now_ms, check_workflow=check_workflow)
             try:
                 maintenance.sweep(parts)
                 mirror.heal(parts)
