@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-State = Literal["queued", "running", "waiting", "paused", "held", "complete", "failed", "terminated"]
+State = Literal["queued", "running", "waiting", "paused", "held", "undoing", "complete", "failed", "terminated"]
 FINAL_STATES: frozenset[str] = frozenset({"complete", "failed", "terminated"})
 
 
@@ -78,24 +78,79 @@ class ChannelMoveView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WaitingFor(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing an instance waits for; `str()` tells it to a person."""
+    """One thing an instance waits for; `str()` tells it to a person.
 
-    kind: Literal["sleep", "event", "retry"]
+    start: its delayed start is at `until_ms`; sleep: ends then; event: one of `type`, until then (None: for ever);
+    retry: number `attempt` of `limit`, made at `until_ms`, `error` being the last one; child: the end of instance
+    `child`; paused: by `by` since `since_ms`, until somebody resumes it; held: `error` says why, until somebody acts;
+    queued: its turn, `position` being 1 for the next, behind what `type` names; undo: that what it did is undone,
+    because of `error` or because `by` asked.
+
+    `name` is the step's with its scopes, and `path` its path; both "" where the instance as a whole waits. Times of a
+    paused instance are those from before: they shift by as long as the pause lasts, but for dates.
+    """
+
+    kind: Literal["start", "sleep", "event", "retry", "child", "paused", "held", "queued", "undo"]
     name: str
+    path: str = ""
     until_ms: int | None = None
-    """When the sleep ends, the retry is due, or the wait for the event times out (None: never)."""
     type: str | None = None
     attempt: int | None = None
     limit: int | None = None
     error: str | None = None
+    child: str | None = None
+    by: str | None = None
+    since_ms: int | None = None
+    position: int | None = None
 
     def __str__(self) -> str:
         until = f" until {format_ms(self.until_ms)}" if self.until_ms is not None else ""
-        if self.kind == "event":
-            return f'event "{self.type}" ({self.name}){until}'
-        if self.kind == "retry":
-            return f"retry {self.attempt} of {self.limit} of {self.name}{until.replace('until', 'at')}: {self.error}"
-        return f"sleep {self.name}{until}"
+        since = f" since {format_ms(self.since_ms)}" if self.since_ms is not None else ""
+        by = f" by {self.by}" if self.by else ""
+        match self.kind:
+            case "start":
+                return f"its start{until.replace('until', 'at')}"
+            case "event":
+                return f'event "{self.type}" ({self.name}){until}'
+            case "retry":
+                return (
+                    f"retry {self.attempt} of {self.limit} of {self.name}{until.replace('until', 'at')}: {self.error}"
+                )
+            case "child":
+                return f'child "{self.child}" ({self.name})'
+            case "paused":
+                return f"resume, paused{by}{since}"
+            case "held":
+                return f"help, held{since}: {self.error}"
+            case "queued":
+                return f"its turn, number {self.position} behind {self.type}"
+            case "undo":
+                return f"the undoing of its steps{by}{since}" + (f": {self.error}" if self.error else "")
+            case "sleep":
+                return f"sleep {self.name}{until}"
+
+
+class Executing(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt that is under way, as far as it is journaled."""
+
+    path: str
+    attempt: int
+    since_ms: int
+
+
+class ParentView(msgspec.Struct, frozen=True, kw_only=True):
+    """The instance that started this one, and the path of the step that did."""
+
+    id: str
+    path: str
+
+
+class Queued(msgspec.Struct, frozen=True, kw_only=True):
+    """What an instance in the state queued waits behind ("platform", "tenant", or the name of a limit), and its
+    position there: 1 is the next."""
+
+    limit: str
+    position: int
 
 
 class ErrorView(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,8 +161,12 @@ class ErrorView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """`waiting_for` is the wait that ends first, `waits` are all of them. `attempts` counts failed and final attempts
-    by step. `error` is set in the states failed and held."""
+    """`waiting_for` is what stops it as a whole, or the wait that ends first; `waits` are all of them (at most 20).
+    `attempts` counts failed and final attempts by step. `error` is set in the states failed and held.
+
+    `status`: what the run shows by `self.status`. `attributes`: its search attributes. `executing`: attempts under way.
+    `warnings`: limits that it comes near to. `parent`: who started it, if an instance did. `queued`: in that state.
+    """
 
     tenant: str
     id: str
@@ -122,6 +181,12 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int
     created_at_ms: int
     updated_at_ms: int
+    status: Any = None
+    attributes: dict[str, Any] = {}
+    executing: list[Executing] = []
+    warnings: list[str] = []
+    parent: ParentView | None = None
+    queued: Queued | None = None
 
     @property
     def is_final(self) -> bool:
@@ -129,7 +194,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of a list."""
+    """One row of a list; as in Status."""
 
     tenant: str
     id: str
@@ -141,6 +206,9 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int
     created_at_ms: int
     updated_at_ms: int
+    status: Any = None
+    attributes: dict[str, Any] = {}
+    parent: ParentView | None = None
 
 
 class InstancePage(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,14 +216,62 @@ class InstancePage(msgspec.Struct, frozen=True, kw_only=True):
     next: str | None
 
 
+SENSITIVE: dict[str, Any] = {"$sensitive": True}
+"""Stands for the output of a sensitive step, wherever a value is shown. Compared by identity: a tenant's own dict that
+looks like it is a value as any other."""
+
+
 class JournalItem(msgspec.Struct, frozen=True, kw_only=True):
-    """One journal entry: `kind` in snake case ("step_succeeded") and its fields; values are decoded."""
+    """One journal entry: `kind` in snake case ("step_succeeded") and its fields; values are decoded. docs/journal.md.
+
+    `attempt`: of the step that it is about. `parent`: path of what it belongs to: the group around a step, the step
+    that an item of a stream came from, the step that is undone; None: the run itself.
+    """
 
     sequence: int
     at_ms: int
     kind: str
     chain: str
+    attempt: int | None = None
+    parent: str | None = None
     fields: dict[str, Any]
+
+
+class StreamItem(msgspec.Struct, frozen=True, kw_only=True):
+    """One item of an output stream. `step` is the path of the step that emitted it, "" for `run()` itself, and
+    `attempt` which attempt of it (0 for `run()`)."""
+
+    offset: int
+    item: Any
+    at_ms: int
+    step: str
+    attempt: int
+
+
+class StreamView(msgspec.Struct, frozen=True, kw_only=True):
+    """`count` items so far: the next one has that offset."""
+
+    name: str
+    count: int
+
+
+class QueryResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows of a facet query, as of journal entry `sequence` or a later one. `is_cut`: there were more than `limit`."""
+
+    columns: list[str]
+    rows: list[list[Any]]
+    is_cut: bool
+    sequence: int
+
+
+class UpdateReceipt(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to an update: what its handler returned. `is_duplicate`: one of this id had been accepted before, and
+    this is the answer to that one."""
+
+    id: str
+    name: str
+    value: Any
+    is_duplicate: bool
 
 
 class LogLine(msgspec.Struct, frozen=True, kw_only=True):

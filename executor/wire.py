@@ -2,21 +2,43 @@
 
     encode(view) -> JSON bytes          decode(JSON bytes, type) -> the equal view
 
-Fields that hold a tenant's value are listed here and nowhere else: `Status.output`, `JournalItem.fields`,
-`ResultView.output`, and the payloads of requests.
+Fields that hold a tenant's value are listed here and nowhere else: `TENANTS_FIELDS`, the fields of a JournalItem one by
+one, the rows of a QueryResult, and the payloads and parameters of requests.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
 
 from executor.core.values import from_json, to_json
 from executor.operations import ResultView
-from executor.views import JournalItem, StartOutcome, StartRequest, Status
+from executor.views import (
+    SENSITIVE,
+    InstancePage,
+    InstanceView,
+    JournalItem,
+    QueryResult,
+    StartOutcome,
+    StartRequest,
+    Status,
+    StreamItem,
+    UpdateReceipt,
+)
 
 _Arguments = TypeVar("_Arguments", bound=msgspec.Struct)
+
+TENANTS_FIELDS: dict[type[Any], tuple[str, ...]] = {
+    Status: ("output", "status", "attributes"),
+    InstanceView: ("status", "attributes"),
+    ResultView: ("output",),
+    StreamItem: ("item",),
+    QueryResult: ("rows",),
+    UpdateReceipt: ("value",),
+}
+"""By view: fields that are tenants' values, or lists or dicts of them."""
 
 
 def encode(view: Any) -> bytes:
@@ -54,27 +76,30 @@ def payload_inward(arguments: _Arguments) -> _Arguments:
 
 
 def _outward(view: Any) -> Any:
-    if isinstance(view, list):
-        return [_outward(item) for item in view]
-    if isinstance(view, Status | ResultView):
-        return msgspec.structs.replace(view, output=to_json(view.output))
-    if isinstance(view, JournalItem):
-        return msgspec.structs.replace(view, fields=to_json(view.fields))
-    if isinstance(view, StartOutcome) and view.status is not None:
-        return msgspec.structs.replace(view, status=_outward(view.status))
-    return view
+    return _converted(view, to_json, lambda item: item is SENSITIVE)
 
 
 def _inward(view: Any) -> Any:
+    return _converted(view, from_json, lambda item: item == SENSITIVE)
+
+
+def _converted(view: Any, convert: Callable[[Any], Any], is_hidden: Callable[[Any], bool]) -> Any:
+    """`view` with tenants' values converted; `is_hidden`: what stands for a value that is not shown."""
     if isinstance(view, list):
-        return [_inward(item) for item in view]
-    if isinstance(view, Status | ResultView):
-        return msgspec.structs.replace(view, output=from_json(view.output))
+        return [_converted(item, convert, is_hidden) for item in view]
     if isinstance(view, JournalItem):
-        return msgspec.structs.replace(view, fields=from_json(view.fields))
-    if isinstance(view, StartOutcome) and view.status is not None:
-        return msgspec.structs.replace(view, status=_inward(view.status))
-    return view
+        fields = {name: SENSITIVE if is_hidden(item) else convert(item) for name, item in view.fields.items()}
+        return msgspec.structs.replace(view, fields=fields)
+    if isinstance(view, StartOutcome):
+        status = view.status and _converted(view.status, convert, is_hidden)
+        return msgspec.structs.replace(view, status=status)
+    if isinstance(view, InstancePage):
+        return msgspec.structs.replace(view, items=_converted(view.items, convert, is_hidden))
+    names = TENANTS_FIELDS.get(type(view))
+    if names is None:
+        return view
+    changes = {name: convert(value) for name in names if (value := getattr(view, name))}
+    return msgspec.structs.replace(view, **changes) if changes else view
 
 
 def innermost(error: BaseException) -> BaseException:

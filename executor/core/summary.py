@@ -1,7 +1,8 @@
 """Summary: the small part of an instance that lists and statuses show without reading its journal.
 
 It rides in the instance's row with every record, so it must stay small: attempts are kept for the latest
-`ATTEMPTS_SHOWN_MAX` steps that needed more than one.
+`ATTEMPTS_SHOWN_MAX` steps that needed more than one, waits and executing steps for the first so many, and every text
+is cut.
 """
 
 from __future__ import annotations
@@ -10,49 +11,95 @@ from typing import Literal
 
 import msgspec
 
+from executor.core.bounds import JOURNAL_ENTRIES_MAX, STEP_COUNT_MAX, WARN_AT
 from executor.core.entries import Failed
 from executor.core.failure import ErrorFact
 from executor.core.instance import Instance
 
 ATTEMPTS_SHOWN_MAX = 20
 WAITS_SHOWN_MAX = 20
+EXECUTING_SHOWN_MAX = 20
 MESSAGE_CHARS_MAX = 500
+
+WaitKind = Literal["start", "sleep", "event", "retry", "child", "paused", "held", "undo"]
 
 
 class Wait(msgspec.Struct, frozen=True, array_like=True):
-    """One wait: its kind, its path, when it ends, and what its kind adds."""
+    """One thing that is waited for: its kind, its path ("": the instance as a whole), when it ends, and what its kind
+    adds. `error`: the last one of a retry, why it is held, or what the undoing is for."""
 
-    kind: Literal["sleep", "event", "retry"]
+    kind: WaitKind
     path: str
     until_ms: int | None
     type: str | None = None
     attempt: int | None = None
     limit: int | None = None
     error: str | None = None
+    child: str | None = None
+    by: str | None = None
+    since_ms: int | None = None
+
+
+class Executing(msgspec.Struct, frozen=True, array_like=True):
+    """An attempt that was begun and has not reported."""
+
+    path: str
+    attempt: int
+    since_ms: int
 
 
 class Summary(msgspec.Struct, frozen=True, array_like=True):
+    """`status`: the value that the run shows, encoded; b"": none. `parent`: instance and path of the step that started
+    it."""
+
     waits: list[Wait] = []
     attempts: dict[str, int] = {}
     error: ErrorFact | None = None
+    status: bytes = b""
+    executing: list[Executing] = []
+    warnings: list[str] = []
+    parent: tuple[str, str] | None = None
 
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Summary)
 _EMPTY = _encoder.encode(Summary())
+_WARN_FROM = int(min(STEP_COUNT_MAX, JOURNAL_ENTRIES_MAX) * WARN_AT) - 1
+"""No instance with fewer entries has anything to be warned of."""
 
 
 def encode(instance: Instance) -> bytes:
     """The summary of an instance as bytes."""
     attempts = instance.retried
-    if not (instance.sleeps or instance.waits or instance.retries or attempts or instance.outcome or instance.held):
+    started = instance.started
+    if not (
+        instance.sleeps
+        or instance.waits
+        or instance.retries
+        or attempts
+        or instance.outcome
+        or instance.executing
+        or instance.children
+        or instance.status
+        or instance.held
+        or instance.paused
+        or instance.undoing
+        or (started is not None and started.options is not None)
+        or instance.sequence > _WARN_FROM
+    ):
         return _EMPTY
-    error = _error(instance)
-    waits = [] if instance.outcome is not None else _waits(instance)
-    if not (waits or attempts or error):
-        return _EMPTY
-    shown = dict(list(attempts.items())[-ATTEMPTS_SHOWN_MAX:])
-    return _encoder.encode(Summary(waits[:WAITS_SHOWN_MAX], shown, error))
+    parent = None if started is None else instance.parent
+    is_over = instance.outcome is not None
+    shown = Summary(
+        [] if is_over else _waits(instance)[:WAITS_SHOWN_MAX],
+        dict(list(attempts.items())[-ATTEMPTS_SHOWN_MAX:]) if attempts else {},
+        _error(instance),
+        instance.status,
+        [] if is_over else _executing(instance),
+        [] if is_over else _warnings(instance),
+        None if parent is None else (parent.instance, parent.path),
+    )
+    return _encoder.encode(shown)
 
 
 def encode_error(error: ErrorFact) -> bytes:
@@ -74,18 +121,50 @@ def _error(instance: Instance) -> ErrorFact | None:
 
 
 def _waits(instance: Instance) -> list[Wait]:
+    """What stops it as a whole comes first, then what ends first."""
+    foremost: list[Wait] = []
+    if instance.held is not None:
+        held = instance.held
+        foremost.append(Wait("held", "", None, held.code, error=held.message[:MESSAGE_CHARS_MAX], since_ms=held.at_ms))
+    if instance.paused is not None:
+        foremost.append(Wait("paused", "", None, by=instance.paused.by or None, since_ms=instance.paused.at_ms))
+    if instance.undoing is not None:
+        undoing = instance.undoing
+        why = None if undoing.error is None else _brief(undoing.error)
+        foremost.append(Wait("undo", "", None, error=why, by=undoing.by or None, since_ms=undoing.at_ms))
+    if instance.delayed_until_ms is not None:
+        foremost.append(Wait("start", "", instance.delayed_until_ms))
     waits = [Wait("sleep", path, wake_at_ms) for path, wake_at_ms in instance.sleeps.items()]
     waits.extend(Wait("event", path, wait.deadline_ms, wait.type) for path, wait in instance.waits.items())
     waits.extend(
-        Wait(
-            "retry",
-            path,
-            failed.retry_at_ms,
-            None,
-            failed.attempt,
-            failed.limit,
-            f"{failed.error.type}: {failed.error.message}"[:MESSAGE_CHARS_MAX],
-        )
+        Wait("retry", path, failed.retry_at_ms, None, failed.attempt, failed.limit, _brief(failed.error))
         for path, failed in instance.retries.items()
+        if path not in instance.executing
     )
-    return sorted(waits, key=lambda wait: (wait.until_ms is None, wait.until_ms or 0, wait.path))
+    waits.extend(
+        Wait("child", path, None, child.request.workflow, child=child.request.child)
+        for path, child in instance.children.items()
+        if child.request.is_awaited
+    )
+    return foremost + sorted(waits, key=lambda wait: (wait.until_ms is None, wait.until_ms or 0, wait.path))
+
+
+def _executing(instance: Instance) -> list[Executing]:
+    shown = list(instance.executing.values())[:EXECUTING_SHOWN_MAX]
+    return [Executing(step.path, step.attempt, step.at_ms) for step in shown]
+
+
+def _brief(error: ErrorFact) -> str:
+    return f"{error.type}: {error.message}"[:MESSAGE_CHARS_MAX]
+
+
+def _warnings(instance: Instance) -> list[str]:
+    """What will hold it before long: its owner can still act, by continue_as_new for instance."""
+    found: list[str] = []
+    for what, count, count_max in (
+        ("steps in this execution", instance.step_count, STEP_COUNT_MAX),
+        ("journal entries", instance.sequence, JOURNAL_ENTRIES_MAX),
+    ):
+        if count >= count_max * WARN_AT:
+            found.append(f"{count} {what}, the limit is {count_max}: call self.continue_as_new() before it is reached")
+    return found
