@@ -18,9 +18,10 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from executor.core.commands import Complete, StepDone
+from executor.core.commands import Complete, Emit, StepDone
 from executor.sandbox import ambient, detloop, faults, output, rehearsal
 from executor.sandbox.child_limits import ChildLimits
+from executor.sandbox.facets_inside import RunFacet
 from executor.sandbox.limits import SandboxLimits
 from executor.sandbox.loader import Bundle
 from executor.sandbox.protocol import (
@@ -40,6 +41,8 @@ from executor.sandbox.protocol import (
     Output,
     Ping,
     Pong,
+    Query,
+    QueryAnswer,
     Quiesce,
     Ready,
     ToSandbox,
@@ -47,6 +50,7 @@ from executor.sandbox.protocol import (
     decode_to_sandbox,
     encode_message,
 )
+from executor.sandbox.query import QueriedFacet
 from executor.sandbox.run import Run
 from executor.sandbox.steps import Steps
 from executor.sandbox.threads import LoopExecutor, StepPool
@@ -80,9 +84,11 @@ class Child:
         self.bundle = bundle
         self.steps = Steps(loop, pool, bundle.files, limits)
         self._loop = loop
+        self._limits = limits
         self._send = send
         self._wait_for_frames = wait_for_frames
         self._runs: dict[int, Run] = {}
+        self._queried: QueriedFacet | None = None
         self._outbox: list[FromSandbox] = []
         self._touched: dict[int, Run] = {}
         self._flush_due = False
@@ -114,21 +120,30 @@ class Child:
             self._outbox.append(Pong(frame.number))
             self._flush_soon()
             return
+        if isinstance(frame, Query):
+            self._query(frame)
+            return
         run = self._runs.get(frame.run)
         if run is None:
+            if self._queried is not None and frame.run == self._queried.run:
+                _take_facet(self._queried, frame)
             return
         if isinstance(frame, Entries):
             run.deliver(frame.first, frame.entries)
         elif isinstance(frame, Attempt):
             run.attempt_due(frame.path, frame.attempt)
-        elif isinstance(frame, FacetImage):
-            run.facet.take_image(frame.offset, frame.total, frame.data)
-        elif isinstance(frame, FacetPages | FacetFailed):
-            run.facet.take_pages(frame)
+        elif isinstance(frame, FacetImage | FacetPages | FacetFailed):
+            _take_facet(run.facet, frame)
         elif isinstance(frame, Quiesce):
             run.quiesce()
         elif isinstance(frame, Drop):
             self._drop(frame.run)
+
+    def _query(self, question: Query) -> None:
+        self._queried = QueriedFacet(question.run, self, self._limits)
+        self._outbox.append(self._queried.answer(question))
+        self._queried = None
+        self._flush_soon()
 
     def _drop(self, number: int) -> None:
         run = self._runs.pop(number, None)
@@ -205,10 +220,22 @@ class Child:
         self._send(message)
 
 
+def _take_facet(facet: RunFacet, frame: ToSandbox) -> None:
+    """A frame of the image or pages that it asked for; any other is not for it."""
+    if isinstance(frame, FacetImage):
+        facet.take_image(frame.offset, frame.total, frame.data)
+    elif isinstance(frame, FacetPages | FacetFailed):
+        facet.take_pages(frame)
+
+
 def _weight(frame: FromSandbox) -> int:
+    if isinstance(frame, QueryAnswer):
+        return MESSAGE_WEIGHT_MAX
     if not isinstance(frame, Turn):
         return len(frame.text) * 3 if isinstance(frame, Output) else 1024
     for command in frame.commands:
+        if isinstance(command, Emit) and sum(map(len, command.items)) > CHUNK_BYTES // 8:
+            return MESSAGE_WEIGHT_MAX // 2
         if isinstance(command, StepDone | Complete):
             size = len(command.value)
             if isinstance(command, StepDone) and command.delta is not None:

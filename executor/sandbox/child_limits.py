@@ -13,7 +13,8 @@ class ChildLimits:
     """`step_threads` serve sync steps; at most `attempt_count_max` attempts execute at once in one process: twice the
     runs that a sandbox carries, so that it holds back a run with very many parallel steps, and nothing else.
 
-    Output is bounded per line and per run (one activation of an instance).
+    Output is bounded per line and per run (one activation of an instance). `retry_answer_s`: what a function of a retry
+    option has to answer.
     """
 
     value_bytes_max: int = VALUE_BYTES_MAX
@@ -23,4 +24,5 @@ class ChildLimits:
     output_bytes_max: int = 1024 * 1024
     output_lines_max: int = 20_000
     facet_wait_s: float = 60.0
+    retry_answer_s: float = 5.0
     facet: FacetLimits = field(default_factory=FacetLimits)

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from executor.core.errors import PerdureError
 from executor.core.failure import ErrorFact
-from executor.workflow import NonRetryableError, StepFailed, StepTimeout
+from executor.workflow import HeartbeatTimeout, NonRetryableError, StepFailed, StepTimeout
 
 CHAIN_MAX = 8
 """Causes behind causes, or groups in groups, that a traceback shows."""
@@ -43,7 +43,8 @@ def _of_type(kind: type[BaseException], name: str) -> str:
     return _plain(type.__dict__[name].__get__(kind)) or ""
 
 
-STEP_TIMEOUT = type_name(StepTimeout)
+TIMEOUTS: dict[str, type[StepTimeout]] = {type_name(kind): kind for kind in (StepTimeout, HeartbeatTimeout)}
+"""What `run()` sees of an attempt that failed by one of these."""
 
 
 def fact(error: BaseException, files: Container[str], *, code: str) -> ErrorFact:

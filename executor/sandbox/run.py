@@ -22,7 +22,20 @@ from typing import Any, Protocol
 import msgspec
 
 from executor.core import codec, entries, values
-from executor.core.commands import Cancel, Command, Complete, Diverge, Fail, Sleep, StepDone, StepError, Wait
+from executor.core.commands import (
+    Beat,
+    Cancel,
+    Command,
+    Complete,
+    Diverge,
+    Emit,
+    Fail,
+    Sleep,
+    StepBegun,
+    StepDone,
+    StepError,
+    Wait,
+)
 from executor.core.entries import AnyEntry, StepRef
 from executor.core.errors import PerdureError
 from executor.core.failure import ErrorFact
@@ -31,7 +44,10 @@ from executor.sandbox import ambient, detloop, faults, output
 from executor.sandbox.facets_inside import Host, RunFacet
 from executor.sandbox.loader import Bundle, WorkflowCode
 from executor.sandbox.protocol import Activate, Output, Turn
-from executor.sandbox.steps import NO_KEYWORDS, Attempt, StepCall, Steps, declared_result
+from executor.sandbox.step_attempt import Attempt
+from executor.sandbox.step_calls import NO_KEYWORDS, StepCall, declared_result
+from executor.sandbox.step_streams import blob_of
+from executor.sandbox.steps import Steps
 from executor.workflow import (
     Event,
     EventTimeout,
@@ -40,7 +56,6 @@ from executor.workflow import (
     ReceivedEvent,
     Step,
     StepFailed,
-    StepTimeout,
 )
 from executor.workflow.options import StepOptions
 
@@ -85,7 +100,7 @@ class Run:
 
     __slots__ = (
         "_ambient", "_cancelled", "_code", "_commands", "_coroutine_count", "_dropped", "_executing", "_facet",
-        "_instance", "_is_live_told", "_last_made", "_loop", "_new", "_outer", "_over", "_pending", "_process", "_quiesced", "_replay",
+        "_instance", "_is_live_told", "_is_pressing", "_last_made", "_loop", "_new", "_outer", "_over", "_pending", "_process", "_quiesced", "_replay",
         "_scope", "_seed", "_task", "_told", "_total", "_unbegun", "_workflow", "number", "recorder",
     )  # fmt: skip
 
@@ -110,6 +125,7 @@ class Run:
         self._new: list[_Pending] | None = None
         self._cancelled: list[_Pending] | None = None
         self._commands: list[Command] | None = None
+        self._is_pressing = False
         self._coroutine_count = 0
         self._last_made: _Made | None = None
         self._unbegun: dict[int, _Made] | None = None
@@ -188,7 +204,7 @@ class Run:
         self._dropped = True
         for pending in self._pending.values():
             if pending.attempt is not None:
-                pending.attempt.cancel()
+                pending.attempt.cancel(is_dropped=True)
             if pending.timer is not None:
                 pending.timer.key = None
         if self._facet is not None:
@@ -220,9 +236,10 @@ class Run:
             self._collect()
         idle = (self._executing == 0) if not self._over else True
         told = (self._replay.seen, idle)
-        if not self._commands and (not idle or told == self._told) and self._told[0] > 0:
+        if not self._is_pressing and (not idle or told == self._told) and self._told[0] > 0:
             return []
         self._told = told
+        self._is_pressing = False
         commands, self._commands = self._commands or [], None
         if len(commands) <= 1:
             return [Turn(self.number, self._replay.seen, commands, idle)]
@@ -304,8 +321,11 @@ class Run:
         if isinstance(outcome, entries.StepSucceeded):
             assert pending.call is not None
             try:
-                declared = declared_result(pending.call.function)
-                future.set_result(values.decode(outcome.value, declared=declared, what="result"))
+                if outcome.form == "stream":
+                    future.set_result(blob_of(outcome.value))
+                else:
+                    declared = declared_result(pending.call.function)
+                    future.set_result(values.decode(outcome.value, declared=declared, what="result"))
             except PerdureError as error:
                 future.set_exception(error)
         elif isinstance(outcome, entries.StepFailed):
@@ -400,6 +420,7 @@ class Run:
         self._over = True
         self._replay.end()
         self._commands = [command]
+        self._is_pressing = True
         self._task = None
         self._new = self._cancelled = None
         for pending in self._pending.values():
@@ -444,7 +465,8 @@ class Run:
                 self._say(Cancel(request.path))
 
     def _say(self, command: Command) -> None:
-        """In the next Turn."""
+        """In the next Turn, which is due."""
+        self._is_pressing = True
         if self._commands is None:
             self._commands = [command]
         else:
@@ -458,6 +480,28 @@ class Run:
     def _attempt_gone(self, pending: _Pending) -> None:
         pending.attempt = None
         self._executing -= 1
+
+    def attempt_begun(self, attempt: Attempt) -> None:
+        """Told along with what comes next; alone only if that takes a while (`attempt_lasts`)."""
+        if not self._over:
+            call = attempt.call
+            begun = StepBegun(call.path, call.where, attempt.attempt, attempt.started_at_ms)
+            if self._commands is None:
+                self._commands = [begun]
+            else:
+                self._commands.append(begun)
+
+    def attempt_lasts(self, attempt: Attempt) -> None:
+        del attempt  # its beginning is among the commands, or was told with others
+        if self._commands:
+            self._is_pressing = True
+            self._process.touch(self)
+
+    def attempt_says(self, attempt: Attempt, command: Beat | Emit) -> None:
+        pending = self._pending.get(attempt.call.path)
+        if pending is not None and pending.attempt is attempt and not self._over:
+            self._say(command)
+            self._process.touch(self)
 
     def attempt_over(self, attempt: Attempt, report: StepDone | StepError) -> None:
         """An attempt has its outcome. What it means is the executor's to say, by an entry."""
@@ -661,7 +705,7 @@ def _moment(at_ms: int) -> datetime:
 
 def _step_failed(entry: entries.StepFailed) -> StepFailed:
     error = entry.error
-    kind = StepTimeout if error.type == faults.STEP_TIMEOUT else StepFailed
+    kind = faults.TIMEOUTS.get(error.type, StepFailed)
     return kind(entry.path, entry.attempt, error.type, error.message, error.traceback)
 
 
@@ -670,4 +714,8 @@ def _weight(command: Command) -> int:
         return 512 + len(command.value) + len(command.delta or b"")
     if isinstance(command, Complete):
         return 64 + len(command.value)
-    return 32 * 1024 if isinstance(command, StepError | Fail | Diverge) else 1024
+    if isinstance(command, Emit):
+        return 512 + sum(map(len, command.items))
+    if isinstance(command, StepError | Beat):
+        return 32 * 1024 + len(command.details)
+    return 32 * 1024 if isinstance(command, Fail | Diverge) else 1024

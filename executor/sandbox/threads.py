@@ -10,7 +10,7 @@ import _thread
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from executor.sandbox.limits import THREAD_STACK_BYTES
 
@@ -50,6 +50,45 @@ class StepPool:
                 return
             job()
             del job
+
+
+class PlaceCount(Protocol):
+    """Who counts the places, on the main thread."""
+
+    def thread_taken(self, change: int) -> bool: ...
+
+    def abandoned_thread(self, change: int) -> None: ...
+
+
+class ThreadPlace:
+    """One job's place in the pool, from before it is submitted. Main thread only, but for `enter`.
+
+    `is_free`: a thread was free for it. A job that is abandoned while it executes keeps its thread until it returns.
+    """
+
+    __slots__ = ("_count", "_state", "is_free")
+
+    def __init__(self, count: PlaceCount) -> None:
+        self._count = count
+        self._state: Literal["queued", "executing", "abandoned", "left"] = "queued"
+        self.is_free = count.thread_taken(+1)
+
+    def enter(self) -> None:
+        """The job begins; in its thread."""
+        self._state = "executing"
+
+    def abandon(self) -> None:
+        """Nobody waits for it any more."""
+        if self._state == "executing":
+            self._state = "abandoned"
+            self._count.abandoned_thread(+1)
+
+    def leave(self) -> None:
+        """It has returned."""
+        if self._state == "abandoned":
+            self._count.abandoned_thread(-1)
+        self._state = "left"
+        self._count.thread_taken(-1)
 
 
 class LoopExecutor:

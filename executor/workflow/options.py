@@ -158,7 +158,8 @@ class StepOptions:
             )
         if self.heartbeat_ms is not None and self.timeout_ms is not None and self.heartbeat_ms >= self.timeout_ms:
             raise ValueError(
-                f"step option heartbeat= is {self.heartbeat_ms / 1000:g} s and timeout= is {self.timeout_ms / 1000:g} s: "
+                f"step option heartbeat= is {self.heartbeat_ms / 1000:g} s and "
+                f"timeout= is {self.timeout_ms / 1000:g} s: "
                 "the timeout would always come first; make heartbeat= the shorter one"
             )
 

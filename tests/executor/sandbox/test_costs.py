@@ -15,7 +15,7 @@ from executor.sandbox.child_limits import ChildLimits
 from executor.sandbox.detloop import DetFuture, DetLoop, DetTask
 from executor.sandbox.protocol import Activate, Drop, Entries
 from executor.sandbox.run import Run
-from executor.sandbox.steps import Attempt
+from executor.sandbox.step_attempt import Attempt
 from tests.executor.fake_executor import BASE_MS, COMMIT, Story, in_process
 from tests.executor.sandbox.test_run import job
 
