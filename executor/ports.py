@@ -8,20 +8,23 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple, Protocol
+from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
 
 import msgspec
 
 from executor.core.entries import StartOptions
 from executor.core.errors import PerdureError
+from executor.core.failure import ErrorFact
 from executor.sandbox.protocol import FromSandbox, ToSandbox
 from executor.sandbox.spec import DeathReason, SandboxSpec
 from executor.views import (
     ChannelMoveView,
     ChannelView,
     DeploymentView,
+    FiringView,
     GarbageView,
     LogLine,
+    Queued,
     TenantView,
     TokenView,
 )
@@ -150,10 +153,11 @@ class StateStore(Protocol):
     def counts(self, tenant: str) -> dict[str, int]: ...
     def commits(self, tenant: str) -> set[str]: ...
     def delete(self, tenant: str, instance: str) -> None: ...
+    def delete_many(self, keys: Sequence[tuple[str, str]]) -> None: ...
     def delete_tenant(self, tenant: str) -> None: ...
     def expire(self, before_ms: Mapping[str, int], *, after: int) -> tuple[list[tuple[str, str]], int | None]:
-        """Delete instances in these states since before the time given for each, behind generation `after`: a portion,
-        and where the next begins (None: that was the last)."""
+        """Delete instances without wake time, in these states since before the time given for each, behind generation
+        `after`: a portion, and where the next begins (None: that was the last)."""
         ...
 
     def append_output(self, lines: Sequence[OutputText]) -> None: ...
@@ -178,11 +182,51 @@ class Start(msgspec.Struct, frozen=True, array_like=True, gc=False):
     options: StartOptions | None = None
 
 
+class ChildStart(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A child to be made; its options say whose it is. `channel` not None: on whatever that is on; the commit of
+    `start` counts for nothing then."""
+
+    start: Start
+    channel: str | None = None
+
+
+class ChildEnd(msgspec.Struct, frozen=True, array_like=True):
+    """How a child ended that step `path` of its parent waits for. `value`: what it returned, encoded, if its state is
+    complete; else `error` says why it did not."""
+
+    path: str
+    child: str
+    commit: str
+    state: Literal["complete", "failed", "terminated"]
+    value: bytes | None
+    error: ErrorFact | None
+
+
 class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """An instance as it is durably. `output`: what `run()` returned, encoded; None in any state but complete."""
+    """An instance as it is durably. `output`: what `run()` returned, encoded; None in any state but complete.
+    `queued`: where it waits for its turn, if that is known and it does."""
 
     row: StoredRow
     output: bytes | None = None
+    queued: Queued | None = None
+
+
+class Queried(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a query of a facet gave, as of entry `sequence` or a later one; `is_cut`: there were more rows. The values in
+    `rows` are None, int, finite float, str or bytes."""
+
+    columns: list[str]
+    rows: list[list[Any]]
+    is_cut: bool
+    sequence: int
+
+
+class Updated(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The end of an update: exactly one of `value` and `error` is set. `is_new`: this request made it."""
+
+    value: bytes | None
+    error: ErrorFact | None
+    is_new: bool
 
 
 class Vitals(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -258,6 +302,13 @@ class Instances(Protocol):
         """The facet as an ordinary SQLite file; b"": it has none."""
         ...
 
+    async def child_ended(self, tenant: str, parent: str, end: ChildEnd) -> None:
+        """Journal in `parent` how its child ended, durably, if it still waits for that. Idempotent; a parent that is
+        gone, has ended or wants it no more is no error."""
+
+    async def close_children(self, tenant: str, parent: str, children: Sequence[str]) -> None:
+        """Terminate those of these instances that are children of `parent` and have not ended, durably. Idempotent."""
+
     async def vitals(self) -> Vitals: ...
     async def backup(self, target: Path) -> None:
         """A consistent copy of each store into the directory `target`, which exists."""
@@ -265,6 +316,27 @@ class Instances(Protocol):
     async def check(self) -> list[str]:
         """Problems found in what is stored; []: none."""
         ...
+
+
+class Peers(Protocol):
+    """What an engine asks of other instances of the same data, wherever they are: in this process, or in another.
+
+    Everything is idempotent: a caller that died, or got no answer, asks again. Everything may raise Unavailable: the
+    process that has the other instance is being started, or at its bound.
+    """
+
+    async def start_children(self, starts: Sequence[ChildStart]) -> list[Seen | PerdureError]:
+        """Make them, durably, each on a commit that the code store keeps; each fails for itself alone.
+
+        A child that is there already is it, if it has the same parent, workflow and payload. Per child: Conflict
+        (`instance_exists`), Refused (`unknown_workflow`, `not_deployed`), NotFound, Unavailable."""
+        ...
+
+    async def close_children(self, tenant: str, parent: str, children: Sequence[str]) -> None:
+        """See `Instances.close_children`."""
+
+    async def child_ended(self, tenant: str, parent: str, end: ChildEnd) -> None:
+        """See `Instances.child_ended`."""
 
 
 # --- code
@@ -309,6 +381,127 @@ class CodeSource(Protocol):
         self, tenant: str, service: str, body: BinaryIO, *, who: str, protocol: str | None
     ) -> Iterator[bytes]: ...
     def backup(self, target: Path) -> None: ...
+    def close(self) -> None: ...
+
+
+# --- schedules
+
+
+class ScheduleRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A schedule as stored. `spec` is a `core.schedule.ScheduleSpec` as JSON, `payload` an encoded value.
+
+    `revision` grows with every change. `cursor_ms`: times up to it are dealt with, or written down as pending.
+    `due_ms`: when the next one is to be dealt with; None: never, or paused. `running`: instances it started of which it
+    is not known that they have ended.
+    """
+
+    tenant: str
+    name: str
+    workflow: str
+    channel: str
+    origin: Literal["api", "code"]
+    payload: bytes
+    spec: bytes
+    created_at_ms: int
+    cursor_ms: int
+    due_ms: int | None
+    revision: int = 0
+    paused_by: str | None = None
+    running: tuple[str, ...] = ()
+
+
+class Pending(msgspec.Struct, frozen=True, kw_only=True):
+    """A time of a schedule that is to be fired, with what it is to start: written before anything else is done.
+
+    `retry_at_ms` None: it waits for an earlier instance to end.
+    """
+
+    tenant: str
+    name: str
+    scheduled_ms: int
+    workflow: str
+    channel: str
+    payload: bytes
+    attempts: int = 0
+    retry_at_ms: int | None = 0
+    reason: str = ""
+
+
+class Settled(msgspec.Struct, frozen=True, kw_only=True):
+    """A pending time with what became of it, and the instances of its schedule that are running now."""
+
+    pending: Pending
+    firing: FiringView
+    running: tuple[str, ...]
+
+
+class Advanced(msgspec.Struct, frozen=True, kw_only=True):
+    """A decision about the times of `row` up to `cursor_ms`: what is to be fired, what is not, when to look again."""
+
+    row: ScheduleRow
+    pending: tuple[Pending, ...]
+    firings: tuple[FiringView, ...]
+    cursor_ms: int
+    due_ms: int | None
+
+
+class ScheduleStore(Protocol):
+    """Schedules of all tenants. Everything that changes is durable on return, one transaction, one fsync. Raises
+    Unavailable (`storage_full`, `busy`), Corrupt. Thread-safe."""
+
+    def add(self, row: ScheduleRow, *, count_max: int) -> ScheduleRow:
+        """The row; the one that is there if it says the same. Raises Conflict (`schedule_exists`), Refused
+        (`limit_exceeded`: the tenant has `count_max` of that origin)."""
+        ...
+
+    def declare(self, tenant: str, rows: Sequence[ScheduleRow]) -> None:
+        """Make these the tenant's schedules of origin "code". One that is there and says the same stays as it is; one
+        that says something else keeps its pause, its history, and a later cursor. The others are out of sight until
+        they are declared again; what is pending of them is dropped."""
+
+    def delete(self, tenant: str, name: str) -> None:
+        """Raises NotFound (`schedule_not_found`), Conflict (`invalid_state`: it is declared in code)."""
+
+    def delete_tenant(self, tenant: str) -> None: ...
+    def pause(self, tenant: str, name: str, *, by: str) -> None: ...
+    def resume(self, tenant: str, name: str, *, revision: int, cursor_ms: int, due_ms: int | None) -> bool:
+        """False: it has changed since `revision`, look again."""
+        ...
+
+    def get(self, tenant: str, name: str) -> ScheduleRow:
+        """Raises NotFound (`schedule_not_found`)."""
+        ...
+
+    def of_tenant(self, tenant: str) -> list[ScheduleRow]: ...
+    def due(self, now_ms: int, *, limit: int) -> list[ScheduleRow]: ...
+    def next_ms(self) -> int | None:
+        """When the next schedule is due, or the next pending time to be tried."""
+        ...
+
+    def advance(self, decisions: Sequence[Advanced]) -> None:
+        """Write them down. Those about a schedule that has changed since its `row` was read are left out."""
+
+    def startable(self, now_ms: int, *, limit: int) -> list[tuple[ScheduleRow, Pending]]:
+        """The oldest pending time of each schedule that is not paused, if it is to be tried by now."""
+        ...
+
+    def pending(self, tenant: str, name: str) -> list[Pending]: ...
+    def waiting(self) -> list[Pending]:
+        """All that wait for an earlier instance to end, the oldest of each schedule."""
+        ...
+
+    def settle(self, settled: Sequence[Settled], delayed: Sequence[Pending]) -> None:
+        """Those are done with; these are still pending, as they are now."""
+
+    def record(self, tenant: str, name: str, firing: FiringView) -> None:
+        """A firing outside of the schedule's times; its instance is running now."""
+
+    def firings(self, tenant: str, name: str, *, limit: int) -> list[FiringView]:
+        """Newest first."""
+        ...
+
+    def backup(self, target: Path) -> None: ...
+    def check(self) -> list[str]: ...
     def close(self) -> None: ...
 
 

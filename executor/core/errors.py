@@ -34,6 +34,7 @@ CODES: dict[str, str] = {
     "instance_not_found": "No such instance of this tenant.",
     "version_not_found": "No such deployment or commit of this tenant.",
     "channel_not_found": "No such channel of this tenant.",
+    "schedule_not_found": "No such schedule of this tenant.",
     "move_not_found": "No such move in the history of this tenant's channels.",
     "token_not_found": "No such token of this tenant.",
     "file_not_found": "No such file at that commit.",
@@ -45,6 +46,7 @@ CODES: dict[str, str] = {
     "instance_held": "The instance is held and cannot give a result before somebody acts.",
     "instance_terminated": "The instance was terminated and has no result.",
     "invalid_state": "The operation does not apply to the instance's present state.",
+    "schedule_exists": "A schedule of that name exists with another content.",
     "event_exists": "An event of that id exists with another type or payload.",
     "ref_conflict": "The branch or channel moved in between.",
     # Unavailable: try later.

@@ -39,6 +39,8 @@ CATCH_UP_ALL_MS = 86_400_000
 PLAN_MAX = 100
 """Firings planned at once; the rest follows in the next plan."""
 
+DECLARED_MAX = 50
+
 _DAY_S = 86_400
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - wall-clock arithmetic
 _NICKNAMES = {
@@ -142,6 +144,14 @@ def parse_declared(value: Any) -> tuple[ScheduleSpec, Any]:
     return parse_spec(**{name: argument for name, argument in arguments.items() if argument is not None}), payload
 
 
+def parse_declarations(value: Any) -> list[tuple[ScheduleSpec, Any]]:
+    """All schedules that the class attribute `schedule` declares, one or a list, as `parse_declared` reads each."""
+    found = value if isinstance(value, list) else [value]
+    if len(found) > DECLARED_MAX:
+        raise _bad(f"is one of {len(found)} of the same workflow", f"The limit is {DECLARED_MAX}.")
+    return [parse_declared(one) for one in found]
+
+
 _ARGUMENTS = {"cron", "every", "timezone", "start", "end", "overlap", "catch_up", "catch_up_window", "jitter"}
 
 
@@ -197,9 +207,7 @@ def _moment(text: str | None, name: str, timezone: str) -> int | None:
         aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=_zone(timezone))
         return round(aware.timestamp() * 1000)
     except (ValueError, OverflowError):
-        raise _bad(
-            f'has {name} "{text[:80]}", which is no date', 'Dates are ISO 8601: "2027-01-31T06:00".'
-        ) from None
+        raise _bad(f'has {name} "{text[:80]}", which is no date', 'Dates are ISO 8601: "2027-01-31T06:00".') from None
 
 
 def _choice(value: str, name: str, choices: Any) -> Any:
