@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from executor.core.bounds import JOURNAL_ENTRIES_MAX, STEP_COUNT_MAX, WARN_AT
-from executor.core.entries import Failed
+from executor.core.entries import Failed, FlowLimit
 from executor.core.failure import ErrorFact
 from executor.core.instance import Instance
 
@@ -50,7 +50,7 @@ class Executing(msgspec.Struct, frozen=True, array_like=True):
 
 class Summary(msgspec.Struct, frozen=True, array_like=True):
     """`status`: the value that the run shows, encoded; b"": none. `parent`: instance and path of the step that started
-    it."""
+    it. `priority`, `limits`: as it was started with, for the queue of the next life."""
 
     waits: list[Wait] = []
     attempts: dict[str, int] = {}
@@ -59,6 +59,8 @@ class Summary(msgspec.Struct, frozen=True, array_like=True):
     executing: list[Executing] = []
     warnings: list[str] = []
     parent: tuple[str, str] | None = None
+    priority: int = 0
+    limits: tuple[FlowLimit, ...] = ()
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -99,12 +101,24 @@ def encode(instance: Instance) -> bytes:
         [] if is_over else _warnings(instance),
         None if parent is None else (parent.instance, parent.path),
     )
+    if not is_over and started is not None and started.options is not None:
+        options = started.options
+        if options.priority or options.limits:
+            shown = msgspec.structs.replace(shown, priority=options.priority, limits=options.limits)
     return _encoder.encode(shown)
 
 
 def encode_error(error: ErrorFact) -> bytes:
     """The summary of an instance of which nothing but this is known."""
     return _encoder.encode(Summary(error=error))
+
+
+def turn_of(data: bytes) -> tuple[int, tuple[FlowLimit, ...]]:
+    """What decides when the turn of an instance with this summary comes: priority and limits."""
+    if not data or data == _EMPTY:
+        return 0, ()
+    found = decode(data)
+    return found.priority, found.limits
 
 
 def decode(data: bytes) -> Summary:

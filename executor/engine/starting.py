@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from executor.engine.engine import Engine
 
 SEED_BYTES = 16
+QUEUES_MAX = 5
+"""So many times `queued_max` wait in all queues together, at most: some hundred bytes of memory for each instance."""
 
 
 class Starting:
@@ -31,10 +33,12 @@ class Starting:
         asked. Each has its own outcome: Conflict (`instance_exists`), Unavailable (`busy`, `shutting_down`,
         `storage_full`).
         """
-        try:
-            self._check_accepting()
-        except Unavailable as refused:
-            return [refused] * len(starts)
+        refused = self._refusals(starts)
+        if refused:
+            taken = iter(await self.start_many([start for start in starts if start.key[0] not in refused]))
+            return [refused.get(start.key[0]) or next(taken) for start in starts]
+        if not starts:
+            return []
         known = [start.key for start in starts if not start.is_new]
         held = iter(await self._engine.residents.hold_many(known, create=True) if known else ())
         begun = [self._begin(start, None if start.is_new else next(held)) for start in starts]
@@ -84,21 +88,28 @@ class Starting:
         finally:
             self._engine.residents.release(begun)
 
-    def _check_accepting(self) -> None:
+    def _refusals(self, starts: Sequence[Start]) -> dict[str, Unavailable]:
+        """By tenant: why nothing new is taken in now."""
         engine = self._engine
+        tenants = {start.key[0] for start in starts}
         if engine.is_stopping:
-            raise Unavailable("the executor is stopping", code="shutting_down", hint="Try again when it is back.")
-        if len(engine.queue) >= engine.limits.queued_max:
-            raise Unavailable(
-                f"{len(engine.queue)} instances wait for their turn, the limit is {engine.limits.queued_max}",
-                code="busy",
-                hint="Try again after a second.",
-                retry_after_s=1,
-            )
+            stopping = Unavailable("the executor is stopping", code="shutting_down", hint="Try again when it is back.")
+            return dict.fromkeys(tenants, stopping)
         if engine.committer.is_full:
-            raise Unavailable(
-                "more waits to be written than the disk takes in",
-                code="busy",
-                hint="Try again after a second.",
-                retry_after_s=1,
+            return dict.fromkeys(tenants, _busy("more waits to be written than the disk takes in"))
+        queue, queued_max = engine.queue, engine.limits.queued_max
+        total_max = queued_max * QUEUES_MAX
+        if len(queue) >= total_max:
+            return dict.fromkeys(
+                tenants, _busy(f"{len(queue)} instances wait for their turn, the limit is {total_max}")
             )
+        # One tenant's long queue, which may stand behind a limit of its own, is no other tenant's business.
+        return {
+            tenant: _busy(f"{count} instances wait for their turn, the limit is {queued_max}")
+            for tenant in tenants
+            if (count := queue.count_of(tenant)) >= queued_max
+        }
+
+
+def _busy(message: str) -> Unavailable:
+    return Unavailable(message, code="busy", hint="Try again after a second.", retry_after_s=1)
