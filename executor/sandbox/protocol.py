@@ -21,7 +21,7 @@ answer to the journal, and once that is durable sends it (Entries). Replay and l
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -146,7 +146,19 @@ class Ask(Frame, frozen=True, tag=11):
     payload: bytes
 
 
-ToSandbox = Activate | Entries | Attempt | Quiesce | Drop | FacetImage | FacetPages | FacetFailed | Ping | Update | Ask
+class Query(Frame, frozen=True, tag=12):
+    """SQL on the facet that NeedFacet then gets: one statement that reads. `parameters`: MessagePack of a list or a map;
+    `limit`: rows wanted. `run`: a number of its own. Answered by QueryAnswer; for a sandbox without code only."""
+
+    run: int
+    sql: str
+    parameters: bytes
+    limit: int
+
+
+ToSandbox = (
+    Activate | Entries | Attempt | Quiesce | Drop | FacetImage | FacetPages | FacetFailed | Ping | Update | Ask | Query
+)
 
 
 # --- sandbox → executor
@@ -223,7 +235,20 @@ class Answer(Frame, frozen=True, tag=27):
     error: ErrorFact | None
 
 
-FromSandbox = Ready | BootFailed | Turn | Output | NeedFacet | NeedPages | Pong | Answer
+class QueryAnswer(Frame, frozen=True, tag=28):
+    """What the statement gave, or (`code` not "") why it was refused. `is_cut`: there were more rows. The values
+    in `rows` are to be None, int, finite float, str or bytes."""
+
+    run: int
+    columns: list[str]
+    rows: list[list[Any]]
+    is_cut: bool
+    code: str
+    message: str
+    hint: str
+
+
+FromSandbox = Ready | BootFailed | Turn | Output | NeedFacet | NeedPages | Pong | Answer | QueryAnswer
 
 
 class ProtocolError(Exception):

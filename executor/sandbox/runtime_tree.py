@@ -36,7 +36,7 @@ PYTHON = f"{ROOT}/bin/python"
 ZONEINFO = "/usr/share/zoneinfo"
 
 THIRD_PARTY = ("apsw", "msgspec", "landlockpy")
-FACETS_INSIDE = ("image", "pages", "delta", "facet", "fence", "row", "translate", "errors", "limits")
+FACETS_INSIDE = ("image", "pages", "delta", "facet", "fence", "query", "row", "translate", "errors", "limits")
 """Modules of `facets` that work on one database in memory; the others keep state on the host's disk."""
 HOST_ONLY = frozenset(
     {"__init__", "pool", "control", "spec", "watch", "probe", "cell", "runtime_tree", "seccomp_filter"}
