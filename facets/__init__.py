@@ -28,12 +28,14 @@ from facets.limits import Limits
 from facets.log import CommitLog, Head, Log
 from facets.records import InstanceRow, JournalRecord, OutputLine, Record, RowUpdate
 from facets.row import Row
+from facets.search import Condition, Query
 from facets.shard import SHARD_COUNT, shard_of
 from facets.store import StateStore
 
 __all__ = [
     "SHARD_COUNT",
     "CommitLog",
+    "Condition",
     "Conflict",
     "ConstraintFailed",
     "Corrupt",
@@ -50,6 +52,7 @@ __all__ = [
     "OutputLine",
     "PageImage",
     "PositionConflict",
+    "Query",
     "Record",
     "Refused",
     "Row",

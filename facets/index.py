@@ -28,7 +28,7 @@ from facets.records import InstanceRow, RecordLike
 from facets.tail import Overlay, View, Wake
 
 COLUMNS = (
-    "(SELECT name FROM tenant WHERE id = instance.tenant), instance.instance, key, sequence, "
+    "(SELECT name FROM tenant WHERE id = instance.tenant), instance.instance, instance.key, instance.sequence, "
     "(SELECT name FROM state WHERE id = instance.state), wake_at_ms, "
     "(SELECT workflow FROM version WHERE id = instance.version), "
     '(SELECT "commit" FROM version WHERE id = instance.version), '
@@ -211,7 +211,8 @@ def in_states(snapshot: Snapshot, view: View, states: Sequence[str], *, after: i
 def ended(
     snapshot: Snapshot, view: View, before_ms: Mapping[str, int], *, after: int, scan: int
 ) -> tuple[list[tuple[str, str]], int | None]:
-    """Instances, of the next `scan` behind generation `after`, that were last changed before the time of their state.
+    """Instances, of the next `scan` behind generation `after`, that were last changed before the time of their state,
+    and that nothing is to wake.
 
     Also the generation of the last one looked at; None: there are no more. What the tail has changed is not among them.
     """
@@ -227,75 +228,11 @@ def ended(
     found: list[InstanceRow] = []
     for state, time_ms in before_ms.items():
         where = "key > ? AND key <= ? AND state = (SELECT id FROM state WHERE name = ?) AND updated_at_ms < ?"
+        where += " AND wake_at_ms IS NULL"
         rows = _select(snapshot, where, (after, last, state, time_ms))
         found += [row for row in rows if not view.holds(row.tenant, row.instance, snapshot.folded)]
     found.sort(key=lambda row: row.generation)
     return [(row.tenant, row.instance) for row in found], last if number == scan else None
-
-
-def list_rows(
-    snapshot: Snapshot,
-    view: View,
-    tenant: str,
-    *,
-    state: str | None,
-    workflow: str | None,
-    commit: str | None,
-    before: int | None,
-    limit: int,
-) -> list[InstanceRow]:
-    """Rows of a tenant, newest first, older than generation `before`."""
-    overlay = view.overlay(tenant, snapshot.folded)
-    stored = (
-        []
-        if overlay.hides_all
-        else [
-            (row for row in rows if not overlay.hides(row.instance))
-            for rows in _ranges(snapshot, tenant, state=state, workflow=workflow, commit=commit, before=before)
-        ]
-    )
-    ahead = [
-        row
-        for row in overlay.present()
-        if (state is None or row.state == state)
-        and (workflow is None or row.workflow == workflow)
-        and (commit is None or row.commit == commit)
-        and (before is None or row.generation < before)
-    ]
-    ahead.sort(key=lambda row: -row.generation)
-    return list(islice(merge(*stored, ahead, key=lambda row: -row.generation), limit))
-
-
-def _ranges(
-    snapshot: Snapshot, tenant: str, *, state: str | None, workflow: str | None, commit: str | None, before: int | None
-) -> list[Iterator[InstanceRow]]:
-    """What the database has, as ranges of an index, each newest first; the tally says which of them are not empty."""
-    places = list(
-        query(
-            snapshot.connection,
-            "SELECT version.tenant, tally.state, tally.version FROM version "  # noqa: S608 - own names, values are bound
-            "JOIN tally ON tally.version = version.id JOIN state ON state.id = tally.state "
-            f"WHERE version.{OF_TENANT} AND tally.number > 0 AND (?2 IS NULL OR state.name = ?2) "
-            'AND (?3 IS NULL OR version.workflow = ?3) AND (?4 IS NULL OR version."commit" = ?4)',
-            (tenant, state, workflow, commit),
-        )
-    )
-    older = "key < ?" if before is not None else "?"
-    bound = before if before is not None else 1
-    versions = {version for _, _, version in places}
-    if (workflow is None and commit is None) or len(versions) > VERSION_COUNT_MAX:
-        among = "" if workflow is None and commit is None else "AND version IN (SELECT value FROM json_each(?))"
-        listed = (json.dumps(sorted(versions)),) if among else ()
-        return [
-            _select(
-                snapshot, f"tenant = ? AND state = ? AND {older} {among} ORDER BY key DESC", (*place, bound, *listed)
-            )
-            for place in sorted({(tenant_id, state_id) for tenant_id, state_id, _ in places})
-        ]
-    return [
-        _select(snapshot, f"version = ? AND state = ? AND {older} ORDER BY key DESC", (version, state_id, bound))
-        for _, state_id, version in places
-    ]
 
 
 def count(snapshot: Snapshot, view: View, tenant: str) -> dict[str, int]:

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Literal, Self, cast
 
 from facets import backup as backups
-from facets import bases, index, schema
+from facets import bases, index, listing, schema, search
 from facets.chunks import decode_chunk, decode_run, row_id, row_ids, sequence_of
 from facets.database import bring_home, connect, copy_database, reading, transaction
 from facets.errors import Corrupt, FacetError, Fenced, NotFound, Refused, SequenceConflict, StorageFull, StoreFailed
@@ -48,12 +48,14 @@ from facets.records import (
     encode_batch,
 )
 from facets.reserve import Reserve
+from facets.search import Query, cursor_behind
 from facets.tail import SEGMENT_BYTES, Planned, Tail, View
 
 # While a log is read at the start, fold whenever this much has gathered, so that a long log needs no memory.
 RECOVERY_BYTES = 16 * 1024 * 1024
 # What closing erases at most of what was deleted; the next start goes on with it.
 CLOSING_ERASE_BYTES = 64 * 1024 * 1024
+EVERYTHING = Query()
 
 
 class StateStore:
@@ -385,36 +387,28 @@ class StateStore:
             return index.in_states(snapshot, view, sorted(set(states)), after=after, limit=limit)
 
     def list(
-        self,
-        tenant: str,
-        *,
-        state: str | None = None,
-        workflow: str | None = None,
-        commit: str | None = None,
-        limit: int = 100,
-        after: str | None = None,
+        self, tenant: str, wanted: Query = EVERYTHING, *, limit: int = 100, after: str | None = None
     ) -> tuple[builtins.list[InstanceRow], str | None]:
-        """A page of a tenant's instances, newest first, and the cursor of the next page (None: this was the last).
+        """A page of a tenant's instances, and the cursor of the next page (None: this was the last).
 
-        Instances that begin while pages are read do not shift them. Raises Refused (`cursor_invalid`).
+        Instances that begin while pages are read do not shift them; one whose place in the order changes meanwhile may
+        be seen twice, or not. Raises Refused (`query_invalid`, `cursor_invalid`).
         """
-        if after is not None and not (after.isascii() and after.isdigit() and len(after) < 19):
-            raise Refused(f"{after!r} is not a cursor of this listing.", code="cursor_invalid")
+        search.check(wanted)
+        place = None if after is None else search.read_cursor(wanted, after)
         view = self._tail.view()
         with self._readers.snapshot() as snapshot:
-            rows = index.list_rows(
-                snapshot,
-                view,
-                tenant,
-                state=state,
-                workflow=workflow,
-                commit=commit,
-                before=None if after is None else int(after),
-                limit=limit + 1,
-            )
+            rows = listing.list_rows(snapshot, view, tenant, wanted, after=place, limit=limit + 1)
         has_more = len(rows) > limit
         rows = rows[:limit]
-        return rows, str(rows[-1].generation) if has_more and rows else None
+        return rows, cursor_behind(wanted, rows[-1]) if has_more and rows else None
+
+    def matches(self, tenant: str, wanted: Query = EVERYTHING, *, limit: int = search.COUNT_MAX) -> int:
+        """How many instances of a tenant a search finds; `limit` + 1 if there are more. Raises Refused."""
+        search.check(wanted)
+        view = self._tail.view()
+        with self._readers.snapshot() as snapshot:
+            return listing.count_rows(snapshot, view, tenant, wanted, limit=limit + 1)
 
     def count(self, tenant: str) -> dict[str, int]:
         """Number of a tenant's instances by state; states without any are left out."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from facets import Refused, StateStore
+from facets import Query, Refused, StateStore
 from tests.facets.making import names, record
 
 Fold = Callable[[], None]
@@ -70,11 +70,14 @@ def test_listing_by_a_commit_of_many_versions_is_the_same_by_either_way(
         for number in range(60):
             store.append([record(f"i{number:02}", 1, workflow=f"W{number % 20}", commit=f"c{number % 2}")])
         store.fold()
-        by_versions = [names(store.list("acme", commit="c1", limit=7)[0]), names(store.list("acme", workflow="W3")[0])]
-        monkeypatch.setattr("facets.index.VERSION_COUNT_MAX", 0)
+        by_versions = [
+            names(store.list("acme", Query(commit="c1"), limit=7)[0]),
+            names(store.list("acme", Query(workflow="W3"))[0]),
+        ]
+        monkeypatch.setattr("facets.listing.VERSION_COUNT_MAX", 0)
         assert by_versions == [
-            names(store.list("acme", commit="c1", limit=7)[0]),
-            names(store.list("acme", workflow="W3")[0]),
+            names(store.list("acme", Query(commit="c1"), limit=7)[0]),
+            names(store.list("acme", Query(workflow="W3"))[0]),
         ]
         assert by_versions[1] == ["i43", "i23", "i03"]
 
@@ -96,11 +99,11 @@ def test_next_wake_is_the_earliest_and_follows_what_happens(filled: StateStore) 
 
 def test_list_is_newest_first_and_filters_add_up(filled: StateStore) -> None:
     assert names(filled.list("acme")[0]) == [f"i{number}" for number in range(8, -1, -1)]
-    assert names(filled.list("acme", state="complete")[0]) == ["i8", "i3"]
-    assert names(filled.list("acme", workflow="Audit")[0]) == ["i7", "i5", "i3", "i1"]
-    assert names(filled.list("acme", commit="c0")[0]) == ["i8", "i4", "i0"]
-    assert names(filled.list("acme", commit="c3", state="waiting", workflow="Audit")[0]) == ["i7"]
-    assert names(filled.list("acme", commit="c2")[0]) == ["i2"]
+    assert names(filled.list("acme", Query(states=("complete",)))[0]) == ["i8", "i3"]
+    assert names(filled.list("acme", Query(workflow="Audit"))[0]) == ["i7", "i5", "i3", "i1"]
+    assert names(filled.list("acme", Query(commit="c0"))[0]) == ["i8", "i4", "i0"]
+    assert names(filled.list("acme", Query(commit="c3", states=("waiting",), workflow="Audit"))[0]) == ["i7"]
+    assert names(filled.list("acme", Query(commit="c2"))[0]) == ["i2"]
     assert names(filled.list("other")[0]) == ["i0"]
     assert filled.list("nobody") == ([], None)
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 import shutil
 import tempfile
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from facets import JournalRecord, NotFound, Record, RowUpdate, SequenceConflict, StateStore, delta
+from facets import Condition, JournalRecord, NotFound, Query, Record, RowUpdate, SequenceConflict, StateStore, delta
 
 TENANTS = ["acme", "globex"]
 INSTANCES = ["a", "b", "ü"]
@@ -25,6 +28,26 @@ WORKFLOWS = ["Audit", "Onboarding"]
 COMMITS = ["c1", "c2", "c3"]
 NAMES = [(tenant, instance) for tenant in TENANTS for instance in INSTANCES]
 
+NAMES_OF_ATTRIBUTES = ["a", "b"]
+VALUES: list[Any] = [
+    "",
+    "x",
+    "xy",
+    "\U0001f40d",
+    "ÿ",
+    -1,
+    0,
+    2,
+    2.5,
+    2**53 + 1,
+    True,
+    False,
+    datetime(2026, 1, 1, tzinfo=UTC),
+]
+values = st.sampled_from(VALUES)
+attributes = st.dictionaries(st.sampled_from(NAMES_OF_ATTRIBUTES), values).map(
+    lambda found: msgspec.msgpack.encode(found) if found else b""
+)
 rows = st.builds(
     RowUpdate,
     state=st.sampled_from(STATES),
@@ -34,6 +57,47 @@ rows = st.builds(
     created_at_ms=st.integers(0, 3),
     updated_at_ms=st.integers(0, 3),
     summary=st.binary(max_size=4),
+    attributes=attributes,
+)
+conditions = st.one_of(
+    st.builds(
+        Condition,
+        name=st.sampled_from(NAMES_OF_ATTRIBUTES),
+        operator=st.sampled_from(["=", "!=", "<", "<=", ">", ">="]),
+        values=st.tuples(values),
+    ),
+    st.builds(
+        Condition,
+        name=st.sampled_from(NAMES_OF_ATTRIBUTES),
+        operator=st.just("in"),
+        values=st.lists(values, max_size=3).map(tuple),
+    ),
+    st.builds(
+        Condition,
+        name=st.sampled_from(NAMES_OF_ATTRIBUTES),
+        operator=st.just("exists"),
+        values=st.tuples(st.booleans()),
+    ),
+    st.builds(
+        Condition,
+        name=st.sampled_from(NAMES_OF_ATTRIBUTES),
+        operator=st.just("prefix"),
+        values=st.tuples(st.sampled_from(["", "x", "xy", "\U0001f40d"])),
+    ),
+)
+times = st.none() | st.integers(0, 4)
+queries = st.builds(
+    Query,
+    states=st.lists(st.sampled_from(STATES), max_size=2, unique=True).map(tuple),
+    workflow=st.none() | st.sampled_from(WORKFLOWS),
+    commit=st.none() | st.sampled_from(COMMITS),
+    created_from_ms=st.none() | times,
+    created_to_ms=times,
+    updated_from_ms=times,
+    updated_to_ms=times,
+    where=st.lists(conditions, max_size=2).map(tuple),
+    order=st.sampled_from(["created", "updated", "attributes.a", "attributes.b"]),
+    is_descending=st.booleans(),
 )
 entries = st.binary(max_size=6) | st.integers(0, 255).map(lambda byte: bytes([byte]) * 1500)
 images = st.binary(max_size=5) | st.integers(0, 255).map(lambda byte: bytes(range(256)) * 40 + bytes([byte]))
@@ -49,6 +113,80 @@ class Instance:
     row: RowUpdate
     entries: list[tuple[bytes, bool]] = field(default_factory=list)
     images: list[bytes] = field(default_factory=lambda: [b""])
+
+
+def kind(value: Any) -> int:
+    return (
+        1
+        if isinstance(value, bool)
+        else 2
+        if isinstance(value, int | float)
+        else 3
+        if isinstance(value, datetime)
+        else 4
+    )
+
+
+def meets(condition: Condition, known: dict[str, Any]) -> bool:
+    """Written another way than the store does it."""
+    if condition.operator == "exists":
+        return (condition.name in known) == condition.values[0]
+    if condition.name not in known:
+        return False
+    value = known[condition.name]
+    if condition.operator == "in":
+        return any(kind(value) == kind(each) and value == each for each in condition.values)
+    [asked] = condition.values
+    if condition.operator == "!=":
+        return kind(value) != kind(asked) or value != asked
+    if kind(value) != kind(asked):
+        return False
+    match condition.operator:
+        case "=":
+            return bool(value == asked)
+        case "prefix":
+            return bool(value[: len(asked)] == asked)
+        case "<":
+            return bool(value < asked)
+        case "<=":
+            return bool(value <= asked)
+        case ">":
+            return bool(value > asked)
+        case _:
+            return bool(value >= asked)
+
+
+def decoded(row: RowUpdate) -> dict[str, Any]:
+    return msgspec.msgpack.decode(row.attributes) if row.attributes else {}
+
+
+def fits(wanted: Query, row: RowUpdate) -> bool:
+    between = [
+        (wanted.created_from_ms, row.created_at_ms, wanted.created_to_ms),
+        (wanted.updated_from_ms, row.updated_at_ms, wanted.updated_to_ms),
+    ]
+    return (
+        (not wanted.states or row.state in wanted.states)
+        and wanted.workflow in (None, row.workflow)
+        and wanted.commit in (None, row.commit)
+        and all((first is None or first <= at) and (last is None or at < last) for first, at, last in between)
+        and all(meets(condition, decoded(row)) for condition in wanted.where)
+    )
+
+
+def in_order(wanted: Query, rows: list[tuple[str, Instance]]) -> list[tuple[str, Instance]]:
+    newest_first = sorted(rows, key=lambda one: -one[1].born)
+    if wanted.order == "created":
+        return newest_first if wanted.is_descending else newest_first[::-1]
+    if wanted.order == "updated":
+        return sorted(rows, key=lambda one: (one[1].row.updated_at_ms, one[1].born), reverse=wanted.is_descending)
+    name = wanted.order.removeprefix("attributes.")
+    there = [one for one in rows if name in decoded(one[1].row)]
+    there.sort(
+        key=lambda one: (kind(decoded(one[1].row)[name]), decoded(one[1].row)[name], one[1].born),
+        reverse=wanted.is_descending,
+    )
+    return there + [one for one in newest_first if name not in decoded(one[1].row)]
 
 
 class Machine(RuleBasedStateMachine):
@@ -192,32 +330,24 @@ class Machine(RuleBasedStateMachine):
         assert found == [name for _, _, name in expected][:limit]
 
     @rule(
-        tenant=st.sampled_from(TENANTS),
-        state=st.none() | st.sampled_from(STATES),
-        workflow=st.none() | st.sampled_from(WORKFLOWS),
-        commit=st.none() | st.sampled_from(COMMITS),
-        limit=st.integers(1, 3),
+        tenant=st.sampled_from(TENANTS), wanted=queries, limit=st.integers(1, 3), sorted_max=st.sampled_from([-1, 2000])
     )
-    def list(self, tenant: str, state: str | None, workflow: str | None, commit: str | None, limit: int) -> None:
-        expected = [
-            name[1]
-            for name, known in sorted(self.model.items(), key=lambda item: -item[1].born)
-            if name[0] == tenant
-            and state in (None, known.row.state)
-            and workflow in (None, known.row.workflow)
-            and commit in (None, known.row.commit)
-        ]
+    def list(self, tenant: str, wanted: Query, limit: int, sorted_max: int) -> None:
+        rows = [(name[1], known) for name, known in self.model.items() if name[0] == tenant and fits(wanted, known.row)]
+        expected = [name for name, _ in in_order(wanted, rows)]
         found: list[str] = []
         cursor = None
-        while True:
-            page, cursor = self.store.list(
-                tenant, state=state, workflow=workflow, commit=commit, limit=limit, after=cursor
-            )
-            assert len(page) <= limit
-            found += [row.instance for row in page]
-            if cursor is None:
-                break
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("facets.listing.SORTED_MAX", sorted_max)
+            while True:
+                page, cursor = self.store.list(tenant, wanted, limit=limit, after=cursor)
+                assert len(page) <= limit
+                found += [row.instance for row in page]
+                if cursor is None:
+                    break
         assert found == expected
+        assert self.store.matches(tenant, wanted) == len(expected)
+        assert self.store.matches(tenant, wanted, limit=1) == min(2, len(expected))
 
     @rule(states=st.sets(st.sampled_from(STATES)), limit=st.integers(1, 3))
     def in_states(self, states: set[str], limit: int) -> None:
@@ -259,7 +389,14 @@ class Machine(RuleBasedStateMachine):
                 continue
             generations[row.generation] = known.born
             update = RowUpdate(
-                row.state, row.wake_at_ms, row.workflow, row.commit, row.created_at_ms, row.updated_at_ms, row.summary
+                row.state,
+                row.wake_at_ms,
+                row.workflow,
+                row.commit,
+                row.created_at_ms,
+                row.updated_at_ms,
+                row.summary,
+                row.attributes,
             )
             assert (row.tenant, row.instance, update) == (*name, known.row)
             assert (row.sequence, row.facet_bytes) == (len(known.entries), len(known.images[-1]))
