@@ -51,13 +51,15 @@ class StepError(CommandBase, frozen=True, tag=41):
 
 
 class Sleep(CommandBase, frozen=True, tag=42):
-    """Exactly one of `duration_ms` (counted from when the executor journals it) and `until_ms` is set."""
+    """Exactly one of `duration_ms` (counted from when the executor journals it) and `until_ms` is set. `is_date`: that
+    is a date which somebody chose, not a duration that was added up."""
 
     path: str
     asked: bytes
     where: str
     duration_ms: int | None
     until_ms: int | None
+    is_date: bool = False
 
 
 class Wait(CommandBase, frozen=True, tag=43):

@@ -6,26 +6,66 @@ and are hostile: one that no honest sandbox sends raises Violation, and the sand
 
 from __future__ import annotations
 
+from hashlib import blake2b
+from typing import Any
+
 import msgspec
 
-from executor.core import retry
-from executor.core.commands import Cancel, Command, Complete, Diverge, Fail, Sleep, StepDone, StepError, Wait
+from executor.core import attributes, ids, retry, values
+from executor.core.commands import (
+    AcceptUpdate,
+    Beat,
+    Cancel,
+    Child,
+    Command,
+    Complete,
+    Continue,
+    Diverge,
+    Emit,
+    EndUpdate,
+    Fail,
+    GroupBegin,
+    GroupEnd,
+    SetAttributes,
+    SetStatus,
+    Sleep,
+    StepBegun,
+    StepDone,
+    StepError,
+    Undo,
+    Undone,
+    Wait,
+)
 from executor.core.entries import (
     AnyEntry,
     AttemptFailed,
+    AttributesSet,
     Cancelled,
+    ChildRequested,
     Completed,
+    Continued,
+    Emitted,
     EventReceived,
     Failed,
+    GroupEnded,
+    GroupStarted,
     Held,
     SleepEnded,
     SleepStarted,
+    StartDue,
+    StatusSet,
     StepFailed,
+    StepHeartbeat,
+    StepStarted,
     StepSucceeded,
+    Terminated,
+    Undoing,
+    UpdateAccepted,
+    UpdateEnded,
     WaitEnded,
     WaitStarted,
 )
-from executor.core.errors import Conflict
+from executor.core.errors import Conflict, Refused
 from executor.core.failure import ErrorFact
 from executor.core.instance import Instance, event_digest
 
@@ -34,6 +74,14 @@ PATH_CHARS_MAX = 1_024
 WHERE_CHARS_MAX = 512
 VALUE_BYTES_MAX = 1024 * 1024
 SLEEP_MS_MAX = 100 * 366 * 24 * 3_600_000
+STATUS_BYTES_MAX = 4 * 1024
+DETAILS_BYTES_MAX = 64 * 1024
+STREAM_CHARS_MAX = 100
+EMIT_ITEMS_MAX = 10_000
+UNREAD_EVENTS_MAX = 10_000
+NAME_CHARS_MAX = 256
+UNDO = "undo/"
+"""Scope of the steps that undo others."""
 
 
 class Violation(Exception):
@@ -50,14 +98,18 @@ class Decided(msgspec.Struct, frozen=True):
 NOTHING = Decided(())
 
 
-def on_command(instance: Instance, command: Command, *, now_ms: int) -> Decided:
-    """The answer to one command of a run. Raises Violation."""
+def on_command(instance: Instance, command: Command, *, now_ms: int, id: str = "") -> Decided:
+    """The answer to one command of a run; `id` is the instance's. Raises Violation."""
     if instance.outcome is not None or instance.held is not None:
         # The instance ended while the command was under way (a terminate from outside): it is too late.
         return NOTHING
     match command:
+        case StepBegun():
+            return _step_begun(instance, command, now_ms)
         case StepDone():
             _check_attempt(instance, command)
+            if instance.undoing is not None and not command.path.startswith(UNDO):
+                return NOTHING  # It crossed the end of `run()`: as if its process had died just before.
             if len(command.value) > VALUE_BYTES_MAX:
                 raise Violation(f"step {command.path} returned {len(command.value)} bytes")
             succeeded = StepSucceeded(
@@ -68,11 +120,16 @@ def on_command(instance: Instance, command: Command, *, now_ms: int) -> Decided:
                 command.attempt,
                 min(command.started_at_ms, now_ms),
                 command.value,
+                command.form,
             )
             return Decided((succeeded,), command.delta)
         case StepError():
             _check_attempt(instance, command)
+            if instance.undoing is not None and not command.path.startswith(UNDO):
+                return NOTHING
             return Decided((_failed_attempt(instance, command, now_ms),))
+        case Beat():
+            return _beat(instance, command, now_ms)
         case Sleep():
             _check_new(instance, command)
             return Decided(_sleep(command, now_ms))
@@ -81,15 +138,55 @@ def on_command(instance: Instance, command: Command, *, now_ms: int) -> Decided:
             return Decided(_wait(instance, command, now_ms))
         case Cancel():
             return Decided(_cancel(instance, command, now_ms))
-        case Complete():
-            if len(command.value) > VALUE_BYTES_MAX:
-                raise Violation(f"run() returned {len(command.value)} bytes")
-            return Decided((Completed(now_ms, command.value),))
-        case Fail():
-            return Decided((Failed(now_ms, command.error.bounded()),))
+        case Child():
+            _check_new(instance, command)
+            return Decided((_child(instance, command, now_ms, id),))
+        case GroupBegin():
+            _check_new(instance, command)
+            return Decided((GroupStarted(now_ms, command.path, command.asked, command.where),))
+        case GroupEnd():
+            return Decided((GroupEnded(now_ms, command.path),)) if command.path in instance.groups else NOTHING
+        case SetStatus() | SetAttributes() | Emit():
+            return _shown(instance, command, now_ms)
+        case AcceptUpdate() | EndUpdate():
+            return _update(instance, command, now_ms)
+        case Complete() | Continue() | Fail() | Undo() | Undone():
+            return Decided((_end(instance, command, now_ms),))
         case Diverge():
             held = Held(now_ms, "nondeterminism", command.message[:4096], command.recorded, command.requested)
             return Decided((held,))
+
+
+def _end(instance: Instance, command: Complete | Continue | Fail | Undo | Undone, now_ms: int) -> AnyEntry:
+    """How `run()`, or the undoing after it, ended."""
+    undoing = instance.undoing
+    if isinstance(command, Undone) != (undoing is not None):
+        raise Violation(f"a {type(command).__name__} at the wrong time")
+    match command:
+        case Complete():
+            if len(command.value) > VALUE_BYTES_MAX:
+                raise Violation(f"run() returned {len(command.value)} bytes")
+            return Completed(now_ms, command.value)
+        case Continue():
+            if len(command.payload) > VALUE_BYTES_MAX:
+                raise Violation(f"continue_as_new() was given {len(command.payload)} bytes")
+            start = instance.start
+            seed = blake2b(start.seed, digest_size=16, salt=(instance.execution + 1).to_bytes(8, "big")).digest()
+            return Continued(now_ms, start.workflow, start.commit, command.payload, seed)
+        case Fail():
+            return Failed(now_ms, command.error.bounded())
+        case Undo():
+            return Undoing(now_ms, command.error.bounded())
+        case Undone():
+            assert undoing is not None
+            error = undoing.error
+            if error is None:
+                return Terminated(now_ms, undoing.by)
+            if command.failed:
+                names = ", ".join(command.failed[:20])
+                message = f"{error.message} (and it could not be undone: {names})"
+                error = ErrorFact(error.type, message, error.traceback, error.retryable, error.code).bounded()
+            return Failed(now_ms, error)
 
 
 def on_event(instance: Instance, *, id: str, type: str, payload: bytes, now_ms: int) -> Decided:
@@ -106,16 +203,24 @@ def on_event(instance: Instance, *, id: str, type: str, payload: bytes, now_ms: 
                 hint="Use a new id for a new event.",
             )
         return NOTHING
-    received = EventReceived(now_ms, id, type, payload)
-    sequence = instance.sequence + 1
+    if len(instance.unread) >= UNREAD_EVENTS_MAX:
+        raise Refused(
+            f"{len(instance.unread)} events wait to be read, the limit is {UNREAD_EVENTS_MAX}",
+            code="limit_exceeded",
+            hint="Send more when the instance has read some.",
+        )
+    number = instance.event_count + 1
+    received = EventReceived(now_ms, id, type, payload, number)
     for path, wait in instance.waits.items():
-        if wait.type == type:
-            return Decided((received, WaitEnded(now_ms, path, sequence)))
+        if wait.type == type and matches(wait.match, payload):
+            return Decided((received, WaitEnded(now_ms, path, number)))
     return Decided((received,))
 
 
 def on_clock(instance: Instance, now_ms: int) -> Decided:
     """Ends of the sleeps and waits that are due, in the order in which they fell due. Retries are not entries."""
+    if instance.delayed_until_ms is not None:
+        return Decided((StartDue(now_ms),)) if instance.delayed_until_ms <= now_ms else NOTHING
     due: list[tuple[int, int, AnyEntry]] = []
     for path, wake_at_ms in instance.sleeps.items():
         if wake_at_ms <= now_ms:
@@ -132,7 +237,24 @@ def due_retries(instance: Instance, now_ms: int) -> list[AttemptFailed]:
     return sorted(due, key=lambda failed: failed.retry_at_ms)
 
 
-def _check_call(command: StepDone | StepError | Sleep | Wait) -> None:
+def matches(match: bytes, payload: bytes) -> bool:
+    """Whether an event's payload has what a wait asks for: each key (dots reach into it) with an equal value."""
+    if not match:
+        return True
+    wanted, found = values.decode(match), values.decode(payload)
+    return all(_at(found, key.split(".")) == (type(value), value) for key, value in wanted.items())
+
+
+def _at(value: Any, keys: list[str]) -> tuple[type, Any] | None:
+    """The value at a path of keys, with its type (1 is not True); None if there is none."""
+    for key in keys:
+        if type(value) is not dict or key not in value:
+            return None
+        value = value[key]
+    return type(value), value
+
+
+def _check_call(command: StepDone | StepError | Sleep | Wait | Child | GroupBegin) -> None:
     if len(command.asked) != ASKED_BYTES or len(command.where) > WHERE_CHARS_MAX:
         raise Violation(f"a malformed command for {command.path[:80]!r}")
     if not 1 <= len(command.path) <= PATH_CHARS_MAX:
@@ -147,7 +269,7 @@ def _check_attempt(instance: Instance, command: StepDone | StepError) -> None:
         raise Violation(f"step {command.path} reports attempt {command.attempt} out of order")
 
 
-def _check_new(instance: Instance, command: Sleep | Wait) -> None:
+def _check_new(instance: Instance, command: Sleep | Wait | Child | GroupBegin) -> None:
     _check_call(command)
     path = command.path
     if (
@@ -156,6 +278,7 @@ def _check_new(instance: Instance, command: Sleep | Wait) -> None:
         or path in instance.waits
         or path in instance.retries
         or path in instance.attempts
+        or path in instance.children
     ):
         raise Violation(f"{path} is already journaled")
 
@@ -177,7 +300,111 @@ def _failed_attempt(instance: Instance, command: StepError, now_ms: int) -> Atte
         error,
         now_ms + delay,
         command.retry.limit,
+        _details(command),
     )
+
+
+def _details(command: StepError | Beat) -> bytes:
+    if len(command.details) > DETAILS_BYTES_MAX:
+        raise Violation(f"step {command.path} sent {len(command.details)} bytes of details")
+    return command.details
+
+
+def _step_begun(instance: Instance, command: StepBegun, now_ms: int) -> Decided:
+    path = command.path
+    if not 1 <= len(path) <= PATH_CHARS_MAX or len(command.where) > WHERE_CHARS_MAX:
+        raise Violation("a step with an empty or overlong path began")
+    known = instance.executing.get(path)
+    if path in instance.settled or (known is not None and known.attempt >= command.attempt):
+        return NOTHING
+    if command.attempt != instance.attempts.get(path, 0) + 1:
+        raise Violation(f"step {path} begins attempt {command.attempt} out of order")
+    if instance.undoing is not None and not path.startswith(UNDO):
+        return NOTHING
+    at_ms = min(max(command.started_at_ms, instance.updated_at_ms), now_ms)
+    return Decided((StepStarted(at_ms, path, command.where, command.attempt),))
+
+
+def _beat(instance: Instance, command: Beat, now_ms: int) -> Decided:
+    executing = instance.executing.get(command.path)
+    if executing is None or executing.attempt != command.attempt:
+        return NOTHING  # It ended in the meantime.
+    return Decided((StepHeartbeat(now_ms, command.path, command.attempt, _details(command)),))
+
+
+def _child(instance: Instance, command: Child, now_ms: int, id: str) -> ChildRequested:
+    if len(command.payload) > VALUE_BYTES_MAX or len(command.workflow) > NAME_CHARS_MAX:
+        raise Violation(f"child {command.path} has a payload of {len(command.payload)} bytes, or an overlong name")
+    if command.id is not None and not ids.is_instance_id(command.id):
+        raise Violation(f"child {command.path} has a bad id")
+    if command.channel is not None and len(command.channel) > NAME_CHARS_MAX:
+        raise Violation(f"child {command.path} names a bad channel")
+    return ChildRequested(
+        now_ms,
+        command.path,
+        command.asked,
+        command.where,
+        command.id or ids.child_id(id, command.path, instance.execution),
+        command.workflow,
+        instance.start.commit if command.channel is None else None,
+        command.channel,
+        command.payload,
+        command.close,
+        command.is_awaited,
+    )
+
+
+def _shown(instance: Instance, command: SetStatus | SetAttributes | Emit, now_ms: int) -> Decided:
+    """What the run shows to the outside."""
+    match command:
+        case SetStatus():
+            if len(command.value) > STATUS_BYTES_MAX:
+                raise Violation(f"a status of {len(command.value)} bytes")
+            if command.number <= instance.status_number:
+                return NOTHING
+            return Decided((StatusSet(now_ms, command.number, command.value),))
+        case SetAttributes():
+            if command.number <= instance.attributes_number:
+                return NOTHING
+            return Decided((AttributesSet(now_ms, command.number, merged(instance, command.changes)),))
+        case Emit():
+            if len(command.stream) > STREAM_CHARS_MAX or not 1 <= len(command.items) <= EMIT_ITEMS_MAX:
+                raise Violation("a malformed item of a stream")
+            if not command.path and command.number <= instance.emitted_number:
+                return NOTHING
+            first = instance.emitted.get(command.stream, 0)
+            number = 0 if command.path else command.number
+            emitted = Emitted(
+                now_ms, command.stream, first, command.items, command.path[:PATH_CHARS_MAX], command.attempt, number
+            )
+            return Decided((emitted,))
+
+
+def merged(instance: Instance, changes: bytes) -> bytes:
+    """The instance's search attributes with these changes, which a run asks for. Raises Violation."""
+    try:
+        found = values.decode(changes)
+        if type(found) is not dict:
+            raise Violation("changes of attributes that are no dict")
+        return attributes.merge(instance.attributes, found)
+    except Refused as refused:
+        raise Violation(refused.message) from None
+
+
+def _update(instance: Instance, command: AcceptUpdate | EndUpdate, now_ms: int) -> Decided:
+    known = instance.updates.get(command.id)
+    if isinstance(command, AcceptUpdate):
+        if len(command.id) > NAME_CHARS_MAX or len(command.name) > NAME_CHARS_MAX:
+            raise Violation("an update with an overlong name")
+        if known is not None or instance.undoing is not None:
+            return NOTHING
+        return Decided((UpdateAccepted(now_ms, command.id, command.name, command.payload),))
+    if not isinstance(known, UpdateAccepted):
+        return NOTHING
+    if (command.value is None) == (command.error is None) or len(command.value or b"") > VALUE_BYTES_MAX:
+        raise Violation(f"update {command.id[:80]} ended in a malformed way")
+    error = None if command.error is None else command.error.bounded()
+    return Decided((UpdateEnded(now_ms, command.id, command.value, error),))
 
 
 def _sleep(command: Sleep, now_ms: int) -> tuple[AnyEntry, ...]:
@@ -185,7 +412,8 @@ def _sleep(command: Sleep, now_ms: int) -> tuple[AnyEntry, ...]:
         raise Violation(f"sleep {command.path} names both or neither of duration and time")
     wake_at_ms = command.until_ms if command.until_ms is not None else now_ms + (command.duration_ms or 0)
     wake_at_ms = min(wake_at_ms, now_ms + SLEEP_MS_MAX)
-    started = SleepStarted(now_ms, command.path, command.asked, command.where, wake_at_ms)
+    is_absolute = command.until_ms is not None and command.is_date
+    started = SleepStarted(now_ms, command.path, command.asked, command.where, wake_at_ms, is_absolute)
     if wake_at_ms <= now_ms:
         return (started, SleepEnded(now_ms, command.path))
     return (started,)
@@ -193,10 +421,10 @@ def _sleep(command: Sleep, now_ms: int) -> tuple[AnyEntry, ...]:
 
 def _wait(instance: Instance, command: Wait, now_ms: int) -> tuple[AnyEntry, ...]:
     deadline_ms = None if command.timeout_ms is None else now_ms + min(command.timeout_ms, SLEEP_MS_MAX)
-    started = WaitStarted(now_ms, command.path, command.asked, command.where, command.type, deadline_ms)
-    waiting = instance.buffered.get(command.type)
-    if waiting:
-        return (started, WaitEnded(now_ms, command.path, waiting[0]))
+    started = WaitStarted(now_ms, command.path, command.asked, command.where, command.type, deadline_ms, command.match)
+    for number in instance.buffered.get(command.type, ()):
+        if matches(command.match, instance.unread[number].event.payload):
+            return (started, WaitEnded(now_ms, command.path, number))
     return (started,)
 
 
@@ -204,14 +432,16 @@ def _cancel(instance: Instance, command: Cancel, now_ms: int) -> tuple[AnyEntry,
     path = command.path
     if path in instance.sleeps or path in instance.waits or path in instance.retries:
         return (Cancelled(now_ms, path),)
+    if path in instance.children:
+        return (Cancelled(now_ms, path),)
     consumed = instance.consumed.get(path)
     if consumed is None:
         # A sleep that ended in the meantime, or a step that was executing: nothing to undo.
         return ()
     # A run gives up only waits whose event it never saw (the end may have come in the same batch as the entry that
     # made it give up): give the event back, to the next waiter if there is one.
-    event_type, event = consumed
+    event = consumed.event
     for other, wait in instance.waits.items():
-        if wait.type == event_type:
-            return (Cancelled(now_ms, path), WaitEnded(now_ms, other, event))
+        if wait.type == event.type and matches(wait.match, event.payload):
+            return (Cancelled(now_ms, path), WaitEnded(now_ms, other, event.number))
     return (Cancelled(now_ms, path),)

@@ -1,48 +1,141 @@
 """Instance: the fold of a journal. What the executor knows of an instance is a function of its entries, nothing else.
 
 Invariants:
-- `apply` is the only way to change an Instance, and takes entries in journal order;
-- a path is in at most one of `sleeps`, `waits` and `retries`, and in none of them once it is `settled`;
+- `apply` is the only way to change an Instance, and takes entries in journal order (Restarted: `fold` alone);
+- a path is in at most one of `sleeps`, `waits`, `retries` and `children`, and in none of them once it is `settled`;
 - an event is in `buffered` or was consumed by exactly one wait.
+
+What most instances have nothing of is the shared, empty NONE until something comes: an instance that executes a step is
+a few hundred bytes.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from types import MappingProxyType
+from typing import Any, TypeVar, cast
+
+import msgspec
 
 from executor.core import codec
 from executor.core.entries import (
     AnyEntry,
     AttemptFailed,
+    AttributesSet,
     Cancelled,
+    ChildClosed,
+    ChildEnded,
+    ChildRequested,
+    ChildStarted,
     Completed,
+    Continued,
+    Emitted,
     EventReceived,
     Failed,
+    GroupEnded,
+    GroupStarted,
     Held,
+    Parent,
     Paused,
+    Released,
+    Rescheduled,
+    Restarted,
     Resumed,
     SleepEnded,
     SleepStarted,
+    StartDue,
     Started,
+    StatusSet,
     StepFailed,
+    StepHeartbeat,
+    StepStarted,
     StepSucceeded,
     Terminated,
+    Undoing,
     Unheld,
+    UpdateAccepted,
+    UpdateEnded,
     WaitEnded,
     WaitStarted,
 )
 from executor.core.errors import Corrupt
 from executor.core.lifecycle import State
 
-RESOLVING = (StepSucceeded, StepFailed, SleepEnded, WaitEnded)
+RESOLVING = (
+    Started,
+    StepSucceeded,
+    StepFailed,
+    SleepEnded,
+    WaitEnded,
+    StartDue,
+    ChildStarted,
+    ChildEnded,
+    Continued,
+    Restarted,
+    Undoing,
+    UpdateAccepted,
+)
 """Entries after which `run()` can go on."""
-
 
 Outcome = Completed | Failed | Terminated
 _ENDED: dict[type[Outcome], State] = {Completed: "complete", Failed: "failed", Terminated: "terminated"}
+
+NONE: dict[Any, Any] = cast("dict[Any, Any]", MappingProxyType({}))
+"""What there is none of: shared, and never changed."""
+
+
+def _none() -> dict[Any, Any]:
+    return NONE
+
+
+NONE_SET: set[Any] = cast("set[Any]", frozenset())
+
+
+class Child(msgspec.Struct, frozen=True):
+    """A child that the parent still has to do with."""
+
+    request: ChildRequested
+    is_started: bool = False
+
+
+class Consumed(msgspec.Struct, frozen=True):
+    """The event that a wait was given, and where it is in the journal."""
+
+    sequence: int
+    event: EventReceived
+
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+def _with(found: dict[_K, _V], key: _K, value: _V) -> dict[_K, _V]:
+    """`found` with one more, in place unless there was none."""
+    if found is NONE:
+        return {key: value}
+    found[key] = value
+    return found
+
+
+def _without(found: dict[_K, _V], key: _K) -> dict[_K, _V]:
+    found.pop(key, None)
+    return found or NONE
+
+
+def _and(found: set[_K], item: _K) -> set[_K]:
+    if found is NONE_SET:
+        return {item}
+    found.add(item)
+    return found
+
+
+def _but(found: set[_K], item: _K) -> set[_K]:
+    if item in found:
+        found.discard(item)
+    return found or NONE_SET
 
 
 def event_digest(type: str, payload: bytes) -> bytes:
@@ -59,18 +152,56 @@ class Instance:
     started: Started | None = None
     updated_at_ms: int = 0
     resolved_at: int = 0
+    # The execution: `run()` from its first line.
+    execution: int = 0
+    """How often it began anew."""
+    begin: Started | Continued | None = None
+    begin_at: int = 1
+    """What `run()` begins with, and the sequence of that entry."""
+    cuts: tuple[tuple[int, int], ...] = ()
+    carried: set[int] = NONE_SET
+    """Ranges of entries that this execution has nothing to do with, but for the events `carried` over."""
+    step_count: int = 0
+    # What `run()` waits for.
     sleeps: dict[str, int] = field(default_factory=dict)
+    absolute: set[str] = NONE_SET
+    """Those of `sleeps` that end at a date."""
     waits: dict[str, WaitStarted] = field(default_factory=dict)
     retries: dict[str, AttemptFailed] = field(default_factory=dict)
     settled: set[str] = field(default_factory=set)
     attempts: dict[str, int] = field(default_factory=dict)
     retried: dict[str, int] = field(default_factory=dict)
     """Those of `attempts` that tell something: more than one, or one that failed and will be tried again."""
-    buffered: dict[str, deque[int]] = field(default_factory=dict)
-    consumed: dict[str, tuple[str, int]] = field(default_factory=dict)
-    """path of an ended wait -> (event type, event sequence)."""
+    executing: dict[str, StepStarted] = field(default_factory=_none)
+    groups: set[str] = NONE_SET
+    """Paths of groups that have begun and not ended."""
+    delayed_until_ms: int | None = None
+    # Events.
+    event_count: int = 0
     event_ids: dict[str, bytes] = field(default_factory=dict)
-    is_paused: bool = False
+    buffered: dict[str, deque[int]] = field(default_factory=dict)
+    unread: dict[int, Consumed] = field(default_factory=_none)
+    """type -> numbers of events that nobody has consumed, in order; and those events by number."""
+    consumed: dict[str, Consumed] = field(default_factory=dict)
+    """path of an ended wait -> its event."""
+    # Children.
+    children: dict[str, Child] = field(default_factory=_none)
+    """path -> a child that is not started yet, is awaited, or is to be closed when this instance ends."""
+    to_close: set[str] = NONE_SET
+    """Ids of children to be terminated now."""
+    # Requests from outside, and what is shown there.
+    updates: dict[str, UpdateAccepted | UpdateEnded] = field(default_factory=_none)
+    status: bytes = b""
+    status_number: int = 0
+    attributes: bytes = b""
+    attributes_number: int = 0
+    emitted: dict[str, int] = field(default_factory=_none)
+    """stream -> items so far."""
+    emitted_number: int = 0
+    heartbeats: dict[str, StepHeartbeat] = field(default_factory=_none)
+    # State.
+    paused: Paused | None = None
+    undoing: Undoing | None = None
     held: Held | None = None
     outcome: Outcome | None = None
 
@@ -81,15 +212,37 @@ class Instance:
             raise Corrupt("the journal does not begin with Started", code="corrupt_journal")
         return self.started
 
+    @property
+    def parent(self) -> Parent | None:
+        """Who started it, if an instance did."""
+        options = self.start.options
+        return None if options is None else options.parent
+
+    @property
+    def is_paused(self) -> bool:
+        return self.paused is not None
+
+    @property
+    def to_start(self) -> dict[str, ChildRequested]:
+        """Children that were asked for and are not known to exist."""
+        return {path: child.request for path, child in self.children.items() if not child.is_started}
+
+    @property
+    def awaiting(self) -> dict[str, ChildRequested]:
+        """Children whose end `run()` waits for."""
+        return {path: child.request for path, child in self.children.items() if child.request.is_awaited}
+
     def state(self, *, is_resting: bool) -> State:
         """The public state; `is_resting`: nothing executes and the run cannot go on before another entry comes."""
         if self.outcome is not None:
             return _ENDED[type(self.outcome)]
         if self.held is not None:
             return "held"
-        if self.is_paused:
+        if self.paused is not None:
             return "paused"
-        if is_resting:
+        if self.undoing is not None:
+            return "undoing"
+        if is_resting or self.delayed_until_ms is not None:
             return "waiting"
         return "queued" if self.sequence <= 1 else "running"
 
@@ -98,12 +251,16 @@ class Instance:
 
         `besides`: retries that are being made and so are no longer waited for.
         """
+        if self.delayed_until_ms is not None:
+            return self.delayed_until_ms
         if not (self.sleeps or self.waits or self.retries):
             return None
         due = list(self.sleeps.values())
         due.extend(wait.deadline_ms for wait in self.waits.values() if wait.deadline_ms is not None)
         due.extend(retry.retry_at_ms for path, retry in self.retries.items() if path not in besides)
         return min(due, default=None)
+
+    # --- the fold
 
     def apply(self, entry: AnyEntry) -> None:
         """Take the next entry in. Raises Corrupt if no correct executor can have written it here."""
@@ -115,19 +272,27 @@ class Instance:
         if (self.sequence == 1) != isinstance(entry, Started):
             raise Corrupt(f"entry {self.sequence} is a {type(entry).__name__}", code="corrupt_journal")
         match entry:
-            case Started():
-                self.started = entry
+            case StepStarted():
+                self.executing = _with(self.executing, entry.path, entry)
             case StepSucceeded() | StepFailed():
-                self.retries.pop(entry.path, None)
-                self.attempts[entry.path] = entry.attempt
+                path = entry.path
+                self._attempt_over(path)
+                self.retries.pop(path, None)
+                self.attempts[path] = entry.attempt
                 if entry.attempt > 1:
-                    self.retried[entry.path] = entry.attempt
-                self.settled.add(entry.path)
+                    self.retried[path] = entry.attempt
+                self.settled.add(path)
+                self.step_count += 1
             case AttemptFailed():
+                self._attempt_over(entry.path)
                 self.retries[entry.path] = entry
                 self.attempts[entry.path] = self.retried[entry.path] = entry.attempt
+            case StepHeartbeat():
+                self.heartbeats = _with(self.heartbeats, entry.path, entry)
             case SleepStarted():
                 self.sleeps[entry.path] = entry.wake_at_ms
+                if entry.is_absolute:
+                    self.absolute = _and(self.absolute, entry.path)
             case SleepEnded():
                 self.sleeps.pop(entry.path)
                 self.settled.add(entry.path)
@@ -136,27 +301,98 @@ class Instance:
             case WaitEnded():
                 self._end_wait(entry)
             case EventReceived():
-                self.event_ids[entry.id] = event_digest(entry.type, entry.payload)
-                self.buffered.setdefault(entry.type, deque()).append(self.sequence)
+                self._take_event(self.sequence, entry)
             case Cancelled():
                 self._cancel(entry.path)
+            case ChildRequested():
+                self.children = _with(self.children, entry.path, Child(entry))
+            case ChildStarted():
+                self._child_started(entry.path)
+            case ChildEnded():
+                self._forget_child(entry.path)
+                self.settled.add(entry.path)
+            case ChildClosed():
+                self.to_close = _but(self.to_close, entry.child)
+            case GroupStarted():
+                self.groups = _and(self.groups, entry.path)
+                self.settled.add(entry.path)
+            case GroupEnded():
+                self.groups = _but(self.groups, entry.path)
+            case UpdateAccepted() | UpdateEnded():
+                self.updates = _with(self.updates, entry.id, entry)
+            case StatusSet():
+                self.status, self.status_number = entry.value, entry.number
+            case AttributesSet():
+                self.attributes = entry.attributes
+                self.attributes_number = max(self.attributes_number, entry.number)
+            case Emitted():
+                self.emitted = _with(self.emitted, entry.stream, entry.first + len(entry.items))
+                self.emitted_number = max(self.emitted_number, entry.number)
+            case Released():
+                self.executing = NONE
+            case Started():
+                self._start(entry)
+            case StartDue():
+                self.delayed_until_ms = None
+            case Rescheduled():
+                self.begin = self.started = msgspec.structs.replace(self.start, payload=entry.payload)
+                self.delayed_until_ms = entry.start_at_ms
+            case Continued():
+                self._continue(entry)
+            case Restarted():
+                raise Corrupt("a restart needs the journal", code="corrupt_journal")
             case Paused():
-                self.is_paused = True
+                self.paused = entry
             case Resumed():
-                self.is_paused = False
+                self._resume(entry.at_ms)
             case Held():
                 self.held = entry
+                self.executing = NONE
             case Unheld():
                 self.held = None
+            case Undoing():
+                self._abandon_run()
+                self.undoing = entry
             case Completed() | Failed() | Terminated():
+                self._abandon_run()
                 self.outcome = entry
+            case _:  # Activated
+                self.executing = NONE
+
+    def _start(self, entry: Started) -> None:
+        self.started = self.begin = entry
+        if entry.options is not None:
+            self.delayed_until_ms = entry.options.start_at_ms
+            self.attributes = entry.options.attributes
+
+    def _attempt_over(self, path: str) -> None:
+        if path in self.executing:
+            self.executing = _without(self.executing, path)
+        if path in self.heartbeats:
+            self.heartbeats = _without(self.heartbeats, path)
+
+    # --- events
+
+    def _take_event(self, sequence: int, entry: EventReceived) -> None:
+        self.event_count = max(self.event_count, entry.number)
+        self.event_ids[entry.id] = event_digest(entry.type, entry.payload)
+        self._buffer(Consumed(sequence, entry))
+
+    def _buffer(self, kept: Consumed) -> None:
+        event = kept.event
+        queue = self.buffered.setdefault(event.type, deque())
+        if queue and queue[-1] > event.number:  # given back: to its place in the order of arrival
+            self.buffered[event.type] = deque(sorted((*queue, event.number)))
+        else:
+            queue.append(event.number)
+        self.unread = _with(self.unread, event.number, kept)
 
     def _end_wait(self, entry: WaitEnded) -> None:
         wait = self.waits.pop(entry.path)
         self.settled.add(entry.path)
         if entry.event is not None:
             self.buffered[wait.type].remove(entry.event)
-            self.consumed[entry.path] = (wait.type, entry.event)
+            self.consumed[entry.path] = self.unread.pop(entry.event)
 
     def _cancel(self, path: str) -> None:
         self.sleeps.pop(path, None)
@@ -167,15 +403,112 @@ class Instance:
         self.settled.add(path)
         given_back = self.consumed.pop(path, None)
         if given_back is not None:
-            event_type, event = given_back
-            queue = self.buffered.setdefault(event_type, deque())
-            # Back to its place in the order of arrival.
-            self.buffered[event_type] = deque(sorted((*queue, event)))
+            self._buffer(given_back)
+        self._give_up_child(path)
+
+    # --- children
+
+    def _child_started(self, path: str) -> None:
+        child = self.children.get(path)
+        if child is None:
+            return
+        if child.request.is_awaited or child.request.close == "terminate":
+            self.children = _with(self.children, path, Child(child.request, is_started=True))
+        else:
+            self._forget_child(path)
+        if not child.request.is_awaited:
+            self.settled.add(path)
+
+    def _give_up_child(self, path: str) -> None:
+        child = self.children.get(path)
+        if child is not None:
+            self._forget_child(path)
+            if child.request.close == "terminate":
+                self.to_close = _and(self.to_close, child.request.child)
+
+    def _forget_child(self, path: str) -> None:
+        if path in self.children:
+            self.children = _without(self.children, path)
+
+    # --- ends and beginnings
+
+    def _abandon_run(self) -> None:
+        """`run()` waits for nothing any more."""
+        self.sleeps.clear()
+        self.waits.clear()
+        self.retries.clear()
+        self.executing = self.heartbeats = NONE
+        self.absolute = self.groups = NONE_SET
+        self.delayed_until_ms = None
+        self.paused = None
+        for path in list(self.children):
+            self._give_up_child(path)
+
+    def _continue(self, entry: Continued) -> None:
+        self._abandon_run()
+        self.execution += 1
+        self.begin, self.begin_at = entry, self.sequence
+        self.cuts = ((1, self.sequence - 1),)
+        self.carried = {kept.sequence for kept in self.unread.values()} or NONE_SET
+        self.step_count = 0
+        self.settled.clear()
+        self.attempts.clear()
+        self.retried.clear()
+        self.consumed.clear()
+        self.status_number = self.attributes_number = self.emitted_number = 0
+
+    def _resume(self, now_ms: int) -> None:
+        """Durations are as long as they were when it was paused; dates stay."""
+        if self.paused is None:
+            return
+        shift = max(0, now_ms - self.paused.at_ms)
+        self.paused = None
+        for path, at_ms in self.sleeps.items():
+            if path not in self.absolute:
+                self.sleeps[path] = at_ms + shift
+        for path, wait in self.waits.items():
+            if wait.deadline_ms is not None:
+                self.waits[path] = msgspec.structs.replace(wait, deadline_ms=wait.deadline_ms + shift)
+        for path, failed in self.retries.items():
+            self.retries[path] = msgspec.structs.replace(failed, retry_at_ms=failed.retry_at_ms + shift)
 
 
-def fold(journal: list[AnyEntry]) -> Instance:
+def fold(journal: Sequence[AnyEntry]) -> Instance:
     """The instance whose journal this is."""
     instance = Instance()
-    for entry in journal:
-        instance.apply(entry)
+    for index, entry in enumerate(journal):
+        if isinstance(entry, Restarted):
+            instance = _restarted(instance, journal[:index], entry)
+        else:
+            instance.apply(entry)
+    return instance
+
+
+def _restarted(before: Instance, journal: Sequence[AnyEntry], entry: Restarted) -> Instance:
+    """The instance after a restart: as it was after entry `entry.after`, but for what came from outside since."""
+    if not before.begin_at <= entry.after <= before.sequence:
+        raise Corrupt(f"a restart goes back to entry {entry.after}", code="corrupt_journal")
+    instance = fold(journal[: entry.after])
+    kept = set(instance.carried)
+    if entry.keeps_events:
+        for sequence in range(entry.after + 1, before.sequence + 1):
+            event = journal[sequence - 1]
+            if isinstance(event, EventReceived):
+                instance._take_event(sequence, event)  # of this module
+                kept.add(sequence)
+    still = {child.request.child for child in instance.children.values()}
+    since = {c.request.child for c in before.children.values() if c.request.close == "terminate"} - still
+    instance.to_close = before.to_close | since
+    instance.cuts = (*instance.cuts, (entry.after + 1, before.sequence))
+    instance.carried = kept or NONE_SET
+    instance.event_count = before.event_count
+    instance.attributes = before.attributes
+    instance.emitted = before.emitted
+    instance.execution = before.execution + 1
+    instance.executing = NONE
+    instance.paused = instance.undoing = instance.held = instance.outcome = None
+    instance.sequence = before.sequence + 1
+    instance.chain = codec.chain_after(before.chain, entry)
+    instance.updated_at_ms = entry.at_ms
+    instance.resolved_at = instance.sequence
     return instance

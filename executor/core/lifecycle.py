@@ -3,9 +3,11 @@
     queued ──► running ◄──► waiting          (running: code is or may be executing; waiting: rests on disk)
        │          │            │
        └──────────┴────────────┴──► paused ──► queued           pause, resume
-                  │            └──► held ────► queued           mismatch or repeated death; resume tries again
+                  │            ├──► held ────► queued           mismatch or repeated death; resume tries again
+                  │            └──► undoing ─► failed | terminated    finished steps are undone, the latest first
                   ├──► complete | failed
        any state that is not final ──► terminated
+       any state but undoing ──► queued                         restart
 
 `TABLE[operation][state]` says what an operation asked from outside does in each state. A test walks the whole table.
 """
@@ -16,8 +18,19 @@ from typing import Final, Literal
 
 from executor.core.errors import Conflict
 
-State = Literal["queued", "running", "waiting", "paused", "held", "complete", "failed", "terminated"]
-Operation = Literal["send_event", "pause", "resume", "terminate", "delete"]
+State = Literal["queued", "running", "waiting", "paused", "held", "undoing", "complete", "failed", "terminated"]
+Operation = Literal[
+    "send_event",
+    "pause",
+    "resume",
+    "terminate",
+    "terminate_undoing",
+    "restart",
+    "update",
+    "ask",
+    "set_attributes",
+    "delete",
+]
 Answer = Literal["do", "nothing", "finished", "refuse"]
 """do it; it is so already, change nothing; refuse: the instance has ended; refuse: not in this state."""
 
@@ -27,12 +40,13 @@ STATES: Final[tuple[State, ...]] = (
     "waiting",
     "paused",
     "held",
+    "undoing",
     "complete",
     "failed",
     "terminated",
 )
 FINAL: Final[frozenset[State]] = frozenset({"complete", "failed", "terminated"})
-ACTIVE: Final[frozenset[State]] = frozenset({"queued", "running"})
+ACTIVE: Final[frozenset[State]] = frozenset({"queued", "running", "undoing"})
 """States whose instances are activated again when an executor starts."""
 
 
@@ -41,6 +55,7 @@ def _row(
     active: Answer,
     paused: Answer,
     held: Answer,
+    undoing: Answer,
     ended: Answer = "finished",
     terminated: Answer = "finished",
 ) -> dict[State, Answer]:
@@ -50,6 +65,7 @@ def _row(
         "waiting": active,
         "paused": paused,
         "held": held,
+        "undoing": undoing,
         "complete": ended,
         "failed": ended,
         "terminated": terminated,
@@ -57,11 +73,16 @@ def _row(
 
 
 TABLE: Final[dict[Operation, dict[State, Answer]]] = {
-    "send_event": _row(active="do", paused="do", held="do"),
-    "pause": _row(active="do", paused="nothing", held="refuse"),
-    "resume": _row(active="nothing", paused="do", held="do"),
-    "terminate": _row(active="do", paused="do", held="do", terminated="nothing"),
-    "delete": _row(active="refuse", paused="refuse", held="refuse", ended="do", terminated="do"),
+    "send_event": _row(active="do", paused="do", held="do", undoing="refuse"),
+    "pause": _row(active="do", paused="nothing", held="refuse", undoing="refuse"),
+    "resume": _row(active="nothing", paused="do", held="do", undoing="nothing"),
+    "terminate": _row(active="do", paused="do", held="do", undoing="do", terminated="nothing"),
+    "terminate_undoing": _row(active="do", paused="do", held="do", undoing="nothing", terminated="nothing"),
+    "restart": _row(active="do", paused="do", held="do", undoing="refuse", ended="do", terminated="do"),
+    "update": _row(active="do", paused="refuse", held="refuse", undoing="refuse"),
+    "ask": _row(active="do", paused="do", held="refuse", undoing="refuse"),
+    "set_attributes": _row(active="do", paused="do", held="do", undoing="do"),
+    "delete": _row(active="refuse", paused="refuse", held="refuse", undoing="refuse", ended="do", terminated="do"),
 }
 
 _PARTICIPLE: Final[dict[Operation, str]] = {
@@ -69,6 +90,11 @@ _PARTICIPLE: Final[dict[Operation, str]] = {
     "pause": "be paused",
     "resume": "be resumed",
     "terminate": "be terminated",
+    "terminate_undoing": "be terminated",
+    "restart": "be restarted",
+    "update": "take updates",
+    "ask": "be asked",
+    "set_attributes": "get other attributes",
     "delete": "be deleted",
 }
 
@@ -84,7 +110,12 @@ def check(operation: Operation, state: State, instance_id: str) -> bool:
             state=state,
         )
     if answer == "refuse":
-        hint = "Terminate it first." if operation == "delete" else "Resume or terminate it."
+        if operation == "delete":
+            hint = "Terminate it first."
+        elif state == "undoing":
+            hint = "Wait until it is undone, or terminate it."
+        else:
+            hint = "Resume or terminate it."
         raise Conflict(
             f'instance "{instance_id}" is {state} and cannot {_PARTICIPLE[operation]}',
             code="invalid_state",

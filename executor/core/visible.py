@@ -7,41 +7,22 @@ the events since, and what follows. The places in the journal stay what they are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from executor.core.entries import HIDDEN_TAGS
-from executor.core.instance import Instance
 
-_TAG = 18
+_TAG = slice(18, 19)
 """Where the tag is in the stored form of an entry with fewer than 16 fields: all that are hidden."""
+_HIDDEN = frozenset(bytes((tag,)) for tag in HIDDEN_TAGS)
+
+Cuts = Sequence[tuple[int, int]]
 
 
-def is_visible(instance: Instance, sequence: int, stored: bytes) -> bool:
-    """Whether the run is sent the entry at `sequence`."""
-    if stored[_TAG] in HIDDEN_TAGS:
+def is_visible(stored: bytes, sequence: int, cuts: Cuts, carried: Collection[int]) -> bool:
+    """Whether the run is sent this entry. `cuts` and `carried` are the instance's."""
+    if stored[_TAG] in _HIDDEN:
         return False
-    for first, last in instance.cuts:
+    for first, last in cuts:
         if first <= sequence <= last:
-            return sequence in instance.carried
+            return sequence in carried
     return True
-
-
-def visible(instance: Instance, stored: Sequence[bytes], first: int, last: int) -> list[bytes | int]:
-    """Entries `first` to `last` as the run is sent them: a number stands for so many that are left out.
-
-    `stored` is the whole journal.
-    """
-    shown: list[bytes | int] = []
-    skipped = 0
-    for sequence in range(first, last + 1):
-        data = stored[sequence - 1]
-        if is_visible(instance, sequence, data):
-            if skipped:
-                shown.append(skipped)
-                skipped = 0
-            shown.append(data)
-        else:
-            skipped += 1
-    if skipped:
-        shown.append(skipped)
-    return shown

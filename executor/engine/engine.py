@@ -18,22 +18,41 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import trio
 
-from executor.core import codec, decide, summary
-from executor.core.entries import AnyEntry, Paused, Resumed, Terminated, Unheld
+from executor.core import attributes, codec, decide, summary
+from executor.core.entries import (
+    AnyEntry,
+    AttributesSet,
+    Continued,
+    Paused,
+    Released,
+    Restarted,
+    Resumed,
+    Terminated,
+    Undoing,
+    Unheld,
+)
 from executor.core.errors import NotFound, PerdureError
+from executor.core.instance import fold
 from executor.core.lifecycle import ACTIVE, FINAL, State, check
 from executor.engine.commit import Commit
 from executor.engine.committer import RECORD_BYTES, Committer
 from executor.engine.losses import Losses
+from executor.engine.obligations import Obligations
 from executor.engine.output import OutputBuffer
+from executor.engine.peers import NoPeers
+from executor.engine.places import Places
+from executor.engine.querying import Querying
 from executor.engine.reads import Reads
 from executor.engine.resident import Key, Resident
 from executor.engine.residents import Residents
+from executor.engine.restarting import Restarting
 from executor.engine.retention import Retention
 from executor.engine.runner import Runner
+from executor.engine.sandboxes import share_of
 from executor.engine.scheduler import FairQueue
 from executor.engine.signal import Landing
 from executor.engine.starting import Starting
@@ -41,7 +60,7 @@ from executor.engine.timers import Timers
 from executor.engine.waking import Waking
 from executor.engine.watchers import Watchers
 from executor.engine.worker import Blocking, Worker
-from executor.ports import Append, Clock, CodeSource, Row, SandboxHost, Start, StateStore, StoredRow
+from executor.ports import Append, Clock, CodeSource, Peers, Row, SandboxHost, Start, StateStore, StoredRow
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +76,7 @@ class EngineLimits:
     unused one is kept; `deaths_max`: how often an instance's sandbox may die without progress before it is held;
     `queued_max`: instances waiting for their turn before new starts are refused; `waking_queue_max`: before those that
     are due wait on disk; `stop_grace_s`: how long executing steps may take to finish when the executor stops;
+    `steps_max`, `journal_bytes_max`: of one execution; beyond, the instance is held; `unloads_at_every_wait`: no run is kept at rest, however long its journal;
     `retain_complete_s`, `retain_failed_s`: how long ended instances are kept (0: for ever; failed: terminated too)."""
 
     active_runs_max: int = 2_000
@@ -66,6 +86,9 @@ class EngineLimits:
     queued_max: int = 100_000
     waking_queue_max: int = 2_000
     stop_grace_s: float = 5.0
+    steps_max: int = 25_000
+    journal_bytes_max: int = 256 * 1024 * 1024
+    unloads_at_every_wait: bool = False
     retain_complete_s: float = 0
     retain_failed_s: float = 0
 
@@ -92,11 +115,17 @@ class Engine:
         self.committer = Committer(store, self._writer)
         self.reads = Reads(store, self.reader)
         self.residents = Residents(self.reads)
-        self.queue = FairQueue()
+        self.places = Places(limits.active_runs_max, share_of(limits.active_runs_max))
+        self.queue = FairQueue(self.places)
         self.timers = Timers(store, clock, self.reader, on_due=Waking(self).wake, on_alarm=self._alarm)
         self.runner = Runner(self, host, code)
+        self.querying = Querying(self, host)
         self.starting = Starting(self)
+        self.restarting = Restarting(self)
         self.losses = Losses(self)
+        self.peers: Peers = NoPeers()
+        """Set by who made this engine, once it is known where the others are."""
+        self.obligations = Obligations(self)
         self.is_stopping = False
 
     # --- life
@@ -126,6 +155,7 @@ class Engine:
                 nursery.start_soon(self.committer.run)
                 nursery.start_soon(self.reads.run)
                 nursery.start_soon(self.losses.run)
+                nursery.start_soon(self.obligations.run)
                 nursery.start_soon(Retention(self).run)
                 nursery.start_soon(self.output.run)
                 await nursery.start(self.runner.run)
@@ -138,7 +168,8 @@ class Engine:
         while True:
             rows = await self.reader.run(partial(self.store.in_states, ACTIVE, limit=RECOVERY_PAGE, after=after))
             for row in rows:
-                self.queue.put((row.tenant, row.instance))
+                priority, behind = summary.turn_of(row.row.summary)
+                self.queue.put((row.tenant, row.instance), priority=priority, limits=behind)
             if len(rows) < RECOVERY_PAGE:
                 return
             after = rows[-1].generation
@@ -182,34 +213,62 @@ class Engine:
             await self.commit_and_wait(resident, decided.entries)
             return bool(decided.entries)
 
-    async def pause(self, key: Key) -> None:
-        """Stop before the next step, durably; steps that execute finish and are journaled."""
+    async def pause(self, key: Key, *, by: str = "") -> None:
+        """Stop before the next step, and all timers, durably; steps that execute finish and are journaled."""
         async with self.residents.hold(key) as resident:
             is_new = check("pause", self.state(resident), key[1])
-            await self.commit_and_wait(resident, (Paused(self.clock.now_ms()),) if is_new else ())
+            await self.commit_and_wait(resident, (Paused(self.clock.now_ms(), by),) if is_new else ())
 
-    async def resume(self, key: Key) -> None:
-        """Go on after a pause; or try again after being held."""
+    async def resume(self, key: Key, *, by: str = "") -> None:
+        """Go on after a pause, durations being as long as they were; or try again after being held."""
         async with self.residents.hold(key) as resident:
             entries: list[AnyEntry] = []
             if check("resume", self.state(resident), key[1]):
                 now_ms = self.clock.now_ms()
-                entries = [Unheld(now_ms) if resident.instance.held is not None else Resumed(now_ms)]
+                entries = [Unheld(now_ms) if resident.instance.held is not None else Resumed(now_ms, by)]
                 resident.is_resting = False
                 resident.deaths = 0
             await self.commit_and_wait(resident, entries)
 
-    async def terminate(self, key: Key) -> None:
-        """End it now, durably; what executes is cancelled."""
+    async def terminate(self, key: Key, *, undo: bool = False, by: str = "") -> None:
+        """End it now, durably; what executes is cancelled. `undo`: undo what its finished steps did, and then end it."""
         async with self.residents.hold(key) as resident:
-            is_new = check("terminate", self.state(resident), key[1])
-            await self.commit_and_wait(resident, (Terminated(self.clock.now_ms()),) if is_new else ())
+            is_new = check("terminate_undoing" if undo else "terminate", self.state(resident), key[1])
+            entries: list[AnyEntry] = []
+            if is_new:
+                now_ms = self.clock.now_ms()
+                instance = resident.instance
+                if undo and instance.step_count:
+                    entries = [Undoing(now_ms, None, by)]
+                    if instance.held is not None:
+                        entries.insert(0, Unheld(now_ms))
+                        resident.deaths = 0
+                else:
+                    entries = [Terminated(now_ms, by)]
+            await self.commit_and_wait(resident, entries)
+
+    async def restart(self, key: Key, *, from_step: tuple[str, int] | None = None, by: str = "") -> None:
+        """Run it again, durably, from its first line; with `from_step` (name and occurrence) keeping what was recorded
+        before that step began. The facet is as it was then. See `Restarting`."""
+        await self.restarting.restart(key, from_step=from_step, by=by)
+
+    async def set_attributes(self, key: Key, changes: dict[str, Any]) -> None:
+        """Change search attributes, durably; None takes one away. Raises Refused (`bad_request`)."""
+        async with self.residents.hold(key) as resident:
+            check("set_attributes", self.state(resident), key[1])
+            instance = resident.instance
+            changed = attributes.merge(instance.attributes, changes)
+            is_new = changed != instance.attributes
+            entry = AttributesSet(self.clock.now_ms(), 0, changed)
+            await self.commit_and_wait(resident, (entry,) if is_new else ())
 
     async def delete(self, key: Key) -> None:
         """Remove everything of an ended instance, durably."""
         async with self.residents.hold(key) as resident:
             check("delete", self.state(resident), key[1])
             await self.commit_and_wait(resident, ())
+            # Who waits for its end would wait for ever.
+            await self.obligations.discharge(resident)
             with self.residents.barred(key):
                 await self.committer.exclusive(lambda: self.store.delete(*key))
         self.watchers.changed(key)
@@ -256,11 +315,23 @@ class Engine:
         instance = resident.instance
         before = instance.resolved_at
         encoded: list[bytes] = []
+        if resident.traces and entries:
+            entries = [*resident.traces, *entries]
+            resident.traces.clear()
         for entry in entries:
-            instance.apply(entry)
+            if isinstance(entry, Restarted):
+                journal = codec.decode_journal([*resident.stored, *encoded])
+                instance = resident.instance = fold([*journal, entry])
+            else:
+                instance.apply(entry)
             encoded.append(codec.encode(entry, instance.chain))
+            resident.journal_bytes += len(encoded[-1])
+            if isinstance(entry, Continued):
+                resident.journal_bytes = 0
         if instance.resolved_at != before or instance.sequence == len(entries):
             resident.is_resting = False
+        if resident.is_resting and self.runner.releases(resident):
+            encoded += self._release(resident)
         resident.stored += encoded
         if not more_follow:
             resident.summary = summary.encode(instance)
@@ -282,13 +353,26 @@ class Engine:
         self.committer.submit(records, size, commit.done)
         return commit
 
+    def _release(self, resident: Resident) -> list[bytes]:
+        """The entries that say that its run is gone, which it is once they are durable."""
+        assert resident.run is not None
+        resident.run.is_released = True
+        instance = resident.instance
+        encoded: list[bytes] = []
+        for entry in (*resident.traces, Released(self.clock.now_ms(), "waits")):
+            instance.apply(entry)
+            encoded.append(codec.encode(entry, instance.chain))
+        resident.traces.clear()
+        return encoded
+
     def row(self, resident: Resident) -> Row:
         instance = resident.instance
         start = instance.start
         state = instance.state(is_resting=resident.is_resting)
+        timer_ms = instance.next_wake_ms() if state == "waiting" or (state == "undoing" and resident.is_resting) else None
         return Row(
             state,
-            instance.next_wake_ms() if state == "waiting" else None,
+            self.obligations.wake_at_ms(resident, state, timer_ms),
             start.workflow,
             start.commit,
             start.at_ms,
@@ -318,11 +402,12 @@ class Engine:
         """Do what the durable state asks for: send entries on, start a run, end one, leave memory."""
         if resident.is_lost:
             return
+        self.obligations.tend(resident)
         if resident.run is not None:
             self.runner.settle(resident)
         if resident.run is None:
             if resident.durable and resident.needs_run:
-                self.queue.put(resident.key)
+                self.queue.put(resident.key, priority=resident.priority, limits=resident.limits)
                 if len(self.queue) > QUEUED_IN_MEMORY_MAX and resident.can_wait_on_disk:
                     self.residents.forget(resident)
             else:

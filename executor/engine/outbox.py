@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 
+from executor.core.instance import Instance
+from executor.core.visible import is_visible
 from executor.engine.signal import Signal
 from executor.sandbox.protocol import CHUNK_BYTES, Entries, ToSandbox
 
@@ -24,21 +26,34 @@ _FRAME_BYTES = 64
 class _Journal:
     """Entries `at`+1 … `end` of a run, still to be sent. `stored` only grows, and is the resident's own list."""
 
-    __slots__ = ("at", "end", "run", "stored")
+    __slots__ = ("at", "carried", "cuts", "end", "run", "stored")
 
-    def __init__(self, run: int, stored: list[bytes], at: int, end: int) -> None:
+    def __init__(self, run: int, stored: list[bytes], at: int, end: int, instance: Instance) -> None:
         self.run = run
         self.stored = stored
         self.at = at
         self.end = end
+        self.cuts, self.carried = instance.cuts, instance.carried
 
     def chunk(self) -> Entries:
-        """The next entries, of about CHUNK_BYTES together, at least one."""
-        first, size, stored = self.at, 0, self.stored
+        """The next entries, of about CHUNK_BYTES together, at least one or as many as are to be skipped."""
+        first, size, skipped = self.at, 0, 0
+        shown: list[bytes | int] = []
+        stored, cuts, carried = self.stored, self.cuts, self.carried
         while self.at < self.end and size < CHUNK_BYTES:
-            size += len(stored[self.at])
+            data = stored[self.at]
             self.at += 1
-        return Entries(self.run, first + 1, stored[first : self.at])
+            if not is_visible(data, self.at, cuts, carried):
+                skipped += 1
+                continue
+            if skipped:
+                shown.append(skipped)
+                skipped = 0
+            shown.append(data)
+            size += len(data)
+        if skipped:
+            shown.append(skipped)
+        return Entries(self.run, first + 1, shown)
 
 
 class Outbox:
@@ -60,9 +75,11 @@ class Outbox:
         self._posted.append(frame)
         self.has_mail.notify()
 
-    def post_journal(self, run: int, stored: list[bytes], first: int, end: int) -> None:
-        """Queue the entries `first` … `end` (sequences) of a run; they are looked up in `stored` when they are sent."""
-        self._posted.append(_Journal(run, stored, first - 1, end))
+    def post_journal(self, run: int, stored: list[bytes], first: int, end: int, instance: Instance) -> None:
+        """Queue the entries `first` … `end` (sequences) of a run; they are looked up in `stored` when they are sent.
+
+        Those that are not visible to the run of `instance` are left out."""
+        self._posted.append(_Journal(run, stored, first - 1, end, instance))
         self.has_mail.notify()
 
     def take(self) -> list[ToSandbox]:
@@ -94,6 +111,6 @@ class Outbox:
 
 def _size(frame: ToSandbox) -> int:
     if isinstance(frame, Entries):
-        return _FRAME_BYTES + sum(map(len, frame.entries))
+        return _FRAME_BYTES + sum(len(entry) for entry in frame.entries if type(entry) is bytes)
     parts: list[bytes] = getattr(frame, "chunks", None) or [getattr(frame, "data", b"")]  # those with a facet's bytes
     return _FRAME_BYTES + sum(map(len, parts))

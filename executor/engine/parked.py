@@ -21,10 +21,11 @@ KEPT_S = 10.0
 
 
 class Parked:
-    """`let_go` ends the run of a resident."""
+    """`let_go` ends the run of a resident. `is_off`: none is kept, as the platform is told to unload at every wait."""
 
-    def __init__(self, let_go: Callable[[Resident], None]) -> None:
+    def __init__(self, let_go: Callable[[Resident], None], *, is_off: bool) -> None:
         self._let_go = let_go
+        self._is_off = is_off
         self._kept: OrderedDict[Key, tuple[float, Resident]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -38,9 +39,19 @@ class Parked:
             while self._kept and next(iter(self._kept.values()))[0] <= now:
                 self._let_go_oldest()
 
+    def wants(self, resident: Resident) -> bool:
+        """Whether keeping its run is worth it, and allowed."""
+        options = resident.instance.start.options
+        return (
+            len(resident.stored) >= JOURNAL_ENTRIES_MIN
+            and not self._is_off
+            # One with limits gives its place to the next at once.
+            and (options is None or (options.unload != "every-wait" and not options.limits))
+        )
+
     def keep(self, resident: Resident) -> bool:
         """Keep its run, if that is worth it."""
-        if len(resident.stored) < JOURNAL_ENTRIES_MIN:
+        if not self.wants(resident):
             return False
         if resident.key not in self._kept:
             self._kept[resident.key] = (trio.current_time() + KEPT_S, resident)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from executor.core.entries import AnyEntry, FlowLimit
 from executor.core.errors import PerdureError
 from executor.core.instance import Instance
 from executor.ports import StoredRow
@@ -28,14 +29,18 @@ Key = tuple[str, str]
 @dataclass(slots=True)
 class Run:
     """`sent`: sequence of the last entry sent. `attempting`: retries that were asked for and have not reported.
-    `is_quiet`: by its last Turn nothing executes. `is_quiesced`: it was asked to start nothing more."""
+    `is_quiet`: by its last Turn nothing executes. `is_quiesced`: it was asked to start nothing more. `execution`: of the
+    instance, when it was begun; a run of an earlier one is of no use. `is_released`: the journal says that it is gone,
+    so it goes once that is durable, whatever comes in between."""
 
     number: int
     sandbox: WarmSandbox
     sent: int
+    execution: int
     attempting: set[str] = field(default_factory=set)
     is_quiet: bool = False
     is_quiesced: bool = False
+    is_released: bool = False
 
 
 @dataclass(slots=True)
@@ -50,6 +55,18 @@ class Resident:
     row: StoredRow | None = None
     """The latest durable one."""
     run: Run | None = None
+    traces: list[AnyEntry] = field(default_factory=list)
+    """How it was executed, to be journaled along with what comes next."""
+    journal_bytes: int = 0
+    """Of this execution."""
+    is_warned: bool = False
+    """Its log says that it comes near a limit."""
+    is_barred: bool = False
+    """Nothing of it may execute now: it is being restarted."""
+    has_told: bool = False
+    """It has ended, and who waits for that knows it (obligations.py)."""
+    tend_at_ms: int = 0
+    """What it owes to others is not due in the wake index before then."""
     holds: int = 0
     deaths: int = 0
     died_at: int = -1
@@ -70,12 +87,26 @@ class Resident:
         instance = self.instance
         return (
             not self.is_lost
+            and not self.is_barred
             and instance.sequence > 0
             and instance.outcome is None
             and instance.held is None
-            and not instance.is_paused
+            and instance.paused is None
+            and instance.delayed_until_ms is None
             and not self.is_resting
         )
+
+    @property
+    def priority(self) -> int:
+        """Among its tenant's own."""
+        options = self.instance.start.options
+        return 0 if options is None else options.priority
+
+    @property
+    def limits(self) -> tuple[FlowLimit, ...]:
+        """What it queues behind."""
+        options = self.instance.start.options
+        return () if options is None else options.limits
 
     @property
     def is_evictable(self) -> bool:

@@ -132,6 +132,7 @@ class Residents:
         is_resting = answer.row is not None and answer.row.row.state == "waiting"
         resident = Resident(key, answer.instance, answer.journal, answer.instance.sequence, is_resting)
         resident.row = answer.row
+        resident.journal_bytes = sum(map(len, answer.journal[answer.instance.begin_at - 1 :]))
         self._by_key[key] = resident
         return resident
 

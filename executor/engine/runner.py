@@ -7,21 +7,23 @@ only runs that were given out on that sandbox's own channel.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import trio
 
 from executor.core import decide
-from executor.core.commands import Cancel, StepDone, StepError
-from executor.core.entries import AnyEntry, Failed, Held
+from executor.core.commands import Cancel, Child, StepDone, StepError
+from executor.core.entries import Activated, AnyEntry, Failed, Held, Released
 from executor.core.errors import Corrupt, NotFound, Refused, Unavailable
 from executor.core.failure import ErrorFact
+from executor.core.instance import Instance
+from executor.core.visible import is_visible
 from executor.engine.facets import FacetSender
 from executor.engine.parked import Parked
 from executor.engine.resident import Key, Resident, Run
-from executor.engine.sandboxes import WarmSandbox, WarmSandboxes, share_of
+from executor.engine.sandboxes import WarmSandbox, WarmSandboxes
+from executor.engine.scheduler import Queued
 from executor.engine.signal import Signal
 from executor.ports import CodeSource, OutputText, SandboxHost
 from executor.sandbox.protocol import (
@@ -48,8 +50,10 @@ DEATHS_BEFORE_ALONE = 2
 DEATH_PAUSE_S = 0.05
 UNAVAILABLE_PAUSE_S = 1.0
 READ_TOGETHER_MAX = 64
-JOURNAL_ENTRIES_MAX = 100_000
-"""A run that asks for more is held: replay is linear in the journal, and a loop without end must not fill the disk."""
+JOURNAL_ENTRIES_MAX = 200_000
+"""Of one execution, in which each step has two, and traces come on top."""
+WARNING_SHARE = 0.8
+"""Of a limit: from there on the instance's log has a warning."""
 
 
 class Runner:
@@ -57,7 +61,7 @@ class Runner:
         limits = engine.limits
         self._engine = engine
         self._facets = FacetSender(engine)
-        self._parked = Parked(self._let_go)
+        self._parked = Parked(self._let_go, is_off=limits.unloads_at_every_wait)
         self._sandboxes = WarmSandboxes(
             host,
             code,
@@ -69,10 +73,6 @@ class Runner:
         )
         self._numbers = count(1)
         self._running = 0
-        self._active: Counter[str] = Counter()
-        """By tenant: runs, and activations that may become runs."""
-        self._active_total = 0
-        self._share = share_of(limits.active_runs_max)
         self._nursery: trio.Nursery | None = None
         self._is_quiescing = False
         self._quiet = Signal()
@@ -96,38 +96,24 @@ class Runner:
             await nursery.start(self._sandboxes.run)
             nursery.start_soon(self._parked.run)
             task_status.started()
-            queue, places = self._engine.queue, self._engine.limits.active_runs_max
+            queue, places = self._engine.queue, self._engine.places
             while True:
-                on_disk: list[Key] = []
-                while self._active_total < places and (key := queue.take(self._has_share)) is not None:
+                on_disk: list[Queued] = []
+                while places.has_room and (queued := queue.take()) is not None:
+                    key = queued.key
                     if self._is_quiescing or self._activate_now(key):
                         continue
-                    self._take_place(key[0])
+                    places.take(key, queued.limits)
                     if self._engine.residents.get(key) is None:
-                        on_disk.append(key)
+                        on_disk.append(queued)
                     else:
-                        nursery.start_soon(self._activate_guarded, key)
+                        nursery.start_soon(self._activate_guarded, queued)
                 for first in range(0, len(on_disk), READ_TOGETHER_MAX):
                     nursery.start_soon(self._activate_read, on_disk[first : first + READ_TOGETHER_MAX])
-                if queue and self._parked:
+                if self._parked and queue.wants_places:
                     self._parked.clear()  # Their places are wanted.
                 else:
                     await queue.changed.wait()
-
-    def _has_share(self, tenant: str) -> bool:
-        """Whether the tenant may have one more: no tenant takes all places, whatever its code does in them."""
-        return self._active[tenant] < self._share
-
-    def _take_place(self, tenant: str) -> None:
-        self._active[tenant] += 1
-        self._active_total += 1
-
-    def _release_place(self, tenant: str) -> None:
-        self._active[tenant] -= 1
-        self._active_total -= 1
-        if not self._active[tenant]:
-            del self._active[tenant]
-        self._engine.queue.changed.notify()
 
     async def quiesce(self) -> None:
         """Let no new step start, and return when none executes."""
@@ -165,21 +151,23 @@ class Runner:
         if due.entries:
             self._engine.commit(resident, due.entries)
 
-    async def _activate_read(self, keys: list[Key]) -> None:
+    async def _activate_read(self, queued: list[Queued]) -> None:
         """Activate instances that wait on disk, read together. Each has its place already."""
         residents = self._engine.residents
-        for key, resident in zip(keys, await residents.hold_many(keys), strict=True):
+        for one, resident in zip(queued, await residents.hold_many([one.key for one in queued]), strict=True):
+            key = one.key
             if isinstance(resident, Resident):
                 is_done = self._is_quiescing or self._activate_now(key)
                 residents.release(resident)
             else:
                 is_done = isinstance(resident, NotFound)  # deleted while it was queued
             if is_done:
-                self._release_place(key[0])
+                self._engine.places.release(key)
             elif self._nursery is not None:
-                self._nursery.start_soon(self._activate_guarded, key)
+                self._nursery.start_soon(self._activate_guarded, one)
 
-    async def _activate_guarded(self, key: Key) -> None:
+    async def _activate_guarded(self, queued: Queued) -> None:
+        key = queued.key
         try:
             await self._activate(key)
         except NotFound:
@@ -190,9 +178,9 @@ class Runner:
             if hindered.code != "shutting_down":
                 log.warning("not activated", extra={"tenant": key[0], "instance": key[1], "error": str(hindered)})
                 await trio.sleep(UNAVAILABLE_PAUSE_S)
-                self._engine.queue.put(key)
+                self._engine.queue.put(key, priority=queued.priority, limits=queued.limits)
         finally:
-            self._release_place(key[0])
+            self._engine.places.release(key)
 
     async def _activate(self, key: Key) -> None:
         engine = self._engine
@@ -233,11 +221,13 @@ class Runner:
                 self._sandboxes.release(warm)
 
     def _begin(self, resident: Resident, warm: WarmSandbox) -> None:
-        run = Run(next(self._numbers), warm, sent=0)
+        engine = self._engine
+        run = Run(next(self._numbers), warm, sent=0, execution=resident.instance.execution)
         resident.run = run
+        resident.traces.append(Activated(engine.clock.now_ms(), engine.store.epoch))
         warm.runs[run.number] = (run, resident)
         self._running += 1
-        self._take_place(resident.key[0])
+        self._engine.places.take(resident.key, resident.limits)
         start = resident.instance.start
         warm.post(Activate(run.number, resident.key[1], start.workflow, start.commit, resident.durable))
         self._send(resident, run)
@@ -264,15 +254,24 @@ class Runner:
         if run is None:
             return
         instance = resident.instance
-        if instance.outcome is not None or instance.held is not None:
+        if instance.outcome is not None or instance.held is not None or run.execution != instance.execution:
+            if resident.is_settled:
+                self.drop(resident)
+        elif run.is_released:
             if resident.is_settled:
                 self.drop(resident)
         elif instance.is_paused or self._is_quiescing or run.is_quiesced:
             # A run that was told to start nothing more never does: after a resume it makes room for another.
-            if run.is_quiet and resident.is_settled:
+            if not run.is_quiet or not resident.is_settled:
+                self._quiesce_run(run)
+            elif self._engine.committer.is_over:
                 self.drop(resident)
             else:
-                self._quiesce_run(run)
+                reason: Literal["paused", "shutdown", "moved on"] = "paused"
+                if not instance.is_paused:
+                    reason = "shutdown" if self._is_quiescing else "moved on"
+                run.is_released = True
+                self._engine.commit(resident, (Released(self._engine.clock.now_ms(), reason),))
         elif resident.is_resting:
             if resident.is_settled and not self._parked.keep(resident):
                 self.drop(resident)
@@ -290,15 +289,26 @@ class Runner:
             self._leave(resident, run)
 
     def _let_go(self, resident: Resident) -> None:
-        self.drop(resident)
-        self._engine.residents.evict(resident)
+        """A run that was kept at rest goes; the journal says so."""
+        run = resident.run
+        if run is None or self._engine.committer.is_over:
+            self.drop(resident)
+            self._engine.residents.evict(resident)
+        elif not run.is_released:
+            run.is_released = True
+            self._engine.commit(resident, (Released(self._engine.clock.now_ms(), "waits"),))
+
+    def releases(self, resident: Resident) -> bool:
+        """Whether its run, which is at rest, goes with the commit that says so, and is not kept for a while."""
+        run = resident.run
+        return run is not None and not run.is_released and not self._parked.wants(resident)
 
     def _leave(self, resident: Resident, run: Run) -> None:
         self._parked.discard(resident)
         resident.run = None
         self._sandboxes.leave(run.sandbox, run)
         self._running -= 1
-        self._release_place(resident.key[0])
+        self._engine.places.release(resident.key)
         self._quiet.notify()
 
     def _send(self, resident: Resident, run: Run) -> None:
@@ -308,9 +318,12 @@ class Runner:
         run.is_quiet = False
         if behind == 1:
             run.sent += 1
-            run.sandbox.post(Entries(run.number, run.sent, [resident.stored[run.sent - 1]]))
+            data = resident.stored[run.sent - 1]
+            instance = resident.instance
+            shown = data if is_visible(data, run.sent, instance.cuts, instance.carried) else 1
+            run.sandbox.post(Entries(run.number, run.sent, [shown]))
             return
-        run.sandbox.post_journal(run, resident.stored, resident.durable)
+        run.sandbox.post_journal(run, resident.stored, resident.durable, resident.instance)
 
     def _quiesce_run(self, run: Run) -> None:
         if not run.is_quiesced:
@@ -377,10 +390,10 @@ class Runner:
         if turn.seen > run.sent:
             self._sandboxes.condemn(warm, "a turn names an entry that was not sent")
             return
+        if run.execution != instance.execution or run.is_released:
+            return  # It is of a past that is gone, or goes: what it reports is done again.
         now_ms = self._engine.clock.now_ms()
-        if instance.sequence + len(turn.commands) > JOURNAL_ENTRIES_MAX and instance.held is None:
-            message = f"its journal has {instance.sequence} entries, the limit is {JOURNAL_ENTRIES_MAX}"
-            self._engine.commit(resident, (Held(now_ms, "limit_exceeded", message, None, None),))
+        if self._is_over_a_limit(resident, len(turn.commands), now_ms):
             return
         resolved_before = instance.resolved_at
         row_rests, resident.is_resting = resident.is_resting, False
@@ -389,7 +402,7 @@ class Runner:
             for index, command in enumerate(turn.commands):
                 if isinstance(command, StepDone | StepError | Cancel):
                     run.attempting.discard(command.path)
-                decided = decide.on_command(instance, command, now_ms=now_ms)
+                decided = decide.on_command(instance, command, now_ms=now_ms, id=resident.key[1])
                 if index == len(turn.commands) - 1:
                     self._note_idle(resident, run, turn, resolved_before)
                 if decided.delta:
@@ -410,11 +423,38 @@ class Runner:
             self._set_alarm(resident, run)
         self._engine.settle(resident)
 
+    def _is_over_a_limit(self, resident: Resident, more: int, now_ms: int) -> bool:
+        """Hold an instance whose execution has grown too long: replay is linear in it, and a loop without end must not
+        fill the disk. Before that its log warns."""
+        instance, limits = resident.instance, self._engine.limits
+        measured = (
+            ("steps", instance.step_count, limits.steps_max),
+            ("journal entries", instance.sequence - instance.begin_at + more, JOURNAL_ENTRIES_MAX),
+            ("bytes of journal", resident.journal_bytes, limits.journal_bytes_max),
+        )
+        for what, count, limit in measured:
+            if count < WARNING_SHARE * limit:
+                continue
+            hint = "self.continue_as_new(payload) begins a new execution"
+            if count > limit:
+                if instance.held is None and instance.outcome is None:
+                    message = f"its execution has {count} {what}, the limit is {limit}; {hint}"
+                    self._engine.commit(resident, (Held(now_ms, "limit_exceeded", message, None, None),))
+                return True
+            if not resident.is_warned:
+                resident.is_warned = True
+                text = f"this execution has {count} {what} of at most {limit}; {hint}"
+                position = instance.sequence
+                line = OutputText(*resident.key, position, 0, now_ms, "log", "WARNING", "", 0, text)
+                self._engine.output.add(line)
+        return False
+
     def _note_idle(self, resident: Resident, run: Run, turn: Turn, resolved_at: int) -> None:
         """Whether the run rests: it is idle, has seen all that could let it go on, and is not merely held back."""
         run.is_quiet = turn.idle and turn.seen == run.sent and not run.attempting
         is_up_to_date = turn.seen >= resolved_at and resident.instance.resolved_at == resolved_at
-        resident.is_resting = turn.idle and is_up_to_date and not run.attempting and not run.is_quiesced
+        is_free = not run.attempting and not run.is_quiesced and not _awaits_start(resident.instance, turn)
+        resident.is_resting = turn.idle and is_up_to_date and is_free
 
     def _on_output(self, warm: WarmSandbox, line: Output) -> None:
         found = warm.runs.get(line.run)
@@ -442,6 +482,8 @@ class Runner:
         log.warning("sandbox died", extra={"tenant": warm.place[0], "commit": warm.place[1], "reason": died.reason})
         for run, resident in list(warm.runs.values()):
             self._leave(resident, run)
+            if not run.is_released:
+                resident.traces.append(Released(self._engine.clock.now_ms(), "sandbox died"))
             self._died(resident, died.reason, died.detail)
 
     def _died(self, resident: Resident, reason: DeathReason, detail: str) -> None:
@@ -466,3 +508,19 @@ class Runner:
         await trio.sleep(pause_s)
         resident.holds -= 1
         self._engine.settle(resident)
+
+
+def _awaits_start(instance: Instance, turn: Turn) -> bool:
+    """Whether a child is about to be started, the turn's last command included: that takes a moment, which is not worth
+    a release."""
+    if not turn.commands and not instance.children:
+        return False
+    starting = set(instance.to_start) if instance.children else set[str]()
+    match turn.commands[-1] if turn.commands else None:
+        case Child(path=path):
+            starting.add(path)
+        case Cancel(path=path):
+            starting.discard(path)
+        case _:
+            pass
+    return bool(starting)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import trio
 
 from executor.core.errors import PerdureError, Unavailable
+from executor.core.instance import Instance
 from executor.engine.outbox import POSTED_BYTES_MAX, Outbox
 from executor.engine.resident import Key, Resident, Run
 from executor.engine.signal import Signal
@@ -70,10 +71,10 @@ class WarmSandbox:
         if not self.is_dead:
             self.outbox.post(frame)
 
-    def post_journal(self, run: Run, stored: list[bytes], end: int) -> None:
+    def post_journal(self, run: Run, stored: list[bytes], end: int, instance: Instance) -> None:
         """Queue the run's entries behind `run.sent`, up to `end`, which are then `sent`."""
         if not self.is_dead:
-            self.outbox.post_journal(run.number, stored, run.sent + 1, end)
+            self.outbox.post_journal(run.number, stored, run.sent + 1, end, instance)
         run.sent = end
 
     @property

@@ -6,13 +6,18 @@ from executor.core.errors import Conflict
 from executor.core.lifecycle import ACTIVE, FINAL, STATES, TABLE, check
 
 DO, NOTHING, FINISHED, REFUSE = "do", "nothing", "finished", "refuse"
-#                queued   running  waiting  paused   held     complete  failed    terminated
+#                    queued   running  waiting  paused   held     undoing  complete  failed    terminated
 EXPECTED = {
-    "send_event": [DO, DO, DO, DO, DO, FINISHED, FINISHED, FINISHED],
-    "pause": [DO, DO, DO, NOTHING, REFUSE, FINISHED, FINISHED, FINISHED],
-    "resume": [NOTHING, NOTHING, NOTHING, DO, DO, FINISHED, FINISHED, FINISHED],
-    "terminate": [DO, DO, DO, DO, DO, FINISHED, FINISHED, NOTHING],
-    "delete": [REFUSE, REFUSE, REFUSE, REFUSE, REFUSE, DO, DO, DO],
+    "send_event": [DO, DO, DO, DO, DO, REFUSE, FINISHED, FINISHED, FINISHED],
+    "pause": [DO, DO, DO, NOTHING, REFUSE, REFUSE, FINISHED, FINISHED, FINISHED],
+    "resume": [NOTHING, NOTHING, NOTHING, DO, DO, NOTHING, FINISHED, FINISHED, FINISHED],
+    "terminate": [DO, DO, DO, DO, DO, DO, FINISHED, FINISHED, NOTHING],
+    "terminate_undoing": [DO, DO, DO, DO, DO, NOTHING, FINISHED, FINISHED, NOTHING],
+    "restart": [DO, DO, DO, DO, DO, REFUSE, DO, DO, DO],
+    "update": [DO, DO, DO, REFUSE, REFUSE, REFUSE, FINISHED, FINISHED, FINISHED],
+    "ask": [DO, DO, DO, DO, REFUSE, REFUSE, FINISHED, FINISHED, FINISHED],
+    "set_attributes": [DO, DO, DO, DO, DO, DO, FINISHED, FINISHED, FINISHED],
+    "delete": [REFUSE, REFUSE, REFUSE, REFUSE, REFUSE, REFUSE, DO, DO, DO],
 }
 
 

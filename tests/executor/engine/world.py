@@ -7,7 +7,7 @@ has asked for by then, and whether it is idle. The scripted sandbox sends those 
 from __future__ import annotations
 
 import heapq
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +17,13 @@ import trio
 from executor.adapters.state import FacetsStateStore
 from executor.core import codec
 from executor.core.commands import Command, Complete, Diverge, Fail
-from executor.core.entries import AnyEntry
+from executor.core.entries import HIDDEN, AnyEntry
 from executor.core.failure import ErrorFact
 from executor.core.lifecycle import FINAL
 from executor.engine.engine import Engine, EngineLimits
+from executor.engine.local import LocalInstances
+from executor.engine.peers import PeersOver
+from executor.ports import Peers
 from executor.sandbox.protocol import Activate, Attempt, Drop, Entries, FromSandbox, Quiesce, ToSandbox, Turn
 from executor.sandbox.spec import SandboxDied, SandboxFailed, SandboxSpec
 
@@ -60,6 +63,8 @@ class ScriptedRun:
     script: Script
     total: int
     seen: list[AnyEntry] = field(default_factory=list)
+    position: int = 0
+    """Sequence of the last entry seen or skipped."""
     sent: set[str] = field(default_factory=set)
     attempts: list[tuple[str, int]] = field(default_factory=list)
     is_quiesced: bool = False
@@ -85,9 +90,14 @@ class ScriptedSandbox:
                     self.runs[frame.run] = ScriptedRun(self._host.scripts[frame.workflow], frame.total)
                 case Entries():
                     run = self.runs[frame.run]
-                    assert frame.first == len(run.seen) + 1, "entries are sent in order, each once"
-                    run.seen.extend(codec.decode(data)[0] for data in frame.entries)
-                    if len(run.seen) >= run.total:
+                    assert frame.first == run.position + 1, "entries are sent in order, each once"
+                    for data in frame.entries:
+                        if isinstance(data, int):
+                            run.position += data
+                        else:
+                            run.position += 1
+                            run.seen.append(codec.decode(data)[0])
+                    if run.position >= run.total:
                         self._turn(frame.run)
                 case Attempt():
                     self.runs[frame.run].attempts.append((frame.path, frame.attempt))
@@ -106,7 +116,7 @@ class ScriptedSandbox:
         commands = [command for command in commands if self._is_new(run, command)]
         if run.is_quiesced:
             commands = []
-        self.say([Turn(number, len(run.seen), commands, idle or run.is_quiesced)])
+        self.say([Turn(number, run.position, commands, idle or run.is_quiesced)])
 
     def _is_new(self, run: ScriptedRun, command: Command) -> bool:
         if isinstance(command, Complete | Fail | Diverge):
@@ -168,7 +178,17 @@ class ScriptedHost:
 
 
 class NoCode:
-    """A CodeSource of which the engine uses one method."""
+    """A CodeSource of which the engine uses one method, and the start of a child two."""
+
+    def __init__(self, host: ScriptedHost | None = None) -> None:
+        self._host = host
+
+    def startable(self, tenant: str, *, channel: str, commit: str | None) -> tuple[str, Collection[str]]:
+        """Every channel is on COMMIT."""
+        return commit or COMMIT, self._host.scripts if self._host is not None else ()
+
+    def keep_for_instances(self, tenant: str, commit: str) -> None:
+        pass
 
     def bundle(self, tenant: str, commit: str) -> Path:
         return Path("/nowhere")
@@ -198,8 +218,12 @@ class World:
         while self.engine.residents.get(key) is not None:
             await trio.testing.wait_all_tasks_blocked(0.001)
 
-    def journal(self, key: tuple[str, str]) -> list[AnyEntry]:
+    def whole_journal(self, key: tuple[str, str]) -> list[AnyEntry]:
         return codec.decode_journal(self.store.journal(*key))
+
+    def journal(self, key: tuple[str, str]) -> list[AnyEntry]:
+        """Without traces of how it was executed."""
+        return [entry for entry in self.whole_journal(key) if type(entry) not in HIDDEN]
 
     def kinds(self, key: tuple[str, str]) -> list[str]:
         return [type(entry).__name__ for entry in self.journal(key)]
@@ -207,7 +231,7 @@ class World:
 
 @asynccontextmanager
 async def world(
-    path: Path, *, limits: EngineLimits | None = None, host: ScriptedHost | None = None
+    path: Path, *, limits: EngineLimits | None = None, host: ScriptedHost | None = None, peers: Peers | None = None
 ) -> AsyncGenerator[World]:
     """The engine over the data in `path`, from its start to its orderly end."""
     store = FacetsStateStore.open(path)
@@ -215,6 +239,7 @@ async def world(
         clock = StandingClock()
         host = host or ScriptedHost()
         engine = Engine(store, NoCode(), host, clock, limits or EngineLimits(stop_grace_s=1.0))  # type: ignore[arg-type]
+        engine.peers = peers or PeersOver(LocalInstances(engine, store), NoCode(host))  # type: ignore[arg-type]
         async with engine.running():
             yield World(engine, store, host, clock)
     finally:
