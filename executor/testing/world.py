@@ -1,0 +1,358 @@
+"""The executor of a test: it decides by the real rules, keeps everything in memory, and owns the clock.
+
+Entries are delivered, the run goes as far as it can and asks, what it asks for becomes entries: as in production, but in
+one thread, without a disk. When nothing executes, the clock jumps to the next moment that brings something about.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Literal
+
+import msgspec
+
+from executor.core import decide
+from executor.core.commands import Cancel, Command, StepBegun, StepDone, StepError, Wait
+from executor.core.entries import Activated, AnyEntry, Held, Released, Started, StartOptions, WaitEnded
+from executor.core.failure import ErrorFact
+from executor.core.visible import is_visible
+from executor.sandbox.child_limits import ChildLimits
+from executor.sandbox.protocol import (
+    Activate,
+    Answer,
+    Ask,
+    Attempt,
+    Drop,
+    Entries,
+    FacetImage,
+    FacetPages,
+    FromSandbox,
+    NeedFacet,
+    NeedPages,
+    Output,
+    Quiesce,
+    Turn,
+    Update,
+)
+from executor.testing import inside
+from executor.testing.clock import VirtualClock
+from executor.testing.failures import Nondeterminism, StepStuck, WorkflowFailure
+from executor.testing.hosted import Hosted
+from executor.testing.mocks import Mock, Rules
+from executor.testing.process import Process
+from executor.testing.tree import WorkingTree
+from facets import pages
+from facets.delta import stamp_of
+
+COMMIT = "0" * 40
+"""What `event.commit` is in a test: the working tree is none."""
+JUMPS_MAX = 10_000
+"""How often the clock may jump in one call: a run that only ever sleeps would never give it back."""
+ERRORS_KEPT_MAX = 1_000
+_FOR_EVER = 1 << 62
+
+
+class World:
+    """All instances of one test. `unloads`: a run is dropped at every wait, and replayed when it goes on."""
+
+    def __init__(
+        self, tree: WorkingTree, clock: VirtualClock, *, unloads: bool, patience_s: float, limits: ChildLimits
+    ) -> None:
+        self.clock = clock
+        self.tree = tree
+        self.unloads = unloads
+        self.patience_s = patience_s
+        self.hosted: dict[str, Hosted] = {}
+        self.waits: Rules[Mock] = Rules()
+        self.answers: dict[int, Answer] = {}
+        self.failures: list[WorkflowFailure] = []
+        self.errors: dict[tuple[str, str], BaseException] = {}
+        """Original exceptions, by type and message of the fact that was made of them."""
+        self.on_settled: Callable[[Hosted], bool] = lambda _hosted: False
+        """Do what follows from an instance's state for others; true if that was something."""
+        self.process = Process(tree, limits)
+        self.process.on_question = self._answer_questions
+        self._by_number: dict[int, Hosted] = {}
+        self._numbers = itertools.count(1)
+        self._touched: dict[str, Hosted] = {}
+        self.is_closed = False
+
+    def next_number(self) -> int:
+        return next(self._numbers)
+
+    # --- from outside
+
+    def start(self, id: str, workflow: str, payload: bytes, options: StartOptions | None = None) -> Hosted:
+        """A new instance, which has not begun."""
+        hosted = Hosted(id)
+        seed = blake2b(id.encode(), digest_size=16, person=b"perdure testing").digest()
+        self.hosted[id] = hosted
+        self.append(hosted, Started(self.clock.now_ms, workflow, COMMIT, payload, seed, options))
+        return hosted
+
+    def append(self, hosted: Hosted, *entries: AnyEntry, delta: bytes | None = None) -> None:
+        """Journal entries, and see to what they bring about at the next `drive`."""
+        hosted.append(entries, delta)
+        self.touch(hosted)
+
+    def touch(self, hosted: Hosted) -> None:
+        self._touched[hosted.id] = hosted
+
+    def drive(
+        self, done: Callable[[], bool] = lambda: False, *, until_ms: int | None = None
+    ) -> Literal["done", "rests", "jumps"]:
+        """Let everything go on until `done()`, or until all rests: nothing can go on without the clock passing
+        `until_ms` (None: without it moving at all), or after JUMPS_MAX jumps. Raises WorkflowFailure."""
+        jumps = 0
+        with inside.driving(self._keep_error):
+            while True:
+                self._settle()
+                if self.failures:
+                    raise self.failures.pop(0)
+                if done():
+                    return "done"
+                if self.is_executing:
+                    self._wait()
+                    continue
+                wake_ms = self._next_wake_ms()
+                if wake_ms is None or wake_ms > max(until_ms or 0, self.clock.now_ms):
+                    return "rests"
+                if jumps == JUMPS_MAX:
+                    return "jumps"
+                self.clock.move_to(wake_ms)
+                self._wake()
+                jumps += 1
+
+    def ask(
+        self, hosted: Hosted, question: Callable[[int], Ask | Update], done: Callable[[], bool]
+    ) -> Literal["done", "rests", "jumps"]:
+        """Have its run in memory and live, give it `question(number of the run)`, and drive until `done()`."""
+        hosted.is_kept, hosted.is_resting = True, False
+        self.touch(hosted)
+        try:
+            self.drive()
+            if hosted.number is None:
+                return "rests"
+            with inside.driving(self._keep_error):
+                self.process.handle(question(hosted.number))
+            return self.drive(lambda: done() or hosted.is_over, until_ms=_FOR_EVER)
+        finally:
+            hosted.is_kept = False
+            self.touch(hosted)
+            self.drive()
+
+    @property
+    def is_executing(self) -> bool:
+        """Steps of some run execute."""
+        return any(hosted.number is not None and not hosted.is_quiet for hosted in self._by_number.values())
+
+    def close(self) -> None:
+        self.is_closed = True
+        with inside.driving(self._keep_error):
+            for hosted in list(self.hosted.values()):
+                self.drop(hosted)
+            self.process.close()
+        self.errors.clear()
+
+    # --- time
+
+    def _next_wake_ms(self) -> int | None:
+        wakes = (hosted.next_wake_ms() for hosted in self.hosted.values())
+        return min((wake_ms for wake_ms in wakes if wake_ms is not None), default=None)
+
+    def _wake(self) -> None:
+        for hosted in self.hosted.values():
+            wake_ms = hosted.next_wake_ms()
+            if wake_ms is not None and wake_ms <= self.clock.now_ms:
+                self.append(hosted, *decide.on_clock(hosted.instance, self.clock.now_ms).entries)
+                hosted.is_resting = False
+
+    def _wait(self) -> None:
+        """Real time passes, until something comes of what executes."""
+        if self.process.wait(self.patience_s):
+            return
+        names = [f"{hosted.id}: {', '.join(hosted.instance.executing) or '?'}" for hosted in self._by_number.values()]
+        raise StepStuck(
+            f"nothing came of the steps that execute for {self.patience_s:g} s of real time ({'; '.join(names)}). "
+            "Mock them, or give WorkflowTest(…, patience_s=…) more."
+        )
+
+    # --- driving
+
+    def _settle(self) -> None:
+        """Do all that takes neither code that executes nor time."""
+        process = self.process
+        while True:
+            if process.inbox:
+                frames, process.inbox = process.inbox, []
+                for frame in frames:
+                    self._take(frame)
+            elif self._touched:
+                touched, self._touched = self._touched, {}
+                for hosted in touched.values():
+                    self._serve(hosted)
+            else:
+                return
+
+    def _serve(self, hosted: Hosted) -> None:
+        instance = hosted.instance
+        if self.on_settled(hosted):
+            self.touch(hosted)
+            return
+        if hosted.is_over:
+            self.drop(hosted)
+        elif instance.is_paused or instance.delayed_until_ms is not None:
+            self._quiesce(hosted)
+        elif hosted.is_resting:
+            if self.unloads and hosted.number is not None and not hosted.is_kept:
+                self._release(hosted, "waits")
+        else:
+            if hosted.number is not None and hosted.execution != instance.execution:
+                self.drop(hosted)  # it is of a past that is gone
+            if hosted.number is None:
+                self._activate(hosted)
+            self._send(hosted)
+            self._retry(hosted)
+
+    def _activate(self, hosted: Hosted) -> None:
+        hosted.activations += 1
+        now_ms = self.clock.now_ms
+        hosted.append((Activated(now_ms, 1),))
+        hosted.number = number = self.next_number()
+        hosted.sent = 0
+        hosted.execution = hosted.instance.execution
+        hosted.is_quiet = hosted.is_quiesced = False
+        self._by_number[number] = hosted
+        start = hosted.instance.start
+        self.process.handle(Activate(number, hosted.id, start.workflow, start.commit, len(hosted.stored)))
+
+    def _send(self, hosted: Hosted) -> None:
+        first = hosted.sent + 1
+        if first <= len(hosted.stored) and hosted.number is not None:
+            hosted.sent = len(hosted.stored)
+            hosted.is_quiet = False
+            self.process.handle(Entries(hosted.number, first, self.visible(hosted, first, hosted.sent)))
+
+    @staticmethod
+    def visible(hosted: Hosted, first: int, last: int) -> list[bytes | int]:
+        """Entries as the run is sent them."""
+        cuts, carried = hosted.instance.cuts, hosted.instance.carried
+        stored = hosted.stored[first - 1 : last]
+        return [data if is_visible(data, at, cuts, carried) else 1 for at, data in enumerate(stored, start=first)]
+
+    def _retry(self, hosted: Hosted) -> None:
+        for failed in decide.due_retries(hosted.instance, self.clock.now_ms):
+            if failed.path not in hosted.attempting and hosted.number is not None:
+                hosted.attempting.add(failed.path)
+                hosted.is_quiet = False
+                self.process.handle(Attempt(hosted.number, failed.path, failed.attempt + 1))
+
+    def _quiesce(self, hosted: Hosted) -> None:
+        if hosted.number is None:
+            return
+        if hosted.is_quiet:
+            self._release(hosted, "paused")
+        elif not hosted.is_quiesced:
+            hosted.is_quiesced = True
+            self.process.handle(Quiesce(hosted.number))
+
+    def _release(self, hosted: Hosted, reason: Literal["waits", "paused"]) -> None:
+        self.drop(hosted)
+        hosted.append((Released(self.clock.now_ms, reason),))
+
+    def drop(self, hosted: Hosted) -> None:
+        """End its run, if there is one."""
+        number, hosted.number = hosted.number, None
+        if number is not None:
+            del self._by_number[number]
+            hosted.attempting.clear()
+            hosted.is_quiet = False
+            self.process.handle(Drop(number))
+
+    # --- what the run says
+
+    def _take(self, frame: FromSandbox) -> None:
+        if isinstance(frame, Answer):
+            self.answers[frame.number] = frame
+        hosted = self._by_number.get(getattr(frame, "run", 0))
+        if hosted is None:
+            return
+        if isinstance(frame, Turn):
+            self._on_turn(hosted, frame)
+        elif isinstance(frame, Output):
+            self._on_output(hosted, frame)
+        elif isinstance(frame, NeedFacet):
+            self.process.handle(FacetImage(frame.run, 0, len(hosted.image), hosted.image))
+        elif isinstance(frame, NeedPages):
+            self._send_pages(hosted, frame)
+
+    def _on_turn(self, hosted: Hosted, turn: Turn) -> None:
+        instance = hosted.instance
+        resolved_before = instance.resolved_at
+        for command in turn.commands:
+            if isinstance(command, StepDone | StepError | Cancel):
+                hosted.attempting.discard(command.path)
+            decided = self._decide(hosted, self._as_deployed(command))
+            hosted.append(decided.entries, decided.delta)
+        hosted.is_quiet = turn.idle and turn.seen == hosted.sent and not hosted.attempting
+        is_up_to_date = turn.seen >= resolved_before and instance.resolved_at == resolved_before
+        hosted.is_resting = hosted.is_quiet and is_up_to_date and not hosted.is_quiesced
+        self.touch(hosted)
+        held = instance.held
+        if held is not None and held.code == "nondeterminism":
+            self.fail_as_nondeterministic(hosted, held)
+
+    def fail_as_nondeterministic(self, hosted: Hosted, held: Held) -> None:
+        """The test fails with it, at the end of what is being driven."""
+        message = f'run "{hosted.id}": {self.tree.shown(held.message)}'
+        self.failures.append(Nondeterminism(message, held.recorded, held.requested))
+
+    def _decide(self, hosted: Hosted, command: Command) -> decide.Decided:
+        decided = decide.on_command(hosted.instance, command, now_ms=self.clock.now_ms, id=hosted.id)
+        if isinstance(command, Wait) and decided.entries:
+            rule = self.waits.find(command.path)
+            if rule is not None:
+                rule.calls.append(((), {}))
+                return decide.Decided((decided.entries[0], WaitEnded(self.clock.now_ms, command.path, None)))
+        return decided
+
+    def _as_deployed(self, command: Command) -> Command:
+        """Places as they would be in a deployment, times as they are in the test."""
+        changes: dict[str, object] = {}
+        where = getattr(command, "where", None)
+        if where:
+            changes["where"] = self.tree.shown(where)
+        if isinstance(command, StepDone | StepError | StepBegun):
+            changes["started_at_ms"] = self.clock.now_ms
+        return msgspec.structs.replace(command, **changes) if changes else command
+
+    def _on_output(self, hosted: Hosted, line: Output) -> None:
+        if hosted.take_line(msgspec.structs.replace(line, at_ms=max(line.at_ms, 0))) and line.stream != "log":
+            inside.write(line.stream, line.text + "\n")
+
+    def _keep_error(self, error: BaseException, fact: ErrorFact) -> None:
+        if len(self.errors) >= ERRORS_KEPT_MAX:
+            self.errors.pop(next(iter(self.errors)))
+        self.errors[fact.type, fact.message] = error
+
+    # --- facets
+
+    def _answer_questions(self) -> None:
+        """A step blocks everything until its facet is there."""
+        frames, self.process.inbox = self.process.inbox, []
+        later: list[FromSandbox] = []
+        for frame in frames:
+            if isinstance(frame, NeedFacet | NeedPages):
+                self._take(frame)
+            else:
+                later.append(frame)
+        self.process.inbox = later + self.process.inbox
+
+    def _send_pages(self, hosted: Hosted, need: NeedPages) -> None:
+        image = hosted.image
+        size = pages.CHUNK_BYTES
+        pieces = [image[at * size : (at + 1) * size] for at in range(need.first, need.first + need.count)]
+        chunks = [pages.pack_chunk(piece.ljust(size, b"\0")) for piece in pieces if piece]
+        self.process.handle(FacetPages(need.run, need.number, *stamp_of(image), need.first, chunks))
