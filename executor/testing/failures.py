@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from executor.core.entries import StepRef
+from executor.workflow import NonRetryableError
 
 
 class WorkflowFailure(AssertionError):
@@ -29,5 +30,5 @@ class StepStuck(WorkflowFailure):
     """A step executed for longer, in real time, than the test's `patience_s`."""
 
 
-class NotMocked(WorkflowFailure):
+class NotMocked(WorkflowFailure, NonRetryableError):
     """With `only_mocks=True`: a step was about to execute for real."""

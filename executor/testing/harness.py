@@ -15,11 +15,12 @@ from executor.sandbox.child_limits import ChildLimits
 from executor.testing import inside, mocks, tree
 from executor.testing.clock import VirtualClock
 from executor.testing.following import Following
+from executor.testing.failures import NeverEnds
 from executor.testing.mocks import MISSING, Mock
+from executor.testing.process import Process
 from executor.testing.run import WorkflowRun, encoded
 from executor.testing.tree import AnyWorkflow, WorkingTree
 from executor.testing.world import JUMPS_MAX, World
-from executor.testing.failures import NeverEnds
 from executor.workflow import Duration, Workflow
 from executor.workflow.durations import duration_ms
 
@@ -94,14 +95,11 @@ class WorkflowTest(Generic[P, R]):
             raise RuntimeError("this WorkflowTest is open already; make another")
         inside.enter(self, self._tree.modules())
         try:
-            world = World(
-                self._tree, self.clock, unloads=self._unloads, patience_s=self._patience_s, limits=ChildLimits()
-            )
+            process = Process(self._tree, ChildLimits(), self._rules, only_mocks=self._only_mocks)
+            world = World(self.clock, self._tree, process, unloads=self._unloads, patience_s=self._patience_s)
         except BaseException:
             inside.leave(self)
             raise
-        world.process.steps.rules = self._rules
-        world.process.steps.only_mocks = self._only_mocks
         world.on_settled = Following(world).settle
         self._world = world
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from executor.core import codec, values
+from executor.core.commands import StepDone, StepError
 from executor.core.entries import AnyEntry, Completed, Failed, Restarted
 from executor.core.instance import Instance, fold
 from executor.core.lifecycle import State
@@ -33,6 +34,10 @@ class Hosted:
         self.is_wound_up = False
         """What follows from its end is done."""
         self.attempting: set[str] = set()
+        self.reports: list[StepDone | StepError] = []
+        """How attempts ended, to be journaled."""
+        self.idle_after = 0
+        """By its last Turn nothing executes, and it has seen entries up to here; 0: something does."""
         self.activations = 0
         self.execution = 0
         self.is_kept = False
@@ -87,6 +92,12 @@ class Hosted:
         for _, delta in self._deltas:
             self.image = apply(self.image, delta, bytes_max=IMAGE_BYTES_MAX)
         self.is_resting = self.is_wound_up = False
+
+    def note_rest(self) -> None:
+        """Set `is_quiet` and `is_resting` by what the run said last."""
+        is_idle = self.idle_after > 0 and not self.attempting and not self.reports
+        self.is_quiet = is_idle and self.idle_after == self.sent
+        self.is_resting = self.is_quiet and self.idle_after >= self.instance.resolved_at and not self.is_quiesced
 
     def next_wake_ms(self) -> int | None:
         """When time alone brings something about."""

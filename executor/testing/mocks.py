@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from executor.sandbox.step_calls import declared_result, is_async
+from executor.sandbox.step_attempt import Attempt
 from executor.sandbox.steps import Steps
 from executor.testing.failures import NotMocked
 from executor.workflow import StepTimeout as _PublicTimeout
@@ -210,23 +211,52 @@ def _declared_as(function: Callable[..., Any], original: Callable[..., Any]) -> 
 
 
 class MockedSteps(Steps):
-    """The process's attempts, those that a rule is for answered by it."""
+    """The process's attempts, those that a rule is for answered by it; and the order in which they began."""
 
-    rules: Rules[Mock]
-    only_mocks: bool = False
+    def __init__(self, *arguments: Any, rules: Rules[Mock], only_mocks: bool) -> None:
+        super().__init__(*arguments)
+        self.rules = rules
+        self.refusals: list[NotMocked] = []
+        """Steps that would have executed for real, and must not."""
+        self._only_mocks = only_mocks
+        self._begun: dict[int, dict[str, tuple[int, Attempt]]] = {}
+        self._count = 0
 
-    def begin(self, owner: Any, call: Any, *rest: Any, **options: Any) -> Any:
+    def begin(self, owner: Any, call: Any, *rest: Any, **options: Any) -> Attempt:
         """As `Steps.begin`."""
         rule = self.rules.find(call.path)
         if rule is not None:
             call = msgspec.structs.replace(call, function=instead(rule, call.function))
-        elif self.only_mocks:
-            call = msgspec.structs.replace(call, function=_refusal(call.path))
-        return super().begin(owner, call, *rest, **options)
+        elif self._only_mocks:
+            refusal = NotMocked(f"step {call.path!r} was about to execute for real; mock it, or leave out only_mocks=True")
+            self.refusals.append(refusal)
+            call = msgspec.structs.replace(call, function=_raising(refusal))
+        self._count += 1
+        place = self._count
+        attempt = super().begin(owner, call, *rest, **options)
+        self._begun.setdefault(owner.number, {})[call.path] = (place, attempt)
+        return attempt
+
+    def place(self, run: int, path: str) -> int:
+        """When the run's latest attempt at a step began, among all."""
+        begun = self._begun.get(run, {}).get(path)
+        return 0 if begun is None else begun[0]
+
+    def first_executing(self, run: int) -> int:
+        """The place of the run's first attempt that executes still; a large number if none does."""
+        begun = self._begun.get(run, {})
+        return min((place for place, attempt in begun.values() if not attempt.is_over), default=1 << 62)
+
+    def forget(self, run: int, path: str | None = None) -> None:
+        """Its outcome is journaled; or the run is gone."""
+        if path is None:
+            self._begun.pop(run, None)
+        else:
+            self._begun.get(run, {}).pop(path, None)
 
 
-def _refusal(path: str) -> Callable[..., Any]:
-    async def refuse(*_: Any, **__: Any) -> None:
-        raise NotMocked(f"step {path!r} was about to execute for real; mock it, or leave out only_mocks=True")
+def _raising(error: Exception) -> Callable[..., Any]:
+    async def fail(*_: Any, **__: Any) -> None:
+        raise error
 
-    return refuse
+    return fail

@@ -13,7 +13,7 @@ from executor.sandbox.child import Child
 from executor.sandbox.child_limits import ChildLimits
 from executor.sandbox.protocol import FromSandbox, ToSandbox
 from executor.sandbox.threads import Job, LoopExecutor, StepPool
-from executor.testing.mocks import MockedSteps
+from executor.testing.mocks import Mock, MockedSteps, Rules
 from executor.testing.tree import WorkingTree
 
 
@@ -39,7 +39,7 @@ class Threads(StepPool):
 class Process:
     """See the module. `on_question` is given what is sent while a step blocks everything (its facet is asked for)."""
 
-    def __init__(self, tree: WorkingTree, limits: ChildLimits) -> None:
+    def __init__(self, tree: WorkingTree, limits: ChildLimits, rules: Rules[Mock], *, only_mocks: bool) -> None:
         self.loop = asyncio.new_event_loop()
         self.inbox: list[FromSandbox] = []
         self.on_question: Callable[[], None] = lambda: None
@@ -47,7 +47,7 @@ class Process:
         self._threads = Threads(limits.step_threads)
         # The tree is all that a run needs of a bundle.
         self._child = Child(self.loop, self._threads, cast("Any", tree), limits, self._sent, lambda: self.on_question())
-        self.steps = MockedSteps(self.loop, self._threads, tree.files, limits)
+        self.steps = MockedSteps(self.loop, self._threads, tree.files, limits, rules=rules, only_mocks=only_mocks)
         self._child.steps = self.steps
         self.loop.set_default_executor(LoopExecutor(self._threads).as_executor())
         self.loop.set_exception_handler(self._report)

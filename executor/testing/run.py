@@ -301,9 +301,9 @@ class WorkflowRun(Generic[R]):
                 f'run "{self.id}" did not {what} within {JUMPS_MAX:,} jumps of the clock (it is '
                 f"{self._world.clock.now:%Y-%m-%d} now); it waits for {waits or 'nothing'}"
             )
-        hints = [
+        hints = ["resume it: run.resume()" for wait in status.waits if wait.kind == "paused"] or [
             f'send it: run.send_event("{wait.type}", …)' for wait in status.waits if wait.kind == "event"
-        ] or ["resume it: run.resume()" for wait in status.waits if wait.kind == "paused"]
+        ]
         hint = f"; {hints[0]}" if hints else ""
         return NeverEnds(
             f'run "{self.id}" ({status.state}) can never {what} by itself: it waits for {waits or "nothing"}{hint}'

@@ -18,7 +18,6 @@ from executor.core.commands import Cancel, Command, StepBegun, StepDone, StepErr
 from executor.core.entries import Activated, AnyEntry, Held, Released, Started, StartOptions, WaitEnded
 from executor.core.failure import ErrorFact
 from executor.core.visible import is_visible
-from executor.sandbox.child_limits import ChildLimits
 from executor.sandbox.protocol import (
     Activate,
     Answer,
@@ -52,13 +51,15 @@ JUMPS_MAX = 10_000
 """How often the clock may jump in one call: a run that only ever sleeps would never give it back."""
 ERRORS_KEPT_MAX = 1_000
 _FOR_EVER = 1 << 62
+ORDER_S = 0.02
+"""For so long of real time the outcome of a step waits for those of steps that began before it."""
 
 
 class World:
     """All instances of one test. `unloads`: a run is dropped at every wait, and replayed when it goes on."""
 
     def __init__(
-        self, tree: WorkingTree, clock: VirtualClock, *, unloads: bool, patience_s: float, limits: ChildLimits
+        self, clock: VirtualClock, tree: WorkingTree, process: Process, *, unloads: bool, patience_s: float
     ) -> None:
         self.clock = clock
         self.tree = tree
@@ -72,7 +73,7 @@ class World:
         """Original exceptions, by type and message of the fact that was made of them."""
         self.on_settled: Callable[[Hosted], bool] = lambda _hosted: False
         """Do what follows from an instance's state for others; true if that was something."""
-        self.process = Process(tree, limits)
+        self.process = process
         self.process.on_question = self._answer_questions
         self._by_number: dict[int, Hosted] = {}
         self._numbers = itertools.count(1)
@@ -109,8 +110,9 @@ class World:
         with inside.driving(self._keep_error):
             while True:
                 self._settle()
-                if self.failures:
-                    raise self.failures.pop(0)
+                for failures in (self.process.steps.refusals, self.failures):
+                    if failures:
+                        raise failures.pop(0)
                 if done():
                     return "done"
                 if self.is_executing:
@@ -171,7 +173,12 @@ class World:
 
     def _wait(self) -> None:
         """Real time passes, until something comes of what executes."""
-        if self.process.wait(self.patience_s):
+        behind = [hosted for hosted in self._by_number.values() if hosted.reports]
+        if self.process.wait(ORDER_S if behind else self.patience_s):
+            return
+        if behind:
+            for hosted in behind:
+                self._journal_reports(hosted, of_all=True)
             return
         names = [f"{hosted.id}: {', '.join(hosted.instance.executing) or '?'}" for hosted in self._by_number.values()]
         raise StepStuck(
@@ -267,7 +274,9 @@ class World:
         number, hosted.number = hosted.number, None
         if number is not None:
             del self._by_number[number]
+            self.process.steps.forget(number)
             hosted.attempting.clear()
+            hosted.reports.clear()
             hosted.is_quiet = False
             self.process.handle(Drop(number))
 
@@ -289,24 +298,50 @@ class World:
             self._send_pages(hosted, frame)
 
     def _on_turn(self, hosted: Hosted, turn: Turn) -> None:
-        instance = hosted.instance
-        resolved_before = instance.resolved_at
+        hosted.idle_after = turn.seen if turn.idle else 0
         for command in turn.commands:
-            if isinstance(command, StepDone | StepError | Cancel):
-                hosted.attempting.discard(command.path)
-            decided = self._decide(hosted, self._as_deployed(command))
-            hosted.append(decided.entries, decided.delta)
-        hosted.is_quiet = turn.idle and turn.seen == hosted.sent and not hosted.attempting
-        is_up_to_date = turn.seen >= resolved_before and instance.resolved_at == resolved_before
-        hosted.is_resting = hosted.is_quiet and is_up_to_date and not hosted.is_quiesced
-        self.touch(hosted)
-        held = instance.held
+            if isinstance(command, StepDone | StepError):
+                hosted.reports.append(command)
+            else:
+                if not isinstance(command, StepBegun):
+                    self._journal_reports(hosted, of_all=True)  # it may be about one of these steps
+                self._journal(hosted, command)
+        self._journal_reports(hosted)
+        held = hosted.instance.held
         if held is not None and held.code == "nondeterminism":
             self.fail_as_nondeterministic(hosted, held)
 
+    def _journal(self, hosted: Hosted, command: Command) -> None:
+        if isinstance(command, StepDone | StepError | Cancel):
+            hosted.attempting.discard(command.path)
+        decided = self._decide(hosted, self._as_deployed(command))
+        hosted.append(decided.entries, decided.delta)
+
+    def _journal_reports(self, hosted: Hosted, *, of_all: bool = False) -> None:
+        """Journal how attempts ended, in the order in which they began: parallel steps that end at about the same time
+        are recorded equally each time. One that takes longer is not waited for (`of_all`)."""
+        steps = self.process.steps
+        reports, hosted.reports = hosted.reports, []
+        if reports:
+            number = hosted.number or 0
+            first = (1 << 62) if of_all else steps.first_executing(number)
+            places = [steps.place(number, report.path) for report in reports]
+            ready = [report for place, report in sorted(zip(places, reports, strict=True), key=_place) if place < first]
+            writers = iter([report for report in reports if getattr(report, "delta", None)])
+            if any(getattr(report, "delta", None) for report in reports):
+                # Deltas build on each other: their order is that of the commits, and nothing may be held back.
+                ready = [next(writers) if getattr(report, "delta", None) else report for report in reports]
+            for report in ready:
+                self._journal(hosted, report)
+                steps.forget(number, report.path)
+            hosted.reports = [report for report in reports if report not in ready]
+        hosted.note_rest()
+        self.touch(hosted)
+
     def fail_as_nondeterministic(self, hosted: Hosted, held: Held) -> None:
         """The test fails with it, at the end of what is being driven."""
-        message = f'run "{hosted.id}": {self.tree.shown(held.message)}'
+        what, _, _ = held.message.partition(" Resume the instance")  # which is not what a test can do
+        message = f'run "{hosted.id}": {self.tree.shown(what)}'
         self.failures.append(Nondeterminism(message, held.recorded, held.requested))
 
     def _decide(self, hosted: Hosted, command: Command) -> decide.Decided:
@@ -356,3 +391,7 @@ class World:
         pieces = [image[at * size : (at + 1) * size] for at in range(need.first, need.first + need.count)]
         chunks = [pages.pack_chunk(piece.ljust(size, b"\0")) for piece in pieces if piece]
         self.process.handle(FacetPages(need.run, need.number, *stamp_of(image), need.first, chunks))
+
+
+def _place(item: tuple[int, StepDone | StepError]) -> int:
+    return item[0]
