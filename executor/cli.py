@@ -43,7 +43,8 @@ tokens = App(name="tokens", help="Tokens: passwords of git remotes, and of the A
 instances = App(name="instances", help="Instances: look at them, talk to them, stop them.")
 versions = App(name="versions", help="Deployed commits, and the channels that are on them.")
 tenants.command(tokens)
-for group in (tenants, instances, versions):
+schedules = App(name="schedules", help="Schedules: workflows that start by themselves.")
+for group in (tenants, instances, versions, schedules):
     app.command(group)
 
 
@@ -592,6 +593,118 @@ def facet(id: str, *, output: Annotated[Path, Parameter(name=["--output", "-o"])
     except OSError as error:
         raise Refused(f"{output} cannot be written: {error.strerror}.", hint="Name a new file.") from None
     _show(of, {"file": str(output), "bytes": len(content)}, f"Wrote {len(content)} bytes to {output}.")
+
+
+# --- schedules
+
+
+@schedules.command(name="list")
+def list_schedules(*, of: Of) -> None:
+    """List schedules: when each fires next, and what became of the last time."""
+    with of.connect() as platform:
+        found = platform.tenant(of.tenant).schedules()
+    _show(of, found, _text().schedules)
+
+
+@schedules.command(name="show")
+def show_schedule(name: str, *, of: Of) -> None:
+    """Show a schedule with its next times and its last firings."""
+    with of.connect() as platform:
+        found = platform.tenant(of.tenant).schedule(name)
+    _show(of, found, _text().schedule)
+
+
+@schedules.command(name="create")
+def create_schedule(
+    workflow: str,
+    payload: Payload = "null",
+    *,
+    name: str | None = None,
+    channel: str = "live",
+    cron: str | None = None,
+    every: str | None = None,
+    timezone: str = "UTC",
+    start: str | None = None,
+    end: str | None = None,
+    overlap: Literal["skip", "queue", "cancel", "allow"] = "skip",
+    catch_up: Literal["none", "last", "all"] = "last",
+    catch_up_window: str | None = None,
+    jitter: str = "0 seconds",
+    of: Of,
+) -> None:
+    """Start a workflow again and again.
+
+    Parameters
+    ----------
+    payload
+        JSON, @FILE, or - for standard input.
+    cron
+        Minute, hour, day, month, weekday: "0 6 * * 1-5".
+    every
+        An interval in place of cron: "10 minutes".
+    start
+        Not before this date (ISO 8601).
+    end
+        Before this date.
+    overlap
+        What a firing does while an instance of an earlier one has not ended.
+    catch_up
+        Which firings are made up for that came while the platform was down.
+    catch_up_window
+        How far back they are.
+    jitter
+        Fire up to so much later.
+    """
+    value = _payload(payload)
+    with of.connect() as platform:
+        found = platform.tenant(of.tenant).create_schedule(
+            workflow,
+            value,
+            name=name,
+            channel=channel,
+            cron=cron,
+            every=every,
+            timezone=timezone,
+            start=start,
+            end=end,
+            overlap=overlap,
+            catch_up=catch_up,
+            catch_up_window=catch_up_window,
+            jitter=jitter,
+        )
+    _show(of, found, _text().schedule)
+
+
+@schedules.command(name="delete")
+def delete_schedule(name: str, *, of: Of) -> None:
+    """Delete a schedule that was made here or by the API; its instances go on."""
+    with of.connect() as platform:
+        platform.tenant(of.tenant).delete_schedule(name)
+    _show(of, {"deleted": name}, f"Deleted {name}.")
+
+
+@schedules.command(name="pause")
+def pause_schedule(name: str, *, of: Of) -> None:
+    """Fire nothing until resumed."""
+    with of.connect() as platform:
+        found = platform.tenant(of.tenant).pause_schedule(name)
+    _show(of, found, _text().schedule)
+
+
+@schedules.command(name="resume")
+def resume_schedule(name: str, *, of: Of) -> None:
+    """Fire again, from the next time on."""
+    with of.connect() as platform:
+        found = platform.tenant(of.tenant).resume_schedule(name)
+    _show(of, found, _text().schedule)
+
+
+@schedules.command(name="trigger")
+def trigger_schedule(name: str, *, id: str | None = None, of: Of) -> None:
+    """Start an instance now, as the schedule would."""
+    with of.connect() as platform:
+        found = platform.tenant(of.tenant).trigger_schedule(name, id=id).status()
+    _show(of, found, _text().status)
 
 
 # --- inside

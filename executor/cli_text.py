@@ -17,9 +17,11 @@ from executor.views import (
     ChannelMoveView,
     ChannelView,
     DeploymentView,
+    FiringView,
     InstanceView,
     JournalItem,
     LogLine,
+    ScheduleView,
     Status,
     TenantView,
     TokenView,
@@ -223,6 +225,59 @@ def status(view: Status) -> None:
             ("updated", format_ms(view.updated_at_ms)),
         ]
     )
+
+
+def schedules(views: list[ScheduleView]) -> None:
+    table(
+        ("schedule", "workflow", "when", "next", "last"),
+        [
+            (view.name, view.workflow, _when(view), _next(view), firing_text(view.firings[0]) if view.firings else "")
+            for view in views
+        ],
+        empty="No schedules. Declare one in a workflow's class, or: perdure schedules create WORKFLOW --cron …",
+    )
+
+
+def schedule(view: ScheduleView) -> None:
+    facts(
+        [
+            ("schedule", view.name),
+            ("workflow", view.workflow),
+            ("channel", view.channel),
+            ("declared in", "code" if view.origin == "code" else None),
+            ("when", _when(view)),
+            ("from", None if view.start_ms is None else format_ms(view.start_ms)),
+            ("until", None if view.end_ms is None else format_ms(view.end_ms)),
+            ("overlap", view.overlap),
+            ("catch up", view.catch_up),
+            ("payload", None if view.payload is None else value(view.payload)),
+            ("paused by", view.paused_by),
+            ("running", ", ".join(view.running)),
+            ("due", ", ".join(map(format_ms, view.waiting))),
+            ("next", ", ".join(map(format_ms, view.next_ms))),
+        ]
+    )
+    for firing in view.firings:
+        line(f"{format_ms(firing.scheduled_ms)}  {visible(firing_text(firing))}")
+
+
+def firing_text(firing: FiringView) -> str:
+    """What became of a time, in a line."""
+    parts = [firing.outcome, firing.instance, f"({firing.reason})" if firing.reason else None]
+    return " ".join(part for part in parts if part)
+
+
+def _when(view: ScheduleView) -> str:
+    if view.cron is not None:
+        return f"{view.cron} {view.timezone}"
+    assert view.every_ms is not None, "it has cron or an interval"
+    return f"every {view.every_ms / 1000:g} s"
+
+
+def _next(view: ScheduleView) -> str:
+    if view.paused:
+        return "(paused)"
+    return format_ms(view.next_ms[0]) if view.next_ms else "(ended)"
 
 
 def value(tenants_value: Any) -> str:

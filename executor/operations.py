@@ -14,8 +14,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from executor.views import (
+    BulkResult,
     ChannelMoveView,
     ChannelView,
+    CountView,
     DeploymentView,
     EventReceipt,
     GarbageView,
@@ -23,6 +25,7 @@ from executor.views import (
     InstancePage,
     JournalItem,
     LogLine,
+    ScheduleView,
     StartOutcome,
     StartRequest,
     Status,
@@ -112,14 +115,39 @@ class StartMany(Arguments, frozen=True):
     requests: Annotated[list[StartRequest], msgspec.Meta(max_length=1000)]
 
 
-class ListInstances(Arguments, frozen=True):
-    """Newest first. `after`: `next` of the page before."""
+class Search(Arguments, frozen=True):
+    """Which instances. `state`: one, or several with commas. Times in milliseconds: from is included, to is not.
+
+    `where`: conditions on search attributes, all of which must hold, as JSON: {"customer": "acme", "amount": {">": 5}}
+    or [["customer", "=", "acme"]]; operators are = != < <= > >= in exists prefix. In a query it is that JSON as text.
+    """
 
     state: str | None = None
     workflow: str | None = None
     commit: str | None = None
+    created_from_ms: int | None = None
+    created_to_ms: int | None = None
+    updated_from_ms: int | None = None
+    updated_to_ms: int | None = None
+    where: str | dict[str, Any] | list[Any] | None = None
+
+
+class ListInstances(Search, frozen=True):
+    """Newest first, or in the order of `order_by`: created, updated or the name of an attribute, the least first; with
+    - before it, the greatest. `after`: `next` of the page before."""
+
+    order_by: str | None = None
     limit: Limit = 100
     after: str | None = None
+
+
+class BulkOperation(Search, frozen=True):
+    """`after`: `next` of the portion before. `dry_run`: only say how many there are."""
+
+    operation: Literal["pause", "resume", "terminate", "restart", "delete"]
+    limit: Limit = 1000
+    after: str | None = None
+    dry_run: bool = False
 
 
 class Result(Arguments, frozen=True):
@@ -148,6 +176,31 @@ class ReadLogs(Arguments, frozen=True):
     after: Position = 0
     limit: Limit = 1000
     wait_s: Wait = 0.0
+
+
+class CreateSchedule(Arguments, frozen=True):
+    """`cron`, or `every` as a duration ("10 minutes", or seconds). `start`, `end`: ISO 8601, in `timezone` if they name
+    no other. The same name with the same content is the existing schedule."""
+
+    workflow: str
+    payload: Any = None
+    name: str | None = None
+    channel: str = "live"
+    cron: str | None = None
+    every: str | float | None = None
+    timezone: str = "UTC"
+    start: str | None = None
+    end: str | None = None
+    overlap: Literal["skip", "queue", "cancel", "allow"] = "skip"
+    catch_up: Literal["none", "last", "all"] = "last"
+    catch_up_window: str | float | None = None
+    jitter: str | float = 0
+
+
+class TriggerSchedule(Arguments, frozen=True):
+    """`id`: of the instance; with one, triggering again is safe."""
+
+    id: str | None = None
 
 
 class Backup(Arguments, frozen=True):
@@ -224,6 +277,8 @@ def lone_surrogates(arguments: Any) -> str | None:
 _TENANT = "/tenants/{tenant}"
 _INSTANCES = _TENANT + "/instances"
 _INSTANCE = _INSTANCES + "/{id}"
+_SCHEDULES = _TENANT + "/schedules"
+_SCHEDULE = _SCHEDULES + "/{name}"
 
 _ROWS = [
     Operation(name="health", method="GET", path="/health", result=Health, access="none", summary="How the server is"),
@@ -389,7 +444,24 @@ _ROWS = [
         path=_INSTANCES,
         arguments=ListInstances,
         result=InstancePage,
-        summary="List instances, newest first",
+        summary="List instances, newest first or in another order",
+    ),
+    Operation(
+        name="count",
+        method="GET",
+        path=_TENANT + "/instance-count",
+        arguments=Search,
+        result=CountView,
+        summary="How many instances fit; exact up to 10,000",
+    ),
+    Operation(
+        name="bulk",
+        method="POST",
+        path=_TENANT + "/bulk",
+        arguments=BulkOperation,
+        result=BulkResult,
+        access="write",
+        summary="One operation on up to 1000 instances that fit; each has its own outcome",
     ),
     Operation(name="status", method="GET", path=_INSTANCE, result=Status, summary="Show an instance"),
     Operation(
@@ -457,6 +529,64 @@ _ROWS = [
         result=bytes,
         media_type="application/vnd.sqlite3",
         summary="The instance's facet as an SQLite file; empty if it has none",
+    ),
+    # Schedules.
+    Operation(
+        name="schedules",
+        method="GET",
+        path=_SCHEDULES,
+        result=list[ScheduleView],
+        summary="List schedules, each with its next time and its last firing",
+    ),
+    Operation(
+        name="schedule",
+        method="GET",
+        path=_SCHEDULE,
+        result=ScheduleView,
+        summary="Show a schedule with its next 10 times and its last 100 firings",
+    ),
+    Operation(
+        name="create_schedule",
+        method="POST",
+        path=_SCHEDULES,
+        arguments=CreateSchedule,
+        result=ScheduleView,
+        status=201,
+        access="write",
+        summary="Start a workflow again and again, by cron or interval",
+    ),
+    Operation(
+        name="delete_schedule",
+        method="DELETE",
+        path=_SCHEDULE,
+        status=204,
+        access="write",
+        summary="Delete a schedule that was made by the API; its instances go on",
+    ),
+    Operation(
+        name="pause_schedule",
+        method="POST",
+        path=_SCHEDULE + "/pause",
+        result=ScheduleView,
+        access="write",
+        summary="Fire nothing until resumed",
+    ),
+    Operation(
+        name="resume_schedule",
+        method="POST",
+        path=_SCHEDULE + "/resume",
+        result=ScheduleView,
+        access="write",
+        summary="Fire again, from the next time on",
+    ),
+    Operation(
+        name="trigger_schedule",
+        method="POST",
+        path=_SCHEDULE + "/trigger",
+        arguments=TriggerSchedule,
+        result=Status,
+        access="write",
+        summary="Start an instance now, as the schedule would",
     ),
     # The platform.
     Operation(

@@ -21,6 +21,7 @@ from executor.views import (
     InstanceView,
     JournalItem,
     QueryResult,
+    ScheduleView,
     StartOutcome,
     StartRequest,
     Status,
@@ -37,6 +38,7 @@ TENANTS_FIELDS: dict[type[Any], tuple[str, ...]] = {
     StreamItem: ("item",),
     QueryResult: ("rows",),
     UpdateReceipt: ("value",),
+    ScheduleView: ("payload",),
 }
 """By view: fields that are tenants' values, or lists or dicts of them."""
 

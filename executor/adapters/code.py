@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Literal, ParamSpec, TypeVar
 
 import gitstore
+from executor.core import flow, schedule
 from executor.core.errors import CODES, Conflict, Corrupt, NotFound, PerdureError, Refused, Unavailable
 from executor.views import (
     ChannelMoveView,
@@ -86,13 +88,24 @@ def translated(method: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+def problem_of(found: gitstore.WorkflowFound) -> str | None:
+    """What is wrong with the declarations of a workflow that is about to be deployed."""
+    declared = json.loads(found.declared) if found.declared else {}
+    try:
+        if "schedule" in declared:
+            schedule.parse_declarations(declared["schedule"])
+    except Refused as error:
+        return f"{error.message}. {error.hint}"
+    return flow.problem(found.declared)
+
+
 class GitCodeSource:
     """See `executor.ports.CodeSource`."""
 
     def __init__(self, store: gitstore.GitStore) -> None:
         self._store = store
-        self._names: dict[tuple[str, str], frozenset[str]] = {}
-        """Workflows' names by tenant and deployed commit: a commit's workflows never change."""
+        self._names: dict[tuple[str, str], dict[str, str]] = {}
+        """Workflows with their declarations, by tenant and deployed commit: a commit's workflows never change."""
 
     @classmethod
     @translated
@@ -100,7 +113,7 @@ class GitCodeSource:
         """Raises Refused (`data_in_use`, `schema_too_new`), Corrupt."""
         limits = gitstore.Limits(pack_bytes_max=pack_bytes_max)
         # Pinned with the deployment: the first start on a version then needs no write in the code store.
-        return cls(gitstore.GitStore.open(path, limits=limits, deploy_pin=INSTANCES_REASON))
+        return cls(gitstore.GitStore.open(path, limits=limits, deploy_pin=INSTANCES_REASON, check_workflow=problem_of))
 
     # --- tenants and tokens
 
@@ -197,7 +210,7 @@ class GitCodeSource:
         return [_channel(channel) for channel in self._store.channels(tenant)]
 
     @translated
-    def startable(self, tenant: str, *, channel: str, commit: str | None) -> tuple[str, Collection[str]]:
+    def startable(self, tenant: str, *, channel: str, commit: str | None) -> tuple[str, Mapping[str, str]]:
         if commit is not None:
             deployment = self._store.deployment(tenant, self._resolve(tenant, commit))
             return deployment.commit, _names(deployment)
@@ -287,8 +300,8 @@ class GitCodeSource:
         self._store.close()
 
 
-def _names(deployment: gitstore.Deployment) -> frozenset[str]:
-    return frozenset(found.name for found in deployment.workflows)
+def _names(deployment: gitstore.Deployment) -> dict[str, str]:
+    return {found.name: found.declared for found in deployment.workflows}
 
 
 def _service(service: str) -> Literal["git-receive-pack", "git-upload-pack"]:
@@ -322,7 +335,7 @@ def _deployment(deployment: gitstore.Deployment, live: Mapping[str, list[str]]) 
         tree=deployment.tree,
         branch=deployment.branch,
         channel=deployment.channel or None,
-        workflows=[WorkflowView(name=found.name, path=found.path, line=found.line) for found in deployment.workflows],
+        workflows=[_workflow(found) for found in deployment.workflows],
         warnings=list(deployment.warnings),
         checks=[],
         who=deployment.who,
@@ -330,6 +343,12 @@ def _deployment(deployment: gitstore.Deployment, live: Mapping[str, list[str]]) 
         created_at_ms=deployment.created_at_ms,
         live_on=live.get(deployment.commit, []),
     )
+
+
+def _workflow(found: gitstore.WorkflowFound) -> WorkflowView:
+    declared = json.loads(found.declared).get("schedule", []) if found.declared else []
+    schedules = declared if isinstance(declared, list) else [declared]
+    return WorkflowView(name=found.name, path=found.path, line=found.line, schedule=schedules)
 
 
 def _channel(channel: gitstore.Channel) -> ChannelView:

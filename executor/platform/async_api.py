@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar, overload
@@ -32,6 +33,7 @@ from executor.views import (
     InstanceView,
     JournalItem,
     LogLine,
+    ScheduleView,
     StartOutcome,
     StartRequest,
     Status,
@@ -373,6 +375,78 @@ class AsyncTenant:
             if after is None:
                 break
         return found
+
+    # --- schedules
+
+    async def schedules(self) -> list[ScheduleView]:
+        """By name, each with its next time and its last firing; those that the live version's code declares too."""
+        found: list[ScheduleView] = await self._call("schedules")
+        return found
+
+    async def schedule(self, name: str) -> ScheduleView:
+        """With the next 10 times and the last 100 firings. Raises NotFound (`schedule_not_found`)."""
+        found: ScheduleView = await self._call("schedule", name)
+        return found
+
+    async def create_schedule(
+        self,
+        workflow: str | type[Workflow[Any, Any]],
+        payload: Any = None,
+        *,
+        name: str | None = None,
+        channel: str = "live",
+        cron: str | None = None,
+        every: str | float | timedelta | None = None,
+        timezone: str = "UTC",
+        start: str | datetime | None = None,
+        end: str | datetime | None = None,
+        overlap: Literal["skip", "queue", "cancel", "allow"] = "skip",
+        catch_up: Literal["none", "last", "all"] = "last",
+        catch_up_window: str | float | timedelta | None = None,
+        jitter: str | float | timedelta = 0,
+    ) -> ScheduleView:
+        """Start `workflow` on whatever version `channel` is on then, by `cron` or `every` so long. Durable on return.
+
+        The same name with the same content is the existing schedule; with another it is a Conflict
+        (`schedule_exists`). Raises Refused: `bad_request` says what is wrong with the times, `unknown_workflow`,
+        `not_deployed`, `limit_exceeded`, `invalid_name`.
+        """
+        found: ScheduleView = await self._call(
+            "create_schedule",
+            workflow=payloads.workflow_name(workflow),
+            payload=payloads.value_of(payload),
+            name=name,
+            channel=channel,
+            cron=cron,
+            every=payloads.duration_of(every),
+            timezone=timezone,
+            start=payloads.moment_of(start),
+            end=payloads.moment_of(end),
+            overlap=overlap,
+            catch_up=catch_up,
+            catch_up_window=payloads.duration_of(catch_up_window),
+            jitter=payloads.duration_of(jitter),
+        )
+        return found
+
+    async def delete_schedule(self, name: str) -> None:
+        """Its instances go on. Raises NotFound (`schedule_not_found`), Conflict (`invalid_state`: code declares it)."""
+        await self._call("delete_schedule", name)
+
+    async def pause_schedule(self, name: str) -> ScheduleView:
+        """Fire nothing until it is resumed. Durable on return."""
+        found: ScheduleView = await self._call("pause_schedule", name)
+        return found
+
+    async def resume_schedule(self, name: str) -> ScheduleView:
+        """Fire again, from the next time on; what came meanwhile is not made up for."""
+        found: ScheduleView = await self._call("resume_schedule", name)
+        return found
+
+    async def trigger_schedule(self, name: str, *, id: str | None = None) -> AsyncRun[Any]:
+        """Start an instance now, as the schedule would, whatever its overlap policy says and even if it is paused."""
+        status: Status = await self._call("trigger_schedule", name, id=id)
+        return AsyncRun(self, status.id)
 
     async def _call(self, operation: str, /, *path: str, **arguments: Any) -> Any:
         return await self._platform._call(operation, self.name, *path, **arguments)

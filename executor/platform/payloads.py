@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import enum
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin
@@ -60,6 +61,16 @@ def wait_of(timeout: float | None) -> float | None:
         return msgspec.convert(timeout, float | None)
     except msgspec.ValidationError as error:
         raise Refused(f"The arguments of result are wrong: {error} - at `$.timeout`.") from None
+
+
+def duration_of(value: Any) -> Any:
+    """A timedelta as seconds; texts and numbers as they are."""
+    return value.total_seconds() if isinstance(value, dt.timedelta) else value
+
+
+def moment_of(value: Any) -> Any:
+    """A datetime as ISO 8601 text; texts as they are."""
+    return value.isoformat() if isinstance(value, dt.datetime) else value
 
 
 def workflow_name(workflow: str | type[Any]) -> str:

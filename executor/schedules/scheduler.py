@@ -113,6 +113,9 @@ class Scheduler:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Fire what is due, until cancelled. Raises Corrupt: schedules cannot be worked on any more."""
         self._changed.update(await self._runs.tenants())
+        for tenant in await _in_thread(self._store.tenants):
+            if tenant not in self._changed:  # a crash came between the deletion of its code and of its schedules
+                await self.forget(tenant)
         async with trio.open_nursery() as self._nursery:
             # Whoever waited for an instance to end looks at it anew.
             waiting = await _in_thread(self._store.waiting)

@@ -155,6 +155,10 @@ class SqliteScheduleStore:
             )
             return [_row(values) for values in found]
 
+    def tenants(self) -> list[str]:
+        with self._database.read() as connection:
+            return [tenant for (tenant,) in _rows(connection, "SELECT DISTINCT tenant FROM schedules")]
+
     # --- firing
 
     def due(self, now_ms: int, *, limit: int) -> list[ScheduleRow]:

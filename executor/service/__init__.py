@@ -12,13 +12,17 @@ from pathlib import Path
 
 from executor.core.errors import Conflict, Refused
 from executor.service.access import ADMINISTRATOR, Caller, ServiceOptions, in_thread
-from executor.service.instances import Instances
+from executor.service.bulk import Bulk
+from executor.service.schedules import Schedules
 from executor.service.tenants import Tenants
 from executor.service.versions import Versions
 from executor.views import Health
 
+SCHEDULES_FILE = "schedules.db"
+"""In the data directory, and in a backup."""
 
-class Service(Tenants, Versions, Instances):
+
+class Service(Tenants, Versions, Schedules, Bulk):
     """See the module's text. Made by `executor.main.running`."""
 
     # --- the platform
@@ -40,6 +44,9 @@ class Service(Tenants, Versions, Instances):
         """A consistent copy of code and state into a new directory on the server's machine."""
         self.administrator(caller)
         path = await in_thread(_make, target)
+        # Schedules first: in the copy a time may be due again whose instance is there, never the other way round.
+        if self._schedule_store is not None:
+            await in_thread(self._schedule_store.backup, path / SCHEDULES_FILE)
         # Code after state would miss nothing either way: instances pin commits before they are journaled,
         # so state first means that every commit an instance names is in the copy of the code.
         await self._instances.backup(path)
@@ -54,7 +61,10 @@ class Service(Tenants, Versions, Instances):
     async def check(self, caller: Caller) -> list[str]:
         """Problems found in the stored state; []: none."""
         self.administrator(caller)
-        return await self._instances.check()
+        found = await self._instances.check()
+        if self._schedule_store is not None:
+            found += await in_thread(self._schedule_store.check)
+        return found
 
 
 def _make(target: str) -> Path:
@@ -68,4 +78,4 @@ def _make(target: str) -> Path:
     return path.absolute()
 
 
-__all__ = ["ADMINISTRATOR", "Caller", "Service", "ServiceOptions"]
+__all__ = ["ADMINISTRATOR", "SCHEDULES_FILE", "Caller", "Service", "ServiceOptions"]

@@ -37,11 +37,13 @@ class Tenants(Access):
         async with self._gate.alone():
             self._kept = {kept for kept in self._kept if kept[0] != name}
             try:
+                await self._forget_schedules(name)
                 await self._instances.delete_tenant(name)
                 await in_thread(self._code.delete_tenant, name)
             finally:
                 self._startables.forget(name)
                 self._forget_tokens()
+            await self._forget_schedules(name)  # of a push that came in between
 
     async def create_token(
         self,

@@ -108,7 +108,7 @@ class Versions(Access):
         try:
             return await in_thread(work)
         finally:
-            self._startables.forget(tenant)
+            self._moved(tenant)
 
     # --- git over HTTP
 
@@ -124,9 +124,9 @@ class Versions(Access):
         self.may(caller, tenant, "write" if service == "git-receive-pack" else "read")
         await self.known(tenant)
         chunks = self._code.git_exchange(tenant, service, body, who=caller.who, protocol=protocol)
-        return self._chunks(tenant, chunks)
+        return self._chunks(tenant, chunks, is_push=service == "git-receive-pack")
 
-    async def _chunks(self, tenant: str, chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    async def _chunks(self, tenant: str, chunks: Iterator[bytes], *, is_push: bool) -> AsyncIterator[bytes]:
         """A synchronous generator's items, each made in a worker thread; closed whatever happens.
 
         A push is told of in one of them, so channels are looked up anew before each is handed out.
@@ -136,7 +136,8 @@ class Versions(Access):
                 try:
                     chunk = await trio.to_thread.run_sync(next, chunks, None)
                 finally:
-                    self._startables.forget(tenant)
+                    if is_push:
+                        self._moved(tenant)
                 if chunk is None:
                     return
                 yield chunk
@@ -145,4 +146,5 @@ class Versions(Access):
             if close is not None:
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(close)
-                self._startables.forget(tenant)
+                if is_push:
+                    self._moved(tenant)

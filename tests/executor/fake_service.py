@@ -40,6 +40,7 @@ from executor.views import (
     WaitingFor,
     WorkflowView,
 )
+from tests.executor.fake_schedules import FakeSchedules
 
 NOW_MS = 1_700_000_000_000
 PAYLOAD_BYTES_MAX = 1024 * 1024
@@ -83,7 +84,7 @@ class _Instance:
         return self.state in ("complete", "failed", "terminated")
 
 
-class FakeService:
+class FakeService(FakeSchedules):
     """See the module's text. `gate`, if set, is awaited by `status`, so that a test can hold a call in flight."""
 
     def __init__(self, admin_token: str = "admin-token-of-tests") -> None:
@@ -91,6 +92,7 @@ class FakeService:
         self.tenants_: dict[str, dict[str, Any]] = {}
         self.secrets: dict[str, TokenView] = {}
         self.instances_: dict[tuple[str, str], _Instance] = {}
+        self.schedules_ = {}
         self.number = 0
         self.gate: trio.Event | None = None
         self.cancelled_calls = 0
