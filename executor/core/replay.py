@@ -1,8 +1,8 @@
 """Replay: what a run asks for, held against what the journal records. Pure: no clock, no loop, no tenant code.
 
-The run requests (step, sleep, wait); entries are accepted in their order, one by one, the run going as far as it can in
-between. So whatever an entry records was requested before the entry is reached, or the code did something else than the
-recorded run did. That, and nothing else, is a divergence:
+The run requests (step, sleep, wait, child, group); entries are accepted in their order, one by one, the run going as
+far as it can in between. So whatever an entry records was requested before the entry is reached, or the code did
+something else than the recorded run did. That, and nothing else, is a divergence:
   - an entry's path was never requested by the time the entry is reached (or `run()` has ended without requesting it),
   - it was requested with another kind, or other arguments (`asked`),
   - the journal says that the run gave it up (Cancelled), and this run did not.
@@ -24,7 +24,7 @@ from executor.core import entries, values
 from executor.core.entries import AnyEntry, StepRecord, StepRef
 from executor.core.errors import Corrupt
 
-Kind = Literal["step", "sleep", "wait"]
+Kind = Literal["step", "sleep", "wait", "child", "group", "undo"]
 ASKED_BYTES = 16
 REQUESTS_NAMED_MAX = 5
 
@@ -34,14 +34,29 @@ _KIND_OF: dict[type, Kind] = {
     entries.StepFailed: "step",
     entries.SleepStarted: "sleep",
     entries.WaitStarted: "wait",
+    entries.ChildRequested: "child",
+    entries.GroupStarted: "group",
 }
+UNDO = "undo/"
+"""Scope of the steps that undo others; no name begins with it."""
+_END = "/"
+"""After a group's path: the leaving of it, which is a request of its own."""
 
 
 class TimedOut(msgspec.Struct, frozen=True):
     """A wait's deadline passed."""
 
 
-Outcome = entries.StepSucceeded | entries.StepFailed | entries.SleepEnded | entries.EventReceived | TimedOut
+Outcome = (
+    entries.StepSucceeded
+    | entries.StepFailed
+    | entries.SleepEnded
+    | entries.EventReceived
+    | entries.ChildStarted
+    | entries.ChildEnded
+    | TimedOut
+)
+_End = entries.SleepEnded | entries.WaitEnded | entries.ChildStarted | entries.ChildEnded
 
 
 class Request(msgspec.Struct, eq=False):
@@ -50,6 +65,7 @@ class Request(msgspec.Struct, eq=False):
     `asked_after` is the sequence of the entry after which it was asked; `recorded`: the journal has it as started
     (sleep, wait) or tried (step); `attempts_failed` counts recorded attempts; `given_up`: the run wants it no more;
     `event_unseen`: it is a wait that was given an event after that, so the event has to be given back (Cancel).
+    `child`: the child's id, once that is known.
     """
 
     kind: Kind
@@ -62,6 +78,8 @@ class Request(msgspec.Struct, eq=False):
     given_up: bool = False
     cancel_recorded: bool = False
     event_unseen: bool = False
+    child: str | None = None
+    awaits_child: bool = False
 
     @property
     def ref(self) -> StepRef:
@@ -92,7 +110,7 @@ def asked(kind: Kind, name: str, *arguments: Any) -> bytes:
 class Replay:
     """One run's requests against its journal."""
 
-    __slots__ = ("_events", "_occurrences", "_open", "_unseen", "run_ended", "seen")
+    __slots__ = ("_events", "_occurrences", "_open", "_undone", "_unseen", "run_ended", "seen")
 
     def __init__(self) -> None:
         self.seen = 0
@@ -101,12 +119,30 @@ class Replay:
         self._open: dict[str, Request] = {}
         self._events: dict[int, entries.EventReceived] | None = None  # most runs have none of these two
         self._unseen: dict[str, Request] | None = None
+        self._undone: set[str] | None = None
 
-    def request(self, kind: Kind, name: str, asked_: bytes, where: str) -> Request:
-        """A new request; its path is the name with the number of its use."""
+    def request(self, kind: Kind, name: str, asked_: bytes, where: str, scope: str = "") -> Request:
+        """A new request; its path is scope and name with the number of their use."""
+        if scope:
+            name = f"{scope}/{name}"
         occurrence = self._occurrences.get(name, 0) + 1
         self._occurrences[name] = occurrence
         request = Request(kind, f"{name}#{occurrence}", asked_, where, self.seen)
+        self._open[request.path] = request
+        return request
+
+    def request_undo(self, path: str, where: str) -> Request:
+        """The step that undoes the one at `path`."""
+        if self._undone is None:
+            self._undone = set()
+        request = Request("undo", UNDO + path, asked("undo", path), where, self.seen)
+        self._undone.add(request.path)
+        self._open[request.path] = request
+        return request
+
+    def request_leave(self, path: str, where: str) -> Request:
+        """The leaving of the group at `path`, once."""
+        request = Request("group", path + _END, b"", where, self.seen)
         self._open[request.path] = request
         return request
 
@@ -139,18 +175,25 @@ class Replay:
                 self._events = {}
             self._events[entry.number] = entry
             return None
-        if isinstance(entry, entries.SleepEnded | entries.WaitEnded | entries.Cancelled):
+        if isinstance(entry, _End):
             request = self._open.get(entry.path)
-            if request is None:
-                if isinstance(entry, entries.Cancelled) and self._was_requested(entry.path):
-                    unseen = self._unseen.pop(entry.path, None) if self._unseen is not None else None
-                    if unseen is not None:
-                        unseen.cancel_recorded = True
-                    return None  # it had its outcome just before: the two crossed on the way
-                return self._never_requested(sequence, StepRef(_kind_of_end(entry), entry.path, ""))
-            if isinstance(entry, entries.Cancelled):
+            if request is not None:
+                return self._accept_end(sequence, request, entry)
+            if isinstance(entry, entries.ChildStarted | entries.ChildEnded) and self._was_requested(entry.path):
+                return None  # of a child that `run()` knows already, or has given up
+            return self._never_requested(sequence, StepRef(_kind_of_end(entry), entry.path, ""))
+        if isinstance(entry, entries.Cancelled):
+            request = self._open.get(entry.path)
+            if request is not None:
                 return self._accept_cancelled(sequence, request)
-            return self._accept_end(sequence, request, entry)
+            if not self._was_requested(entry.path):
+                return self._never_requested(sequence, StepRef("cancel", entry.path, ""))
+            unseen = self._unseen.pop(entry.path, None) if self._unseen is not None else None
+            if unseen is not None:
+                unseen.cancel_recorded = True
+            return None  # it had its outcome just before: the two crossed on the way
+        if isinstance(entry, entries.GroupEnded):
+            return self._accept_left(sequence, entry)
         return None
 
     def _accept_record(self, sequence: int, kind: Kind, entry: StepRecord) -> Resolution | Divergence | None:
@@ -165,12 +208,18 @@ class Replay:
         if isinstance(entry, entries.AttemptFailed):
             request.attempts_failed = entry.attempt
             return None
-        return self._resolve(request, entry) if isinstance(entry, entries.StepFailed) else None
+        if isinstance(entry, entries.StepFailed):
+            return self._resolve(request, entry)
+        if isinstance(entry, entries.ChildRequested):
+            request.child, request.awaits_child = entry.child, entry.is_awaited
+        elif isinstance(entry, entries.GroupStarted):
+            del self._open[entry.path]  # nothing waits for it
+        return None
 
-    def _accept_end(
-        self, sequence: int, request: Request, entry: entries.SleepEnded | entries.WaitEnded
-    ) -> Resolution | None:
-        if isinstance(entry, entries.SleepEnded):
+    def _accept_end(self, sequence: int, request: Request, entry: _End) -> Resolution | None:
+        if isinstance(entry, entries.ChildStarted):
+            return None if request.awaits_child else self._resolve(request, entry)
+        if isinstance(entry, entries.SleepEnded | entries.ChildEnded):
             return self._resolve(request, entry)
         if entry.event is None:
             return self._resolve(request, TimedOut())
@@ -184,7 +233,7 @@ class Replay:
         event = self._events.pop(entry.event, None) if self._events is not None else None
         if event is None:
             raise Corrupt(
-                f'journal entry {sequence} gives event number {entry.event} to wait "{entry.path}", but there is none to give',
+                f'journal entry {sequence} gives event {entry.event} to wait "{entry.path}", but there is none to give',
                 code="corrupt_journal",
             )
         return self._resolve(request, event)
@@ -199,6 +248,19 @@ class Replay:
         )
         return Divergence(sequence, StepRef("cancel", request.path, request.where), request.ref, message)
 
+    def _accept_left(self, sequence: int, entry: entries.GroupEnded) -> Divergence | None:
+        request = self._open.pop(entry.path + _END, None)
+        if request is not None:
+            request.recorded = True
+            return None
+        if not self._was_requested(entry.path):
+            return self._never_requested(sequence, StepRef("group", entry.path, ""))
+        message = (
+            f'the journal records (entry {sequence}) that the code left group "{entry.path}", but here it has not. '
+            f"{_VERDICT}"
+        )
+        return Divergence(sequence, StepRef("group", entry.path, ""), None, message)
+
     def _resolve(self, request: Request, outcome: Outcome) -> Resolution | None:
         del self._open[request.path]
         return None if request.given_up else Resolution(request, outcome)
@@ -207,7 +269,7 @@ class Replay:
         if recorded.kind == request.kind:
             how = "with other arguments"
         else:
-            how = f"as a {request.kind}"
+            how = f"as a{'n' if request.kind == 'undo' else ''} {request.kind}"
         message = (
             f"the journal records {_text(recorded)} (entry {sequence}), but here the code asks for it {how}"
             f"{_at(request.where)}. {_VERDICT}"
@@ -233,12 +295,14 @@ class Replay:
         return Divergence(sequence, recorded, waiting[0].ref if waiting else None, message)
 
     def _was_requested(self, path: str) -> bool:
+        if path.startswith(UNDO):
+            return self._undone is not None and path in self._undone
         name, _, occurrence = path.rpartition("#")
         return occurrence.isdecimal() and int(occurrence) <= self._occurrences.get(name, 0)
 
     def waiting(self) -> Sequence[Request]:
         """Requests without an outcome that the run still waits for, those without any entry first."""
-        wanted = [request for request in self._open.values() if not request.given_up]
+        wanted = [request for request in self._open.values() if not request.given_up and request.kind != "group"]
         return sorted(wanted, key=lambda request: request.recorded)
 
 
@@ -249,9 +313,9 @@ _VERDICT = (
 )
 
 
-def _kind_of_end(entry: entries.SleepEnded | entries.WaitEnded | entries.Cancelled) -> str:
-    if isinstance(entry, entries.Cancelled):
-        return "cancel"
+def _kind_of_end(entry: _End) -> str:
+    if isinstance(entry, entries.ChildStarted | entries.ChildEnded):
+        return "child"
     return "sleep" if isinstance(entry, entries.SleepEnded) else "wait"
 
 

@@ -38,12 +38,13 @@ if TYPE_CHECKING:
 class Ambient:
     """What one run sees as time and chance. Everything follows from `seed` and the order of the calls."""
 
-    __slots__ = ("_entropy_count", "_random", "_seed", "now_ms", "output")
+    __slots__ = ("_entropy_count", "_random", "_seed", "now_ms", "output", "run")
 
-    def __init__(self, seed: bytes, output: Scope | None = None) -> None:
-        """`output`: where the run's lines go; kept here for `executor.sandbox.output`."""
+    def __init__(self, seed: bytes, output: Scope | None = None, run: runtime.RunRuntime | None = None) -> None:
+        """`output`: where the run's lines go; kept here for `executor.sandbox.output`. `run`: what `self` asks."""
         self.now_ms = 0
         self.output = output
+        self.run = run
         self._seed = seed
         self._entropy_count = 0
         self._random: random.Random | None = None
@@ -99,6 +100,12 @@ def in_run() -> bool:
 def current() -> Ambient | None:
     """The run that executes on this thread."""
     return _active.ambient
+
+
+def current_run() -> runtime.RunRuntime | None:
+    """What code of `run()` on this thread asks by `self`."""
+    ambient = _active.ambient
+    return None if ambient is None else ambient.run
 
 
 # --- replacements. Each takes the real function first and falls back to it.
@@ -308,7 +315,7 @@ def install() -> None:
         real = vars(owner)[name]
         _replaced.append((owner, name, real))
         _set(owner, name, replace(real))
-    runtime.set_in_run(in_run)
+    runtime.set_hooks(in_run, current_run)
     _install_audit_hook()
 
 
@@ -316,7 +323,7 @@ def uninstall() -> None:
     """Put the real ones back (for tests; modules that imported a name keep what they got)."""
     while _replaced:
         _set(*_replaced.pop())
-    runtime.set_in_run(bool)
+    runtime.set_hooks()
 
 
 def _set(owner: Any, name: str, value: Any) -> None:

@@ -28,6 +28,8 @@ from executor.sandbox.protocol import (
     CHUNK_BYTES,
     LENGTH_BYTES,
     Activate,
+    Answer,
+    Ask,
     Attempt,
     BootFailed,
     Drop,
@@ -47,11 +49,13 @@ from executor.sandbox.protocol import (
     Ready,
     ToSandbox,
     Turn,
+    Update,
     decode_to_sandbox,
     encode_message,
 )
 from executor.sandbox.query import QueriedFacet
 from executor.sandbox.run import Run
+from executor.sandbox.run_state import RunState
 from executor.sandbox.steps import Steps
 from executor.sandbox.threads import LoopExecutor, StepPool
 from facets import facet as facets
@@ -90,7 +94,7 @@ class Child:
         self._runs: dict[int, Run] = {}
         self._queried: QueriedFacet | None = None
         self._outbox: list[FromSandbox] = []
-        self._touched: dict[int, Run] = {}
+        self._touched: dict[int, RunState] = {}
         self._flush_due = False
         self.page_cache = PageCache(limits.facet.page_cache_bytes_max)
         self._facets_awaited = 0
@@ -134,6 +138,8 @@ class Child:
             run.attempt_due(frame.path, frame.attempt)
         elif isinstance(frame, FacetImage | FacetPages | FacetFailed):
             _take_facet(run.facet, frame)
+        elif isinstance(frame, Update | Ask):
+            run.ask(frame)
         elif isinstance(frame, Quiesce):
             run.quiesce()
         elif isinstance(frame, Drop):
@@ -153,7 +159,7 @@ class Child:
 
     # --- what runs and their facets ask of the process
 
-    def touch(self, run: Run) -> None:
+    def touch(self, run: RunState) -> None:
         self._touched[run.number] = run
         self._flush_soon()
 
@@ -162,6 +168,10 @@ class Child:
         self._outbox.append(frame)
         if not self._flush_due:
             self.call_on_loop(self._flush_soon)
+
+    def answer(self, frame: Answer) -> None:
+        self._outbox.append(frame)
+        self._flush_soon()
 
     def need(self, question: NeedFacet | NeedPages) -> None:
         self._outbox.append(question)

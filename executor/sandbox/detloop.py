@@ -224,6 +224,10 @@ class DetLoop(asyncio.AbstractEventLoop):
         self._tasks.clear()
         self._generators = None
 
+    def abandon(self) -> None:
+        """Run nothing more of it: what is left stays as it is, to be disposed of."""
+        self._ready.clear()
+
     def forget(self) -> None:
         """After `dispose`, or when all is done: let go of the driver and of what was made."""
         self._closed = True

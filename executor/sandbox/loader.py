@@ -30,12 +30,13 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources.abc import Traversable, TraversableResources
 from typing import Any
 
 from executor.core import values
+from executor.sandbox.handlers import HandlerCode, handlers_of
 from executor.workflow import Event, Workflow
 
 MAGIC = b"PDBUNDL1"
@@ -49,11 +50,14 @@ class BundleError(ImportError):
 
 @dataclass(frozen=True, slots=True)
 class WorkflowCode:
-    """A workflow class, and the types it declares for payload and result (`values.UNDECLARED` if it does not)."""
+    """A workflow class, the types it declares for payload and result (`values.UNDECLARED` if it does not), and its
+    handlers by name."""
 
     workflow: type[Workflow[Any, Any]]
     payload_type: Any
     result_type: Any
+    updates: Mapping[str, HandlerCode] = field(default_factory=dict)
+    queries: Mapping[str, HandlerCode] = field(default_factory=dict)
 
 
 class Bundle:
@@ -127,7 +131,11 @@ class Bundle:
                 raise BundleError(f"{module_name}.{name} is not a class derived from executor.workflow.Workflow")
             if not inspect.iscoroutinefunction(found.run):
                 raise BundleError(f"{module_name}.{name}.run must be `async def run(self, event, step)`")
-            self.workflows[name] = WorkflowCode(found, *declared_types(found))
+            try:
+                updates, queries = handlers_of(found, "update"), handlers_of(found, "query")
+            except TypeError as error:
+                raise BundleError(f"{module_name}.{name}: {error}") from None
+            self.workflows[name] = WorkflowCode(found, *declared_types(found), updates, queries)
 
     def calling_line(self) -> str:
         """File and line of the innermost frame of tenant code, "" if there is none."""

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, Protocol, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, overload
 
-from executor.workflow import runtime
+from executor.workflow import handlers, runtime
 from executor.workflow.errors import NotHere
 from executor.workflow.step import Step
 
@@ -83,9 +83,39 @@ class Workflow(Generic[P, R]):
     async def run(self, event: Event[P], step: Step) -> R:
         raise NotImplementedError(f"{type(self).__name__} does not define `async def run(self, event, step)`")
 
+    update = staticmethod(handlers.update)
+    query = staticmethod(handlers.query)
+
     @property
     def facet(self) -> Facet:
         return _FACET
+
+    @property
+    def status(self) -> Any:
+        """What the instance shows of itself: any value of up to 4 KiB, set in `run()`, seen in its status and in lists.
+
+        None until it is set. Change it by setting it anew: what it gives is a copy.
+        """
+        return _run("self.status").get_status()
+
+    @status.setter
+    def status(self, value: Any) -> None:
+        _run("self.status").set_status(value)
+
+    def set_attributes(self, **attributes: str | float | bool | datetime | None) -> None:
+        """Change search attributes of the instance, in `run()`; None takes one away."""
+        _run("self.set_attributes()").set_attributes(attributes)
+
+    def continue_as_new(self, payload: Any = None) -> NoReturn:
+        """End this execution in `run()`, and begin it anew with `payload`, an empty journal and the same facet."""
+        _run("self.continue_as_new()").continue_as_new(payload)
+
+
+def _run(call: str) -> runtime.RunRuntime:
+    run = runtime.current_run()
+    if run is None:
+        raise NotHere(f"{call} works in run() only; in a step return what run() needs for it")
+    return run
 
 
 def _attempt(call: str) -> runtime.AttemptRuntime:

@@ -38,6 +38,63 @@ class HeartbeatTimeout(StepTimeout):
     """A StepTimeout whose last attempt sent no heartbeat for longer than the step's `heartbeat`."""
 
 
+class ChildFailed(StepFailed):
+    """What `step.call` and `step.start` raise when the child did not come to a result.
+
+    `child_id` is its instance id; `state` says how it ended: "failed", "terminated", or "refused" (it was not started).
+    """
+
+    def __init__(  # noqa: PLR0917  # its arguments are its facts, as for StepFailed
+        self, step: str, child_id: str, state: str, error_type: str, error_message: str, error_traceback: str = ""
+    ) -> None:
+        super().__init__(step, 1, error_type, error_message, error_traceback)
+        self.args = (step, child_id, state, error_type, error_message)
+        self.child_id = child_id
+        self.state = state
+
+    def __str__(self) -> str:
+        if self.state == "terminated":
+            return f'child "{self.child_id}" of step "{self.step}" was terminated'
+        how = "was refused" if self.state == "refused" else "failed"
+        message = f": {self.error_message}" if self.error_message else ""
+        return f'child "{self.child_id}" of step "{self.step}" {how}: {self.error_type}{message}'
+
+
+class PollTimeout(Exception):
+    """`step.poll` had no good result before its timeout. `step` is its path, `count` how many results it had, and
+    `result` the last of them."""
+
+    def __init__(self, step: str, count: int, result: object) -> None:
+        super().__init__(step, count, result)
+        self.step = step
+        self.count = count
+        self.result = result
+
+    def __str__(self) -> str:
+        return f'poll "{self.step}" had no good result before its timeout; it had {self.count}'
+
+
+class InstanceFailed(Exception):
+    """Why an instance failed, as an undo function is told: the facts of the exception that `run()` raised."""
+
+    def __init__(self, error_type: str, error_message: str, error_traceback: str = "") -> None:
+        super().__init__(error_type, error_message)
+        self.error_type = error_type
+        self.error_message = error_message
+        self.error_traceback = error_traceback
+
+    def __str__(self) -> str:
+        return f"{self.error_type}: {self.error_message}" if self.error_message else self.error_type
+
+
+class ContinueAsNew(BaseException):
+    """What `self.continue_as_new(payload)` raises: the execution ends here. Not for handlers of errors to catch."""
+
+    def __init__(self, payload: bytes) -> None:
+        super().__init__("run() continues as new")
+        self.payload = payload
+
+
 class EventTimeout(Exception):
     """`wait_for_event` saw no event of its `type` before its timeout. `step` is the wait's path."""
 

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Literal, NoReturn, Protocol
 
 from executor.workflow.options import StepOptions
 
@@ -27,8 +27,21 @@ class ReceivedEvent:
     timestamp: datetime
 
 
+ClosePolicy = Literal["terminate", "abandon"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChildHandle:
+    """A child that was started: its instance id, workflow, and the commit that it is pinned to."""
+
+    id: str
+    workflow: str
+    commit: str
+
+
 class RunRuntime(Protocol):
-    """One run: answers what `run()` asks. Each method checks its arguments at once; what it returns must be awaited."""
+    """One run: answers what `run()` asks. Each method checks its arguments at once; a coroutine that it returns must be
+    awaited. `scope` None is that of the group in which the code is, "" is none."""
 
     def do(  # noqa: PLR0917  # one caller, in step.py
         self,
@@ -38,17 +51,55 @@ class RunRuntime(Protocol):
         kwargs: dict[str, Any],
         options: StepOptions,
         where: str,
+        scope: str | None,
     ) -> Coroutine[Any, Any, Any]: ...
 
-    def sleep(self, name: str, duration_ms: int, where: str) -> Coroutine[Any, Any, None]: ...
+    def sleep(self, name: str, duration_ms: int, where: str, scope: str | None) -> Coroutine[Any, Any, None]: ...
 
-    def sleep_until(self, name: str, until: datetime, where: str) -> Coroutine[Any, Any, None]: ...
+    def sleep_until(self, name: str, until: datetime, where: str, scope: str | None) -> Coroutine[Any, Any, None]: ...
 
-    def wait_for_event(
-        self, name: str, type: str, timeout_ms: int | None, where: str
+    def wait_for_event(  # noqa: PLR0917  # one caller, in step.py
+        self,
+        name: str,
+        type: str,
+        timeout_ms: int | None,
+        match: Mapping[str, Any] | None,
+        where: str,
+        scope: str | None,
     ) -> Coroutine[Any, Any, ReceivedEvent]: ...
 
+    def child(  # noqa: PLR0917  # two callers, in step.py
+        self,
+        name: str,
+        workflow: object,
+        payload: Any,
+        id: str | None,
+        channel: str | None,
+        close: ClosePolicy,
+        *,
+        is_awaited: bool,
+        where: str,
+        scope: str | None,
+    ) -> Coroutine[Any, Any, Any]: ...
+
+    def combined(self, name: str, work: Callable[[], Coroutine[Any, Any, Any]], where: str) -> Coroutine[Any, Any, Any]:
+        """A coroutine over `work()`, told of if it is never awaited."""
+
+    def begin_group(self, name: str, where: str, scope: str | None) -> str:
+        """The group's path."""
+
+    def end_group(self, path: str, where: str) -> None:
+        """The code has left it. Does nothing if the run is over."""
+
     def emit(self, stream: str, item: Any) -> None: ...
+
+    def get_status(self) -> Any: ...
+
+    def set_status(self, value: Any) -> None: ...
+
+    def set_attributes(self, attributes: dict[str, Any]) -> None: ...
+
+    def continue_as_new(self, payload: Any) -> NoReturn: ...
 
 
 class AttemptRuntime(Protocol):
@@ -84,11 +135,28 @@ class AttemptRuntime(Protocol):
 current_attempt: ContextVar[AttemptRuntime | None] = ContextVar("perdure_attempt", default=None)
 """Set in the context of each executing attempt (task or thread)."""
 
+current_scope: ContextVar[str] = ContextVar("perdure_scope", default="")
+"""The path of the group in which code of `run()` is, "" for none: set in the context of its task."""
+
 in_run: Callable[[], bool] = bool
-"""True while `run()` of some instance executes on this thread; the sandbox puts its own in place (`set_in_run`)."""
+"""True while `run()` of some instance executes on this thread; the sandbox puts its own in place (`set_hooks`)."""
 
 
-def set_in_run(function: Callable[[], bool]) -> None:
-    """Tell this module how to know that `run()` executes."""
-    global in_run  # noqa: PLW0603  # the one hook of the sandbox into this package
-    in_run = function
+def _no_run() -> RunRuntime | None:
+    return None
+
+
+current_run: Callable[[], RunRuntime | None] = _no_run
+"""The run that executes on this thread; see `in_run`."""
+
+
+def scope_of(scope: str | None) -> str:
+    """`scope`, or that of the code that calls."""
+    return current_scope.get() if scope is None else scope
+
+
+def set_hooks(is_in_run: Callable[[], bool] = bool, run: Callable[[], RunRuntime | None] = _no_run) -> None:
+    """Tell this module how to know which `run()` executes; without arguments: none does."""
+    global in_run, current_run  # noqa: PLW0603  # the hooks of the sandbox into this package
+    in_run = is_in_run
+    current_run = run

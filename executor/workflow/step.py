@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-import sys
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextvars import Token
 from datetime import datetime
-from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from executor.workflow import runtime
 from executor.workflow.blob import Blob
+from executor.workflow.calls import (
+    Calls,
+    OptionsGiven,
+    StepDecorator,
+    StepWithOptions,
+    check_function,
+    check_misplaced_options,
+    where,
+)
+from executor.workflow.current import CurrentAttempt, current_attempt
 from executor.workflow.durations import Duration, duration_ms
-from executor.workflow.errors import NotHere
-from executor.workflow.options import OPTIONS, OPTIONS_LATER, Retry, StepOptions, Undo
-from executor.workflow.runtime import ReceivedEvent
+from executor.workflow.options import Retry, StepOptions, Undo
+from executor.workflow.runtime import ChildHandle, ClosePolicy, ReceivedEvent
+
+if TYPE_CHECKING:
+    from executor.workflow.base import Workflow
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 class _Missing:
@@ -26,104 +37,19 @@ class _Missing:
 
 
 _MISSING = _Missing()
+_DEFAULT_OPTIONS = StepOptions()
 
 
-class OptionsGiven(TypedDict, total=False):
-    """What `step.options(…)` and `@step.do(name, …)` take; docs/workflows.md has their meaning."""
-
-    retry: Retry
-    timeout: Duration | None
-    undo: Callable[..., Any] | Undo | None
-    sensitive: bool
-    heartbeat: Duration | None
-    stream: bool
-    grace: Duration
-
-
-@dataclass(frozen=True, slots=True)
-class CurrentAttempt:
-    """The attempt that executes now. `idempotency_key` is the same for all attempts of a step and for no other step."""
-
-    name: str
-    attempt: int
-    deadline: datetime | None
-    idempotency_key: str
-    last_heartbeat: Any = None
-    """Details of the last heartbeat of the attempt before this one, or of this one before it was lost; else None."""
-    _runtime: runtime.AttemptRuntime | None = field(default=None, repr=False, compare=False)
-
-    def heartbeat(self, details: Any = None) -> None:
-        """Say that the attempt is alive; from any thread, as often as you like.
-
-        `details`: a value of up to 64 KiB for the next attempt (`last_heartbeat`); without it the last ones stay.
-        Raises NotHere once the attempt is over: a thread, which cannot be cancelled, ends by that.
-        """
-        if self._runtime is None:
-            raise NotHere("heartbeat() works inside a step, while its attempt executes")
-        self._runtime.heartbeat(details)
-
-
-class StepDecorator:
-    """What `step.do("name", retry=…)` returns: put it over a function, and calls of it become steps."""
-
-    __slots__ = ("_name", "_options", "_runtime")
-
-    def __init__(self, run: runtime.RunRuntime, name: str, options: StepOptions) -> None:
-        self._runtime = run
-        self._name = name
-        self._options = options
-
-    @overload
-    def __call__(self, function: Callable[_P, Awaitable[_T]], /) -> Callable[_P, Coroutine[Any, Any, _T]]: ...
-
-    @overload
-    def __call__(self, function: Callable[_P, _T], /) -> Callable[_P, Coroutine[Any, Any, _T]]: ...
-
-    def __call__(self, function: Callable[..., Any], /) -> Callable[..., Coroutine[Any, Any, Any]]:
-        _check_function(self._name, function)
-
-        @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-            return self._runtime.do(self._name, function, args, kwargs, self._options, _where())
-
-        return call
-
-
-class StepWithOptions:
-    """`step.options(retry=…, timeout=…)`: its `do` is `step.do` with these options."""
-
-    __slots__ = ("_options", "_runtime")
-
-    def __init__(self, run: runtime.RunRuntime, options: StepOptions) -> None:
-        self._runtime = run
-        self._options = options
-
-    @overload
-    def do(
-        self, name: str, function: Callable[_P, Awaitable[_T]], /, *args: _P.args, **kwargs: _P.kwargs
-    ) -> Coroutine[Any, Any, _T]: ...
-
-    @overload
-    def do(
-        self, name: str, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
-    ) -> Coroutine[Any, Any, _T]: ...
-
-    def do(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-        _check_function(name, function)
-        _check_misplaced_options(function, kwargs)
-        return self._runtime.do(name, function, args, kwargs, self._options, _where())
-
-
-class Step:
+class Step(Calls):
     """The durable operations of one run. Each call is recorded under its name; on replay the record answers.
 
     Names may repeat: the n-th use of a name is its own step. Every call must be awaited.
     """
 
-    __slots__ = ("_runtime",)
+    __slots__ = ()
 
-    def __init__(self, run: runtime.RunRuntime) -> None:
-        self._runtime = run
+    def __init__(self, run: runtime.RunRuntime, scope: str | None = None) -> None:
+        super().__init__(run, _DEFAULT_OPTIONS, scope)
 
     @overload
     def do(
@@ -166,7 +92,7 @@ class Step:
 
     def do(
         self, name: str, function: Callable[..., Any] | _Missing = _MISSING, /, *args: Any, **kwargs: Any
-    ) -> Coroutine[Any, Any, Any] | StepDecorator:
+    ) -> Coroutine[Any, Any, Any] | Callable[..., Any]:
         """Run `function(*args, **kwargs)` once, however often the run is replayed, and give its result.
 
         Sync or async. Without a function it is a decorator, and the keyword arguments are the step's options.
@@ -174,15 +100,23 @@ class Step:
         made of JSON types, bytes, dates and datetimes, or be of the dataclass or model that the function declares.
         """
         if isinstance(function, _Missing):
-            return StepDecorator(self._runtime, name, StepOptions().changed(kwargs))
-        _check_function(name, function)
+            return StepDecorator(self._runtime, name, StepOptions().changed(kwargs), self._scope)
+        check_function(name, function)
         if kwargs:
-            _check_misplaced_options(function, kwargs)
-        return self._runtime.do(name, function, args, kwargs, _DEFAULT_OPTIONS, _where())
+            check_misplaced_options(function, kwargs)
+        return self._runtime.do(name, function, args, kwargs, _DEFAULT_OPTIONS, where(), self._scope)
 
     def options(self, **options: Unpack[OptionsGiven]) -> StepWithOptions:
         """Options for the direct form: `await step.options(retry=Retry(limit=2)).do("name", function, argument)`."""
-        return StepWithOptions(self._runtime, StepOptions().changed(options))
+        return StepWithOptions(self._runtime, StepOptions().changed(options), self._scope)
+
+    def group(self, name: str) -> Group:
+        """A scope for steps: what is asked inside `with step.group("audit"):` has paths like "audit#1/hash#1".
+
+        What it returns can also be used in place of `step`, without entering it.
+        """
+        place = where()
+        return Group(self._runtime, self._runtime.begin_group(name, place, runtime.scope_of(self._scope)), place)
 
     def emit(self, stream: str, item: Any) -> None:
         """Append a value to one of the instance's output streams, from `run()` or a step; durable a moment later.
@@ -197,7 +131,7 @@ class Step:
 
     def sleep(self, name: str, duration: Duration) -> Coroutine[Any, Any, None]:
         """Sleep durably: no process or memory is used meanwhile, restarts do not matter."""
-        return self._runtime.sleep(name, duration_ms(duration, of="duration of step.sleep()"), _where())
+        return self._runtime.sleep(name, duration_ms(duration, of="duration of step.sleep()"), where(), self._scope)
 
     def sleep_until(self, name: str, until: datetime) -> Coroutine[Any, Any, None]:
         """Sleep durably until a point in time (with a time zone); one in the past ends at once."""
@@ -205,64 +139,117 @@ class Step:
             raise TypeError(f"step.sleep_until() takes a datetime, not {type(until).__name__}")
         if until.utcoffset() is None:
             raise ValueError("step.sleep_until() takes a datetime with a time zone; add tzinfo=timezone.utc")
-        return self._runtime.sleep_until(name, until, _where())
+        return self._runtime.sleep_until(name, until, where(), self._scope)
 
     def wait_for_event(
-        self, name: str, *, type: str, timeout: Duration | None = None
+        self, name: str, *, type: str, timeout: Duration | None = None, match: Mapping[str, Any] | None = None
     ) -> Coroutine[Any, Any, ReceivedEvent]:
         """Wait for an event of this type sent to this instance; one that came before the wait counts.
 
-        Raises EventTimeout. Without a timeout it waits for ever. Each event answers one wait.
+        `match`: what the payload must have, {"order.id": 7}; dots reach into it. Raises EventTimeout. Without a timeout
+        it waits for ever. Each event answers one wait.
         """
         timeout_ms = None if timeout is None else duration_ms(timeout, of="timeout of step.wait_for_event()")
-        return self._runtime.wait_for_event(name, type, timeout_ms, _where())
+        return self._runtime.wait_for_event(name, type, timeout_ms, match, where(), self._scope)
+
+    @overload
+    def call(
+        self,
+        name: str,
+        workflow: type[Workflow[Any, _R]],
+        payload: Any = None,
+        *,
+        id: str | None = None,
+        channel: str | None = None,
+        close: ClosePolicy = "terminate",
+    ) -> Coroutine[Any, Any, _R]: ...
+
+    @overload
+    def call(
+        self,
+        name: str,
+        workflow: str,
+        payload: Any = None,
+        *,
+        id: str | None = None,
+        channel: str | None = None,
+        close: ClosePolicy = "terminate",
+    ) -> Coroutine[Any, Any, Any]: ...
+
+    def call(
+        self,
+        name: str,
+        workflow: str | type[Workflow[Any, Any]],
+        payload: Any = None,
+        *,
+        id: str | None = None,
+        channel: str | None = None,
+        close: ClosePolicy = "terminate",
+    ) -> Coroutine[Any, Any, Any]:
+        """Run another workflow as a child of this instance and give what it returns.
+
+        It runs on this instance's commit, or on what `channel` is on. `close`: what happens to it if this instance ends
+        or gives it up first. Raises ChildFailed.
+        """
+        return self._runtime.child(
+            name, workflow, payload, id, channel, close, is_awaited=True, where=where(), scope=self._scope
+        )
+
+    def start(
+        self,
+        name: str,
+        workflow: str | type[Workflow[Any, Any]],
+        payload: Any = None,
+        *,
+        id: str | None = None,
+        channel: str | None = None,
+        close: ClosePolicy = "abandon",
+    ) -> Coroutine[Any, Any, ChildHandle]:
+        """Start another workflow as a child of this instance; goes on when it exists. Raises ChildFailed."""
+        return self._runtime.child(
+            name, workflow, payload, id, channel, close, is_awaited=False, where=where(), scope=self._scope
+        )
 
     def current(self) -> CurrentAttempt:
         """Inside a step: which attempt of which step this is."""
-        attempt = None if runtime.in_run() else runtime.current_attempt.get()
-        if attempt is None:
-            raise NotHere("step.current() works inside a step; in run() there is no attempt to tell of")
-        return CurrentAttempt(
-            attempt.name,
-            attempt.attempt,
-            attempt.deadline,
-            attempt.idempotency_key,
-            attempt.last_heartbeat,
-            attempt,
-        )
+        return current_attempt()
 
 
-_DEFAULT_OPTIONS = StepOptions()
+class Group(Step):
+    """What `step.group(name)` gives: a Step whose steps are in the group, and a context manager (`with`, `async with`)
+    in which all steps are, those of tasks that are made in it too."""
 
+    __slots__ = ("_place", "_state", "_token")
 
-def _where() -> str:
-    """The line that called the public method which calls this."""
-    frame = sys._getframe(2)
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    def __init__(self, run: runtime.RunRuntime, path: str, place: str) -> None:
+        super().__init__(run, path)
+        self._place = place
+        self._state: Literal["", "entered", "left"] = ""
+        self._token: Token[str] | None = None
 
+    def __enter__(self) -> Step:
+        if self._state:
+            raise RuntimeError(f"group {self._scope!r} was entered before; ask for another: step.group(name)")
+        self._state = "entered"
+        self._token = runtime.current_scope.set(self._scope or "")
+        return self
 
-def _check_function(name: object, function: object) -> None:
-    if callable(function):
-        return
-    if inspect.isawaitable(function):
-        if inspect.iscoroutine(function):
-            function.close()  # or the interpreter would complain about it as well
-        raise TypeError(
-            f"step {name!r} was given a coroutine that is already called; "
-            "give the function and its arguments apart: step.do(name, function, argument)"
-        )
-    raise TypeError(f"step {name!r} was given a {type(function).__name__}, which cannot be called")
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._state = "left"
+        token, self._token = self._token, None
+        if token is not None:
+            try:
+                runtime.current_scope.reset(token)
+            except ValueError:  # closed from elsewhere: the run is thrown away
+                return
+        self._runtime.end_group(self._scope or "", self._place)
 
+    async def __aenter__(self) -> Step:
+        return self.__enter__()
 
-def _check_misplaced_options(function: Callable[..., Any], kwargs: dict[str, Any]) -> None:
-    """In the direct form all arguments go to the function: say so to whoever meant an option."""
-    for name in (OPTIONS | OPTIONS_LATER).intersection(kwargs):
-        try:
-            inspect.signature(function).bind_partial(**{name: kwargs[name]})
-        except TypeError:
-            raise TypeError(
-                f"{name}= would go to the step's function, which does not take it. Options go to the decorator form, "
-                f"@step.do(name, {name}=…), or to step.options({name}=…).do(name, function)"
-            ) from None
-        except ValueError:  # no signature to be had: a builtin
-            continue
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, traceback)

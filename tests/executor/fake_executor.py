@@ -30,15 +30,29 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from executor.core import codec, decide, values
-from executor.core.commands import Command, StepDone
-from executor.core.entries import AnyEntry, Completed, Failed, Held, Started, StepSucceeded
+from executor.core.commands import Beat, Command, StepBegun, StepDone
+from executor.core.entries import (
+    AnyEntry,
+    ChildEnded,
+    ChildStarted,
+    Completed,
+    Continued,
+    Failed,
+    Held,
+    Started,
+    StepSucceeded,
+    UpdateAccepted,
+)
+from executor.core.failure import ErrorFact
 from executor.core.instance import Instance
+from executor.core.visible import is_visible
 from executor.sandbox import ambient, child, detloop, output
 from executor.sandbox.child_limits import ChildLimits
 from executor.sandbox.loader import Bundle
 from executor.sandbox.protocol import (
     LENGTH_BYTES,
     Activate,
+    Answer,
     Attempt,
     BootFailed,
     Drop,
@@ -55,6 +69,7 @@ from executor.sandbox.protocol import (
     Ready,
     ToSandbox,
     Turn,
+    Update,
     decode_from_sandbox,
     encode_message,
 )
@@ -100,7 +115,8 @@ def _is_workflow(line: str) -> bool:
 
 @dataclass
 class Story:
-    """One instance: its journal, facet and output; `events` (type, payload) are sent by and by, in their order."""
+    """One instance: its journal, facet and output; `events` (type, payload) are sent by and by, in their order, and so
+    are `updates` (name, payload). `children` tells what a child of a workflow returns; an ErrorFact: why it fails."""
 
     workflow: str
     payload: Any = None
@@ -108,6 +124,9 @@ class Story:
     order: int = 0
     seed: bytes = b"seed-of-16-bytes"
     events: list[tuple[str, Any]] = field(default_factory=list)
+    updates: list[tuple[str, Any]] = field(default_factory=list)
+    children: dict[str, Any] = field(default_factory=dict)
+    answers: list[Answer] = field(default_factory=list)
     instance: Instance = field(default_factory=Instance)
     stored: list[bytes] = field(default_factory=list)
     deltas: list[bytes] = field(default_factory=list)
@@ -117,6 +136,7 @@ class Story:
 
     def __post_init__(self) -> None:
         self.events = list(self.events)
+        self.updates = list(self.updates)
 
     cuts: list[int] = field(default_factory=list)
     """Lengths at which the journal can end after a crash: what one decision appends is written as one."""
@@ -143,7 +163,18 @@ class Story:
             story.append(entry)
             story.now_ms = max(story.now_ms, entry.at_ms)
         story.events = self.script[len(story.instance.event_ids) :]
+        accepted = [(e.name, values.decode(e.payload)) for e in self.journal if isinstance(e, UpdateAccepted)]
+        story.updates = (accepted + self.updates)[len(story.instance.updates) :]
+        story.children = self.children
         return story
+
+    def shown(self, first: int, last: int) -> list[bytes | int]:
+        """Entries from `first` to `last` as the run is sent them."""
+        cuts, carried = self.instance.cuts, self.instance.carried
+        return [
+            data if is_visible(data, at, cuts, carried) else 1
+            for at, data in enumerate(self.stored[first - 1 : last], start=first)
+        ]
 
     @property
     def script(self) -> list[tuple[str, Any]]:
@@ -226,6 +257,11 @@ class FakeExecutor:
                 story = self._stories.get(frame.run)
                 if story is not None:
                     story.lines.setdefault((frame.position, frame.number, frame.step, frame.attempt), frame)
+            elif isinstance(frame, Answer):
+                if frame.run in self._inboxes:
+                    story = self._stories[frame.run]
+                    story.answers.append(frame)
+                    self._inboxes[frame.run].put_nowait(Turn(frame.run, len(story.stored), [], idle=True))
             elif isinstance(frame, NeedFacet):
                 self._send_image(frame.run)
             elif isinstance(frame, NeedPages):
@@ -263,7 +299,10 @@ class FakeExecutor:
         self._inboxes[run] = asyncio.Queue()
         frames: list[ToSandbox] = [
             Activate(run, story.id, story.workflow, COMMIT, len(story.stored), paused=paused),
-            *(Entries(run, at + 1, story.stored[at : at + chunk]) for at in range(0, len(story.stored), chunk)),
+            *(
+                Entries(run, at + 1, story.shown(at + 1, min(at + chunk, len(story.stored))))
+                for at in range(0, len(story.stored), chunk)
+            ),
         ]
         self.link.send(frames)
         return run
@@ -285,7 +324,7 @@ class FakeExecutor:
                 return commands
 
     def deliver(self, run: int, story: Story, first: int, *, one_by_one: bool = False) -> None:
-        fresh = story.stored[first - 1 :]
+        fresh = story.shown(first, len(story.stored))
         if one_by_one:
             for offset, entry in enumerate(fresh):
                 self.link.send([Entries(run, first + offset, [entry])])
@@ -328,7 +367,13 @@ class FakeExecutor:
                         raise AssertionError(f"the story waits for ever: {story.kinds()}")
                 if len(story.stored) >= entries_max or story.instance.outcome is not None or story.held is not None:
                     return story
-                if due_retry is not None:
+                if any(isinstance(entry, Continued) for entry in story.journal[first - 1 :]):
+                    self.drop(run)
+                    ready.clear()
+                    run = self.activate(story, chunk=chunk)
+                elif due_retry in _UPDATE:
+                    self._send_update(run, story)
+                elif due_retry is not None:
                     self.link.send([Attempt(run, due_retry, story.instance.attempts[due_retry] + 1)])
                 elif evict:
                     self.drop(run)
@@ -340,7 +385,9 @@ class FakeExecutor:
             self.drop(run)
 
     def _append(self, story: Story, command: Command) -> None:
-        decided = decide.on_command(story.instance, command, now_ms=story.now_ms)
+        if isinstance(command, StepBegun | Beat):
+            return  # when they come depends on real time
+        decided = decide.on_command(story.instance, command, now_ms=story.now_ms, id=story.id)
         story.append(*decided.entries, delta=decided.delta)
 
     def _choose(self, story: Story, ready: dict[str, StepDone]) -> str | None:
@@ -354,9 +401,17 @@ class FakeExecutor:
             choices.append((_rank(story.order, "timer", self._wakes(story, wake_ms)), "timer", ""))
         if story.events:
             choices.append((_rank(story.order, "event", len(story.events)), "event", ""))
+        if story.updates and story.instance.undoing is None:
+            choices.append((_rank(story.order, "update", len(story.updates)), "update", ""))
+        choices += [(_rank(story.order, "child", path), "child", path) for path in story.instance.children]
         if not choices:
             return None
         _, kind, path = min(choices)
+        if kind == "update":
+            return next(iter(_UPDATE))
+        if kind == "child":
+            self._child(story, path)
+            return None
         if kind == "step":
             self._append(story, ready.pop(path))
         elif kind == "event":
@@ -380,6 +435,25 @@ class FakeExecutor:
                 return retries[0].path
         return None
 
+    def _send_update(self, run: int, story: Story) -> None:
+        name, payload = story.updates.pop(0)
+        number = len(story.instance.updates) + len(story.answers) + 1
+        self.link.send([Update(run, number, f"update-{number}", name, values.encode(payload))])
+
+    @staticmethod
+    def _child(story: Story, path: str) -> None:
+        """The child is started, and the next time it has ended."""
+        child = story.instance.children[path]
+        request = child.request
+        if not child.is_started:
+            story.append(ChildStarted(story.now_ms, path, COMMIT))
+            return
+        found = story.children.get(request.workflow)
+        if isinstance(found, ErrorFact):
+            story.append(ChildEnded(story.now_ms, path, "failed", None, found))
+        else:
+            story.append(ChildEnded(story.now_ms, path, "complete", values.encode(found), None))
+
     @staticmethod
     def _wakes(story: Story, wake_ms: int) -> str:
         instance = story.instance
@@ -387,6 +461,10 @@ class FakeExecutor:
         paths += [path for path, wait in instance.waits.items() if wait.deadline_ms == wake_ms]
         paths += [path for path, failed in instance.retries.items() if failed.retry_at_ms == wake_ms]
         return min(paths)
+
+
+_UPDATE = frozenset({"<update>"})
+"""Stands for the path of a retry that is due, where an update is."""
 
 
 def _rank(order: int, *what: object) -> bytes:

@@ -321,8 +321,8 @@ await step.options(retry=Retry(limit=0)).do("outer", outer)
 
 
 def test_option_of_a_later_release_is_refused_not_ignored() -> None:
-    failed = error('@step.do("a", undo=print)\ndef a(): pass')
-    assert failed.message == "step option undo= is not supported by this release; leave it out"
+    failed = error('@step.do("a", isolation=1)\ndef a(): pass')
+    assert failed.message == "step option isolation= is not supported by this release; leave it out"
 
 
 def test_option_in_the_direct_form_is_pointed_to_the_right_place() -> None:
