@@ -9,6 +9,7 @@ parameters in their order, and the remaining arguments by name.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -102,13 +103,25 @@ class Unpin(Arguments, frozen=True):
 
 
 class Start(Arguments, frozen=True):
-    """The same id with the same workflow and payload is the same instance, however often it is started."""
+    """The same id with the same workflow and payload is the same instance, however often it is started, whatever the
+    other options are.
+
+    `delay` ("1 hour", or seconds) or `at`: not to be begun before then. `attributes`: search attributes. `priority`:
+    -100 to 100, higher goes first among the tenant's own (null: as the workflow declares). `retention`: how long it is
+    kept once it has ended, by "complete" and "failed". `unload`: "every-wait" drops its run at every wait.
+    """
 
     workflow: str
     payload: Any = None
     id: str | None = None
     channel: str = "live"
     commit: str | None = None
+    delay: str | float | None = None
+    at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    attributes: dict[str, Any] | None = None
+    priority: Annotated[int, msgspec.Meta(ge=-100, le=100)] | None = None
+    retention: dict[str, str | float] | None = None
+    unload: Literal["every-wait"] | None = None
 
 
 class StartMany(Arguments, frozen=True):
@@ -141,7 +154,7 @@ class ListInstances(Search, frozen=True):
     after: str | None = None
 
 
-class BulkOperation(Search, frozen=True):
+class BulkOperation(Search, frozen=True, kw_only=True):
     """`after`: `next` of the portion before. `dry_run`: only say how many there are."""
 
     operation: Literal["pause", "resume", "terminate", "restart", "delete"]

@@ -15,6 +15,7 @@ import msgspec
 from executor.core.entries import StartOptions
 from executor.core.errors import PerdureError
 from executor.core.failure import ErrorFact
+from executor.core.search import Query
 from executor.sandbox.protocol import FromSandbox, ToSandbox
 from executor.sandbox.spec import DeathReason, SandboxSpec
 from executor.views import (
@@ -141,15 +142,12 @@ class StateStore(Protocol):
         ...
 
     def page(
-        self,
-        tenant: str,
-        *,
-        state: str | None,
-        workflow: str | None,
-        commit: str | None,
-        limit: int,
-        after: str | None,
+        self, tenant: str, query: Query, *, limit: int, after: str | None
     ) -> tuple[list[StoredRow], str | None]: ...
+    def matches(self, tenant: str, query: Query) -> int:
+        """How many instances a search finds; COUNT_MAX + 1 if there are more than COUNT_MAX."""
+        ...
+
     def counts(self, tenant: str) -> dict[str, int]: ...
     def commits(self, tenant: str) -> set[str]: ...
     def delete(self, tenant: str, instance: str) -> None: ...
@@ -202,6 +200,14 @@ class ChildEnd(msgspec.Struct, frozen=True, array_like=True):
     error: ErrorFact | None
 
 
+class Share(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a tenant gets. `weight`: turns, relative to other tenants, 1 to 100; `concurrency`: runs at once, within the
+    share that no tenant can exceed (None: that share)."""
+
+    weight: int = 1
+    concurrency: int | None = None
+
+
 class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An instance as it is durably. `output`: what `run()` returned, encoded; None in any state but complete.
     `queued`: where it waits for its turn, if that is known and it does."""
@@ -212,8 +218,9 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Queried(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a query of a facet gave, as of entry `sequence` or a later one; `is_cut`: there were more rows. The values in
-    `rows` are None, int, finite float, str or bytes."""
+    """What a query of a facet gave, as of entry `sequence` or a later one; `is_cut`: there were more rows.
+
+    The values in `rows` are None, int, finite float, str or bytes."""
 
     columns: list[str]
     rows: list[list[Any]]
@@ -255,6 +262,15 @@ class Instances(Protocol):
         """As many `start`s, in that order, in one group commit where they are together; each fails for itself alone."""
         ...
 
+    async def reschedule(self, tenant: str, instance: str, *, payload: bytes, start_at_ms: int, debounce: str) -> Seen:
+        """Replace payload and time of a delayed start that was debounced by this key, durably.
+
+        Raises Conflict (`invalid_state`): it has begun already, or was not."""
+        ...
+
+    async def set_share(self, tenant: str, share: Share) -> None:
+        """What the tenant gets, from now on; not kept: the code store has it."""
+
     async def status(self, tenant: str, instance: str) -> Seen: ...
     async def outcome(self, tenant: str, instance: str, *, wait_s: float | None) -> Seen:
         """As `status`, once the instance has ended or is held, or after `wait_s` (None: however long it takes)."""
@@ -276,16 +292,15 @@ class Instances(Protocol):
         """All instances of a tenant, durably, whatever state they are in. Idempotent."""
 
     async def page(
-        self,
-        tenant: str,
-        *,
-        state: str | None,
-        workflow: str | None,
-        commit: str | None,
-        limit: int,
-        after: str | None,
+        self, tenant: str, query: Query, *, limit: int, after: str | None
     ) -> tuple[list[StoredRow], str | None]:
-        """Newest first, and the cursor of the next page (None: this was the last). Raises Refused (`bad_request`)."""
+        """Instances in the query's order, and the cursor of the next page (None: this was the last).
+
+        Raises Refused (`bad_request`)."""
+        ...
+
+    async def matches(self, tenant: str, query: Query) -> int:
+        """How many instances a search finds; COUNT_MAX + 1 if there are more than COUNT_MAX."""
         ...
 
     async def counts(self, tenant: str) -> dict[str, int]: ...
@@ -363,8 +378,9 @@ class CodeSource(Protocol):
     def files(self, tenant: str, commit: str) -> dict[str, int]: ...
     def file(self, tenant: str, commit: str, path: str) -> bytes: ...
     def channels(self, tenant: str) -> list[ChannelView]: ...
-    def startable(self, tenant: str, *, channel: str, commit: str | None) -> tuple[str, Collection[str]]:
-        """What a start needs to know: the full commit (of `channel`, or the one asked for) and its workflows' names."""
+    def startable(self, tenant: str, *, channel: str, commit: str | None) -> tuple[str, Mapping[str, str]]:
+        """What a start needs to know: the full commit (of `channel`, or the one asked for) and its workflows: name, and
+        what it declares (JSON, see `core.flow`; "": nothing)."""
         ...
 
     def channel_history(self, tenant: str, channel: str, *, limit: int) -> list[ChannelMoveView]: ...
@@ -473,6 +489,10 @@ class ScheduleStore(Protocol):
         ...
 
     def of_tenant(self, tenant: str) -> list[ScheduleRow]: ...
+    def tenants(self) -> list[str]:
+        """Those that have any."""
+        ...
+
     def due(self, now_ms: int, *, limit: int) -> list[ScheduleRow]: ...
     def next_ms(self) -> int | None:
         """When the next schedule is due, or the next pending time to be tried."""

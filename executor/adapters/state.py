@@ -6,8 +6,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar, cast
 
+import msgspec
+
 import facets
 from executor.core.errors import Conflict, Corrupt, NotFound, PerdureError, Refused, Unavailable
+from executor.core.search import COUNT_MAX, Query
 from executor.ports import Append, OutputText, Pages, Row, StoredRow
 from executor.views import LogLine
 
@@ -33,7 +36,7 @@ def public_error(error: facets.FacetError) -> PerdureError:
         case facets.NotFound():
             return NotFound(error.message, code="instance_not_found", hint=error.hint, **details)
         case facets.Refused():
-            code = "bad_request" if error.code == "cursor_invalid" else "facet_refused"
+            code = "bad_request" if error.code in {"cursor_invalid", "query_invalid"} else "facet_refused"
             return Refused(error.message, code=code, hint=error.hint, **details)
         case _:
             return Corrupt(error.message, code="corrupt_store", hint=error.hint, **details)
@@ -127,18 +130,13 @@ class FacetsStateStore:
         return [_stored(row) for row in self._store.in_states(states, limit=limit, after=after)]
 
     @translated
-    def page(
-        self,
-        tenant: str,
-        *,
-        state: str | None,
-        workflow: str | None,
-        commit: str | None,
-        limit: int,
-        after: str | None,
-    ) -> tuple[list[StoredRow], str | None]:
-        rows, cursor = self._store.list(tenant, state=state, workflow=workflow, commit=commit, limit=limit, after=after)
+    def page(self, tenant: str, query: Query, *, limit: int, after: str | None) -> tuple[list[StoredRow], str | None]:
+        rows, cursor = self._store.list(tenant, facets_query(query), limit=limit, after=after)
         return [_stored(row) for row in rows], cursor
+
+    @translated
+    def matches(self, tenant: str, query: Query) -> int:
+        return self._store.matches(tenant, facets_query(query), limit=COUNT_MAX)
 
     @translated
     def counts(self, tenant: str) -> dict[str, int]:
@@ -151,6 +149,10 @@ class FacetsStateStore:
     @translated
     def delete(self, tenant: str, instance: str) -> None:
         self._store.delete(tenant, instance)
+
+    @translated
+    def delete_many(self, keys: Sequence[tuple[str, str]]) -> None:
+        self._store.delete_many(keys)
 
     @translated
     def delete_tenant(self, tenant: str) -> None:
@@ -191,6 +193,12 @@ class FacetsStateStore:
     @translated
     def close(self) -> None:
         self._store.close()
+
+
+def facets_query(query: Query) -> facets.Query:
+    """The same search in the store's words."""
+    where = tuple(facets.Condition(one.name, one.operator, one.values) for one in query.where)
+    return facets.Query(**{**msgspec.structs.asdict(query), "where": where})
 
 
 def _stored(row: facets.InstanceRow) -> StoredRow:

@@ -15,11 +15,12 @@ from executor.core import codec
 from executor.core.entries import Completed
 from executor.core.errors import NotFound, PerdureError
 from executor.core.lifecycle import FINAL
+from executor.core.search import Query
 from executor.engine.engine import Engine
 from executor.engine.resident import Key
 from executor.engine.watchers import ENDED, Watch
-from executor.ports import Seen, Start, StateStore, StoredRow, Vitals
-from executor.views import LogLine
+from executor.ports import ChildEnd, Queried, Seen, Share, Start, StateStore, StoredRow, Vitals
+from executor.views import LogLine, Queued
 
 
 class LocalInstances:
@@ -42,6 +43,15 @@ class LocalInstances:
         rows = await self._engine.start_many(starts)
         return [row if isinstance(row, PerdureError) else self._seen_of(row) for row in rows]
 
+    async def reschedule(self, tenant: str, instance: str, *, payload: bytes, start_at_ms: int, debounce: str) -> Seen:
+        key = (tenant, instance)
+        return self._seen_of(
+            await self._engine.starting.reschedule(key, payload=payload, start_at_ms=start_at_ms, debounce=debounce)
+        )
+
+    async def set_share(self, tenant: str, share: Share) -> None:
+        self._engine.places.set_share(tenant, share)
+
     async def send_event(self, tenant: str, instance: str, *, id: str, type: str, payload: bytes) -> bool:
         return await self._engine.send_event((tenant, instance), id=id, type=type, payload=payload)
 
@@ -63,6 +73,12 @@ class LocalInstances:
 
     async def delete_tenant(self, tenant: str) -> None:
         await self._engine.delete_tenant(tenant)
+
+    async def child_ended(self, tenant: str, parent: str, end: ChildEnd) -> None:
+        await self._engine.obligations.children.child_ended((tenant, parent), end)
+
+    async def close_children(self, tenant: str, parent: str, children: Sequence[str]) -> None:
+        await self._engine.obligations.children.close_children(tenant, parent, children)
 
     # --- looking at one
 
@@ -110,21 +126,18 @@ class LocalInstances:
         self._row((tenant, instance))
         return await trio.to_thread.run_sync(self._store.image, tenant, instance)
 
+    async def query(self, tenant: str, instance: str, *, sql: str, parameters: bytes, limit: int) -> Queried:
+        return await self._engine.querying.query((tenant, instance), sql=sql, parameters=parameters, limit=limit)
+
     # --- looking at many
 
     async def page(
-        self,
-        tenant: str,
-        *,
-        state: str | None,
-        workflow: str | None,
-        commit: str | None,
-        limit: int,
-        after: str | None,
+        self, tenant: str, query: Query, *, limit: int, after: str | None
     ) -> tuple[list[StoredRow], str | None]:
-        return await trio.to_thread.run_sync(
-            lambda: self._store.page(tenant, state=state, workflow=workflow, commit=commit, limit=limit, after=after)
-        )
+        return await trio.to_thread.run_sync(lambda: self._store.page(tenant, query, limit=limit, after=after))
+
+    async def matches(self, tenant: str, query: Query) -> int:
+        return await trio.to_thread.run_sync(self._store.matches, tenant, query)
 
     async def counts(self, tenant: str) -> dict[str, int]:
         return await trio.to_thread.run_sync(self._store.counts, tenant)
@@ -166,11 +179,25 @@ class LocalInstances:
 
     def _seen_of(self, row: StoredRow, output: bytes | None = None) -> Seen:
         if row.row.state == "complete" and output is None:
-            for stored in self._store.journal(row.tenant, row.instance, after=row.sequence - 1, limit=1):
+            output = self._output(row)
+        return Seen(row, output, self._queued(row) if row.row.state == "queued" else None)
+
+    def _queued(self, row: StoredRow) -> Queued | None:
+        waiting = self._engine.queue.waiting((row.tenant, row.instance))
+        return None if waiting is None else Queued(limit=waiting.limit, position=waiting.position)
+
+    def _output(self, row: StoredRow) -> bytes | None:
+        """What it returned. Few entries, if any, come after that: children that were closed then."""
+        count = 1
+        while True:
+            first = max(0, row.sequence - count)
+            for stored in reversed(self._store.journal(row.tenant, row.instance, after=first, limit=count)):
                 entry, _ = codec.decode(stored)
                 if isinstance(entry, Completed):
-                    output = entry.value
-        return Seen(row, output)
+                    return entry.value
+            if not first:
+                return None
+            count *= 8
 
 
 def _deadline(wait_s: float | None) -> float:

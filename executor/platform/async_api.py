@@ -8,7 +8,7 @@ transport carries it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -22,9 +22,12 @@ from executor.operations import LONE_SURROGATES, OPERATIONS, Arguments, Operatio
 from executor.platform import payloads
 from executor.platform.async_remote import AsyncRemote
 from executor.platform.lines import AsyncLines
+from executor.platform.payloads import Where
 from executor.views import (
+    BulkResult,
     ChannelMoveView,
     ChannelView,
+    CountView,
     DeploymentView,
     EventReceipt,
     GarbageView,
@@ -354,99 +357,123 @@ class AsyncTenant:
     async def instances(
         self,
         *,
-        state: str | None = None,
+        state: str | Sequence[str] | None = None,
         workflow: str | type[Workflow[Any, Any]] | None = None,
         commit: str | None = None,
+        created_from: datetime | None = None,
+        created_to: datetime | None = None,
+        updated_from: datetime | None = None,
+        updated_to: datetime | None = None,
+        where: Where | None = None,
+        order_by: str | None = None,
         limit: int | None = 100,
     ) -> list[InstanceView]:
-        """The newest `limit` instances that fit (None: all of them)."""
-        name = None if workflow is None else payloads.workflow_name(workflow)
+        """The first `limit` instances that fit (None: all of them), newest first.
+
+        `state`: one or several. Times: from is included, to is not. `where`: conditions on search attributes, all of
+        which must hold: {"customer": "acme", "amount": {">": 5, "<=": 10}}, or [("amount", ">", 5)]; operators are
+        = != < <= > >= in exists prefix. `order_by`: created, updated or the name of an attribute; with - before it,
+        the greatest comes first. Raises Refused (`bad_request`) that names the condition.
+        """
+        fits = payloads.search(
+            state=state,
+            workflow=workflow,
+            commit=commit,
+            created_from=created_from,
+            created_to=created_to,
+            updated_from=updated_from,
+            updated_to=updated_to,
+            where=where,
+        )
         if limit is not None and limit < 1:
             raise Refused(f"limit is {limit}.", hint="Give 1 or more, or None for all.")
         found: list[InstanceView] = []
         after: str | None = None
         while limit is None or len(found) < limit:
             size = PAGE if limit is None else min(PAGE, limit - len(found))
-            page: InstancePage = await self._call(
-                "instances", state=state, workflow=name, commit=commit, limit=size, after=after
-            )
+            page: InstancePage = await self._call("instances", **fits, order_by=order_by, limit=size, after=after)
             found += page.items
             after = page.next
             if after is None:
                 break
         return found
 
-    # --- schedules
-
-    async def schedules(self) -> list[ScheduleView]:
-        """By name, each with its next time and its last firing; those that the live version's code declares too."""
-        found: list[ScheduleView] = await self._call("schedules")
-        return found
-
-    async def schedule(self, name: str) -> ScheduleView:
-        """With the next 10 times and the last 100 firings. Raises NotFound (`schedule_not_found`)."""
-        found: ScheduleView = await self._call("schedule", name)
-        return found
-
-    async def create_schedule(
+    async def count(
         self,
-        workflow: str | type[Workflow[Any, Any]],
-        payload: Any = None,
         *,
-        name: str | None = None,
-        channel: str = "live",
-        cron: str | None = None,
-        every: str | float | timedelta | None = None,
-        timezone: str = "UTC",
-        start: str | datetime | None = None,
-        end: str | datetime | None = None,
-        overlap: Literal["skip", "queue", "cancel", "allow"] = "skip",
-        catch_up: Literal["none", "last", "all"] = "last",
-        catch_up_window: str | float | timedelta | None = None,
-        jitter: str | float | timedelta = 0,
-    ) -> ScheduleView:
-        """Start `workflow` on whatever version `channel` is on then, by `cron` or `every` so long. Durable on return.
-
-        The same name with the same content is the existing schedule; with another it is a Conflict
-        (`schedule_exists`). Raises Refused: `bad_request` says what is wrong with the times, `unknown_workflow`,
-        `not_deployed`, `limit_exceeded`, `invalid_name`.
-        """
-        found: ScheduleView = await self._call(
-            "create_schedule",
-            workflow=payloads.workflow_name(workflow),
-            payload=payloads.value_of(payload),
-            name=name,
-            channel=channel,
-            cron=cron,
-            every=payloads.duration_of(every),
-            timezone=timezone,
-            start=payloads.moment_of(start),
-            end=payloads.moment_of(end),
-            overlap=overlap,
-            catch_up=catch_up,
-            catch_up_window=payloads.duration_of(catch_up_window),
-            jitter=payloads.duration_of(jitter),
+        state: str | Sequence[str] | None = None,
+        workflow: str | type[Workflow[Any, Any]] | None = None,
+        commit: str | None = None,
+        created_from: datetime | None = None,
+        created_to: datetime | None = None,
+        updated_from: datetime | None = None,
+        updated_to: datetime | None = None,
+        where: Where | None = None,
+    ) -> CountView:
+        """How many instances fit; exact up to 10,000, beyond that `is_more` is true."""
+        fits = payloads.search(
+            state=state,
+            workflow=workflow,
+            commit=commit,
+            created_from=created_from,
+            created_to=created_to,
+            updated_from=updated_from,
+            updated_to=updated_to,
+            where=where,
         )
+        found: CountView = await self._call("count", **fits)
         return found
 
-    async def delete_schedule(self, name: str) -> None:
-        """Its instances go on. Raises NotFound (`schedule_not_found`), Conflict (`invalid_state`: code declares it)."""
-        await self._call("delete_schedule", name)
+    async def bulk(
+        self,
+        operation: Literal["pause", "resume", "terminate", "restart", "delete"],
+        *,
+        state: str | Sequence[str] | None = None,
+        workflow: str | type[Workflow[Any, Any]] | None = None,
+        commit: str | None = None,
+        created_from: datetime | None = None,
+        created_to: datetime | None = None,
+        updated_from: datetime | None = None,
+        updated_to: datetime | None = None,
+        where: Where | None = None,
+        limit: int | None = None,
+        dry_run: bool = False,
+    ) -> BulkResult:
+        """Do `operation` to the instances that fit: the newest `limit` of them (None: all).
 
-    async def pause_schedule(self, name: str) -> ScheduleView:
-        """Fire nothing until it is resumed. Durable on return."""
-        found: ScheduleView = await self._call("pause_schedule", name)
-        return found
-
-    async def resume_schedule(self, name: str) -> ScheduleView:
-        """Fire again, from the next time on; what came meanwhile is not made up for."""
-        found: ScheduleView = await self._call("resume_schedule", name)
-        return found
-
-    async def trigger_schedule(self, name: str, *, id: str | None = None) -> AsyncRun[Any]:
-        """Start an instance now, as the schedule would, whatever its overlap policy says and even if it is paused."""
-        status: Status = await self._call("trigger_schedule", name, id=id)
-        return AsyncRun(self, status.id)
+        Instances that begin after the call are not among them. Each has its own outcome: the result counts what was
+        done, what was so already, and what failed, with the first 100 errors. `dry_run`: change nothing; `matched` is
+        how many fit (exact up to 10,000, beyond that `is_more`), `ids` the first of them. Raises Refused
+        (`bad_request`); Unavailable, with `details["so_far"]` if some was done before.
+        """
+        fits = payloads.search(
+            state=state,
+            workflow=workflow,
+            commit=commit,
+            created_from=created_from,
+            created_to=created_to,
+            updated_from=updated_from,
+            updated_to=updated_to,
+            where=where,
+        )
+        if limit is not None and limit < 1:
+            raise Refused(f"limit is {limit}.", hint="Give 1 or more, or None for all.")
+        total = BulkResult(matched=0)
+        while True:
+            size = PAGE if limit is None else min(PAGE, limit - total.matched)
+            try:
+                portion: BulkResult = await self._call(
+                    "bulk", operation=operation, **fits, limit=size, after=total.next, dry_run=dry_run
+                )
+            except PerdureError as error:
+                if total.matched:
+                    error.details["so_far"] = msgspec.to_builtins(total)
+                raise
+            if dry_run:
+                return portion
+            total = payloads.sum_of(total, portion)
+            if total.next is None or total.matched == limit:
+                return total
 
     async def _call(self, operation: str, /, *path: str, **arguments: Any) -> Any:
         return await self._platform._call(operation, self.name, *path, **arguments)

@@ -5,16 +5,23 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import enum
-from collections.abc import Mapping
-from typing import Any, get_args, get_origin
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeAlias, get_args, get_origin
 
 import msgspec
 
 from executor.core import values
 from executor.core.errors import Refused
+from executor.core.search import where_text
 from executor.operations import Base64File
+from executor.views import BulkResult
 from executor.workflow import Workflow
 
+Where: TypeAlias = Mapping[str, Any] | Sequence[tuple[str, str, Any]]
+"""Conditions on search attributes: name to value or to operators and their values; or (name, operator, value)."""
+BULK_ERRORS_SHOWN_MAX = 100
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNBOUNDED = 2**31
 """Size is the service's business: it knows its limit."""
 
@@ -53,6 +60,52 @@ def value_of(value: Any, *, what: str = "payload") -> Any:
         return values.decode(values.encode(plain(value), what=what, bytes_max=_UNBOUNDED))
     except Refused as error:
         raise Refused(error.message, code="bad_payload", hint=error.hint, **error.details) from None
+
+
+def search(
+    *,
+    state: str | Sequence[str] | None,
+    workflow: str | type[Any] | None,
+    commit: str | None,
+    created_from: datetime | None,
+    created_to: datetime | None,
+    updated_from: datetime | None,
+    updated_to: datetime | None,
+    where: Where | None,
+) -> dict[str, Any]:
+    """The arguments of a search as its operations take them. Raises Refused (`bad_request`)."""
+    if state is not None and not isinstance(state, str):
+        state = ",".join(map(str, state))
+    return {
+        "state": state,
+        "workflow": None if workflow is None else workflow_name(workflow),
+        "commit": commit,
+        "created_from_ms": _ms("created_from", created_from),
+        "created_to_ms": _ms("created_to", created_to),
+        "updated_from_ms": _ms("updated_from", updated_from),
+        "updated_to_ms": _ms("updated_to", updated_to),
+        "where": where_text(where),
+    }
+
+
+def _ms(name: str, at: datetime | None) -> int | None:
+    if at is None:
+        return None
+    if not isinstance(at, datetime) or at.tzinfo is None:
+        raise Refused(f"{name} is no datetime with a time zone: {at!r}.", hint="Write datetime.now(UTC).")
+    return -((EPOCH - at) // timedelta(milliseconds=1))
+
+
+def sum_of(total: BulkResult, portion: BulkResult) -> BulkResult:
+    """Of a bulk operation so far, and its next portion."""
+    return BulkResult(
+        matched=total.matched + portion.matched,
+        done=total.done + portion.done,
+        unchanged=total.unchanged + portion.unchanged,
+        failed=total.failed + portion.failed,
+        errors=[*total.errors, *portion.errors][:BULK_ERRORS_SHOWN_MAX],
+        next=portion.next,
+    )
 
 
 def wait_of(timeout: float | None) -> float | None:

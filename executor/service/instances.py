@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Coroutine
-from typing import Any, TypeVar
+from datetime import datetime
+from typing import Any, Literal, TypeVar
 
 from executor.core import ids, values
 from executor.core.errors import Conflict, NotFound, PerdureError, Refused, TenantError, Unavailable
-from executor.core.lifecycle import FINAL, STATES
+from executor.core.flow import declared as declared_flow
+from executor.core.lifecycle import FINAL
 from executor.entropy import new_name
 from executor.ports import Seen, Start
-from executor.rendering import instance_view, journal_item, readable, status_view
+from executor.rendering import journal_item, readable, status_view
+from executor.service import flow
 from executor.service.access import Access, Caller, in_thread, limit_of
+from executor.service.flow import Prepared
 from executor.service.startable import Startable
 from executor.views import (
     EventReceipt,
-    InstancePage,
     JournalItem,
     LogLine,
     StartOutcome,
@@ -41,21 +44,41 @@ class Instances(Access):
         id: str | None = None,
         channel: str = "live",
         commit: str | None = None,
+        delay: str | float | None = None,
+        at: datetime | None = None,
+        attributes: dict[str, Any] | None = None,
+        priority: int | None = None,
+        retention: dict[str, str | float] | None = None,
+        unload: Literal["every-wait"] | None = None,
     ) -> Status:
         """Start an instance on the channel's commit, or on `commit`; it is pinned to it for life. Durable on return.
 
-        The same id with the same workflow and payload is the existing instance, whatever the channel says now.
-        Raises Conflict (`instance_exists`), Refused (`unknown_workflow`, `bad_payload`, `payload_too_large`,
-        `not_deployed`, `invalid_name`), NotFound, Unavailable.
+        The same id with the same workflow and payload is the existing instance, whatever the channel says now, and
+        whatever the other options are. Those are of StartRequest. What the workflow declares as its `flow` may delay
+        the instance, let it queue, replace or end another, or refuse it.
+        Raises Conflict (`instance_exists`, `singleton_exists`), Refused (`unknown_workflow`, `bad_payload`,
+        `payload_too_large`, `not_deployed`, `invalid_name`, `bad_request`), NotFound, Unavailable.
         """
         self.may(caller, tenant, "write")
-        request = StartRequest(workflow=workflow, payload=payload, id=id, channel=channel, commit=commit)
+        request = StartRequest(
+            workflow=workflow,
+            payload=payload,
+            id=id,
+            channel=channel,
+            commit=commit,
+            delay=delay,
+            at=at,
+            attributes=attributes,
+            priority=priority,
+            retention=retention,
+            unload=unload,
+        )
         encoded = self._encode(payload, "payload")
         self._admission.enter(len(encoded))
         try:
             await self._gate.enter()
             try:
-                return _status(await self._instances.start(await self._pinned(tenant, request, encoded)))
+                return _status(await self._flows.start(await self._prepared(tenant, request, encoded)))
             finally:
                 self._gate.leave()
         finally:
@@ -82,7 +105,12 @@ class Instances(Access):
                 for index, request in enumerate(requests):
                     if outcomes[index] is None:
                         try:
-                            starts.append((index, await self._pinned(tenant, request, encoded[index])))
+                            wanted = await self._prepared(tenant, request, encoded[index])
+                            if wanted.is_alone:
+                                # It may replace or end one that came just before it, here too.
+                                outcomes[index] = StartOutcome(status=_status(await self._flows.start(wanted)))
+                            else:
+                                starts.append((index, await self._flows.timed(wanted)))
                         except PerdureError as error:
                             outcomes[index] = StartOutcome(error=error.to_json())
                 answers = await self._instances.start_many([start for _, start in starts]) if starts else []
@@ -160,38 +188,6 @@ class Instances(Access):
         self.may(caller, tenant, "write")
         await self._of(tenant, id, self._instances.delete(tenant, id))
 
-    async def instances(
-        self,
-        caller: Caller,
-        tenant: str,
-        *,
-        state: str | None = None,
-        workflow: str | None = None,
-        commit: str | None = None,
-        limit: int = 100,
-        after: str | None = None,
-    ) -> InstancePage:
-        """Newest first; `next` of a page is `after` of the next."""
-        self.may(caller, tenant, "read")
-        await self.known(tenant)
-        bound = limit_of(limit)
-        if state is not None and state not in STATES:
-            raise Refused(
-                f"{state[:40]!r} is no state of an instance",
-                code="bad_request",
-                hint=f"States are {', '.join(STATES)}.",
-            )
-        rows, cursor = await self._instances.page(
-            tenant, state=state, workflow=workflow, commit=commit, limit=bound, after=after
-        )
-        return InstancePage(items=[instance_view(row) for row in rows], next=cursor)
-
-    async def counts(self, caller: Caller, tenant: str) -> dict[str, int]:
-        """How many instances are in each state; states without any are left out."""
-        self.may(caller, tenant, "read")
-        await self.known(tenant)
-        return await self._instances.counts(tenant)
-
     async def journal(
         self, caller: Caller, tenant: str, id: str, *, after: int = 0, limit: int = 1000, wait_s: float = 0
     ) -> list[JournalItem]:
@@ -237,15 +233,18 @@ class Instances(Access):
                 raise Refused(refused.message, code=refused.code, hint=hint, **refused.details) from None
             raise Refused(refused.message, code="bad_payload", hint=refused.hint, **refused.details) from None
 
-    async def _pinned(self, tenant: str, request: StartRequest, payload: bytes) -> Start:
-        """What the port starts: the id, and the commit to pin, which the code store keeps from now on."""
+    async def _prepared(self, tenant: str, request: StartRequest, payload: bytes) -> Prepared:
+        """What the port starts: the id, the commit to pin, which the code store keeps from now on, and the options."""
+        options = flow.check(request, self._clock.now_ms())
         is_new = request.id is None
+        declared = None
         instance = new_name("run") if request.id is None else ids.parse_instance_id(request.id)
         try:
             startable = self._startables.kept(tenant, request.channel, request.commit)
             if startable is None:
                 startable = await self._startables.find(tenant, request.channel, request.commit)
             commit = _commit(tenant, request.workflow, startable)
+            declared = declared_flow(startable[1][request.workflow])
         except PerdureError:
             # Whatever the channel says now, the same id is the existing instance.
             if is_new:
@@ -259,7 +258,8 @@ class Instances(Access):
         if (tenant, commit) not in self._kept:
             await in_thread(self._code.keep_for_instances, tenant, commit)
             self._kept.add((tenant, commit))
-        return Start((tenant, instance), request.workflow, commit, payload, is_new)
+        start = Start((tenant, instance), request.workflow, commit, payload, is_new, options)
+        return flow.prepared(start, request, declared, request.payload)
 
     async def _of(self, tenant: str, id: str, answer: Awaitable[T]) -> T:
         """`answer`, where what is not found is named as everywhere: an unknown tenant is not an unknown instance."""
@@ -281,7 +281,7 @@ class Instances(Access):
 
 
 def _status(seen: Seen) -> Status:
-    return status_view(seen.row, None if seen.output is None else readable(seen.output))
+    return status_view(seen.row, None if seen.output is None else readable(seen.output), seen.queued)
 
 
 def _commit(tenant: str, workflow: str, startable: Startable) -> str:

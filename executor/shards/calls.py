@@ -10,7 +10,8 @@ from typing import Any, Literal
 import msgspec
 
 from executor.core.errors import PerdureError, from_json
-from executor.ports import Seen, Start, StoredRow, Vitals
+from executor.core.search import Query
+from executor.ports import ChildEnd, ChildStart, Seen, Share, Start, StoredRow, Vitals
 from executor.views import LogLine
 
 
@@ -74,6 +75,8 @@ METHODS: dict[str, Method] = {
     for method in (
         Method("start", tuple[Start], Seen),
         Method("start_many", tuple[list[Start]], list[Seen | dict[str, Any]]),
+        Method("reschedule", tuple[str, str, bytes, int, str], Seen),
+        Method("set_share", tuple[str, Share], None),
         Method("status", _KEY, Seen),
         Method("outcome", tuple[str, str, float | None], Seen),
         Method("send_event", tuple[str, str, str, str, bytes], bool),
@@ -82,23 +85,24 @@ METHODS: dict[str, Method] = {
         Method("terminate", _KEY, Seen),
         Method("delete", _KEY, None),
         Method("delete_tenant", tuple[str], None),
-        Method(
-            "page",
-            tuple[str, str | None, str | None, str | None, int, str | None],
-            tuple[list[StoredRow], str | None],
-        ),
+        Method("page", tuple[str, Query, int, str | None], tuple[list[StoredRow], str | None]),
+        Method("matches", tuple[str, Query], int),
         Method("counts", tuple[str], dict[str, int]),
         Method("commits", tuple[str], set[str]),
         Method("journal", tuple[str, str, int, int, float], list[bytes]),
         Method("output", tuple[str, str, int, int, float], list[LogLine]),
         Method("image", _KEY, bytes | list[str]),
+        # Both ways: what instances ask of each other goes to the front, and from there to whoever has the other one.
+        Method("child_ended", tuple[str, str, ChildEnd], None),
+        Method("close_children", tuple[str, str, list[str]], None),
         Method("vitals", tuple[()], Vitals),
         Method("backup", tuple[str], None),
         Method("check", tuple[()], list[str]),
         # The front to a shard process: begin, and end in good order.
         Method("open", tuple[Setup], None),
         Method("stop", tuple[()], None),
-        # A shard process to the front, which has the code store: where the bundle of a commit is.
+        # A shard process to the front, which has the code store: where the bundle of a commit is, and children.
         Method("bundle", _KEY, str),
+        Method("start_children", tuple[list[ChildStart]], list[Seen | dict[str, Any]]),
     )
 }

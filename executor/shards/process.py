@@ -29,6 +29,7 @@ from executor.sandbox.cell import Isolation
 from executor.shards.calls import METHODS, Setup
 from executor.shards.channel import Call, Channel
 from executor.shards.owner import owning
+from executor.shards.remote import CalledPeers
 from executor.wire import innermost
 
 log = logging.getLogger(__name__)
@@ -61,12 +62,13 @@ async def _forget(descriptor: int) -> None:
 
 _PERFORM: dict[str, Callable[..., Awaitable[Any]]] = {
     "outcome": lambda of, tenant, name, wait_s: of.outcome(tenant, name, wait_s=wait_s),
+    "reschedule": lambda of, tenant, name, payload, start_at_ms, debounce: of.reschedule(
+        tenant, name, payload=payload, start_at_ms=start_at_ms, debounce=debounce
+    ),
     "send_event": lambda of, tenant, name, event, kind, payload: of.send_event(
         tenant, name, id=event, type=kind, payload=payload
     ),
-    "page": lambda of, tenant, state, workflow, commit, limit, after: of.page(
-        tenant, state=state, workflow=workflow, commit=commit, limit=limit, after=after
-    ),
+    "page": lambda of, tenant, query, limit, after: of.page(tenant, query, limit=limit, after=after),
     "journal": lambda of, tenant, name, after, limit, wait_s: of.journal(
         tenant, name, after=after, limit=limit, wait_s=wait_s
     ),
@@ -258,6 +260,7 @@ def _owned(setup: Setup, channel: Channel) -> Any:
             retain_failed_s=setup.retain_failed_s,
         ),
         facet_bytes_max=setup.facet_bytes_max,
+        peers=CalledPeers(channel),
     )
 
 

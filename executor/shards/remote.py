@@ -1,4 +1,5 @@
-"""RemoteInstances: the Instances port over a channel to the process that owns them."""
+"""RemoteInstances: the Instances port over a channel to the process that owns them. CalledPeers: what that process asks
+of others, over the same channel the other way."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from typing import Any, Protocol, cast
 import trio
 
 from executor.core.errors import PerdureError
-from executor.ports import Seen, Start, StoredRow, Vitals
+from executor.core.search import Query
+from executor.ports import ChildEnd, ChildStart, Seen, Share, Start, StoredRow, Vitals
 from executor.shards.calls import errors_inward
 from executor.views import LogLine
 
@@ -31,6 +33,12 @@ class RemoteInstances:
 
     async def start_many(self, starts: Sequence[Start]) -> list[Seen | PerdureError]:
         return errors_inward(await self._process.call("start_many", list(starts)))
+
+    async def reschedule(self, tenant: str, instance: str, *, payload: bytes, start_at_ms: int, debounce: str) -> Seen:
+        return cast("Seen", await self._process.call("reschedule", tenant, instance, payload, start_at_ms, debounce))
+
+    async def set_share(self, tenant: str, share: Share) -> None:
+        await self._process.call("set_share", tenant, share)
 
     async def status(self, tenant: str, instance: str) -> Seen:
         return cast("Seen", await self._process.call("status", tenant, instance))
@@ -57,17 +65,13 @@ class RemoteInstances:
         await self._process.call("delete_tenant", tenant)
 
     async def page(
-        self,
-        tenant: str,
-        *,
-        state: str | None,
-        workflow: str | None,
-        commit: str | None,
-        limit: int,
-        after: str | None,
+        self, tenant: str, query: Query, *, limit: int, after: str | None
     ) -> tuple[list[StoredRow], str | None]:
-        found = await self._process.call("page", tenant, state, workflow, commit, limit, after)
+        found = await self._process.call("page", tenant, query, limit, after)
         return cast("tuple[list[StoredRow], str | None]", found)
+
+    async def matches(self, tenant: str, query: Query) -> int:
+        return cast("int", await self._process.call("matches", tenant, query))
 
     async def counts(self, tenant: str) -> dict[str, int]:
         return cast("dict[str, int]", await self._process.call("counts", tenant))
@@ -86,6 +90,12 @@ class RemoteInstances:
         # A large one is a file in that process's memory (process.py), there for a moment.
         return image if isinstance(image, bytes) else await trio.to_thread.run_sync(Path(image[0]).read_bytes)
 
+    async def child_ended(self, tenant: str, parent: str, end: ChildEnd) -> None:
+        await self._process.call("child_ended", tenant, parent, end)
+
+    async def close_children(self, tenant: str, parent: str, children: Sequence[str]) -> None:
+        await self._process.call("close_children", tenant, parent, list(children))
+
     async def vitals(self) -> Vitals:
         return cast("Vitals", await self._process.call("vitals"))
 
@@ -94,3 +104,19 @@ class RemoteInstances:
 
     async def check(self) -> list[str]:
         return cast("list[str]", await self._process.call("check"))
+
+
+class CalledPeers:
+    """The Peers port over a channel: of a shard process, to the front. See `executor.ports.Peers`."""
+
+    def __init__(self, front: Calling) -> None:
+        self._front = front
+
+    async def start_children(self, starts: Sequence[ChildStart]) -> list[Seen | PerdureError]:
+        return errors_inward(await self._front.call("start_children", list(starts)))
+
+    async def child_ended(self, tenant: str, parent: str, end: ChildEnd) -> None:
+        await self._front.call("child_ended", tenant, parent, end)
+
+    async def close_children(self, tenant: str, parent: str, children: Sequence[str]) -> None:
+        await self._front.call("close_children", tenant, parent, list(children))

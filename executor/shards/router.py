@@ -1,25 +1,35 @@
 """RoutedInstances: the Instances port over several others. An instance's shard says whose it is; questions about a
 tenant go to all of them.
 
-A page is merged from pages of all, newest first. Each part lists its own in the order of their making, so the merge
-takes whichever part's next one is the youngest, and the cursor says for each part where it goes on: pages join to one
-list, which instances that begin meanwhile do not shift. A cursor is of one layout; of another one it is refused.
+A page is merged from pages of all (pages.py). A cursor is of one layout; of another one it is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 import trio
 
 from executor.core.errors import PerdureError, Refused, Unavailable
-from executor.ports import Instances, Seen, Start, StoredRow, Vitals
+from executor.core.search import COUNT_MAX, Query
+from executor.ports import ChildEnd, Instances, Seen, Share, Start, StoredRow, Vitals
+from executor.shards.pages import ENDED as _ENDED
+from executor.shards.pages import merged_page
 from executor.views import LogLine
 from facets import shard_of
 
 T = TypeVar("T")
+
+
+def share_of_part(share: Share, count: int, number: int) -> Share:
+    """What part `number` of `count` gets."""
+    if share.concurrency is None:
+        return share
+    part = share.concurrency // count + (number < share.concurrency % count)
+    return Share(share.weight, max(1, part))
 
 
 class RoutedInstances:
@@ -59,6 +69,18 @@ class RoutedInstances:
                     nursery.start_soon(some, part, indexes)
         return [answer for answer in answers if answer is not None]
 
+    async def reschedule(self, tenant: str, instance: str, *, payload: bytes, start_at_ms: int, debounce: str) -> Seen:
+        return await self._of(tenant, instance).reschedule(
+            tenant, instance, payload=payload, start_at_ms=start_at_ms, debounce=debounce
+        )
+
+    async def set_share(self, tenant: str, share: Share) -> None:
+        """The bound of runs is shared out among the parts, of which each gets one at least. A part that is being
+        started again is told by whoever starts it."""
+        for number, part in enumerate(self._parts):
+            with suppress(Unavailable):
+                await part.set_share(tenant, share_of_part(share, len(self._parts), number))
+
     async def status(self, tenant: str, instance: str) -> Seen:
         return await self._of(tenant, instance).status(tenant, instance)
 
@@ -80,6 +102,27 @@ class RoutedInstances:
     async def delete(self, tenant: str, instance: str) -> None:
         await self._of(tenant, instance).delete(tenant, instance)
 
+    async def child_ended(self, tenant: str, parent: str, end: ChildEnd) -> None:
+        await self._of(tenant, parent).child_ended(tenant, parent, end)
+
+    async def close_children(self, tenant: str, parent: str, children: Sequence[str]) -> None:
+        by_part: dict[int, list[str]] = {}
+        for child in children:
+            by_part.setdefault(self._owners[shard_of(tenant, child)], []).append(child)
+        errors: list[PerdureError] = []
+
+        async def some(part: int, of_part: list[str]) -> None:
+            try:
+                await self._parts[part].close_children(tenant, parent, of_part)
+            except PerdureError as error:
+                errors.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for part, of_part in by_part.items():
+                nursery.start_soon(some, part, of_part)
+        if errors:
+            raise errors[0]
+
     async def journal(self, tenant: str, instance: str, *, after: int, limit: int, wait_s: float) -> list[bytes]:
         return await self._of(tenant, instance).journal(tenant, instance, after=after, limit=limit, wait_s=wait_s)
 
@@ -95,54 +138,34 @@ class RoutedInstances:
         await self._all(lambda part: part.delete_tenant(tenant))
 
     async def page(
-        self,
-        tenant: str,
-        *,
-        state: str | None,
-        workflow: str | None,
-        commit: str | None,
-        limit: int,
-        after: str | None,
+        self, tenant: str, query: Query, *, limit: int, after: str | None
     ) -> tuple[list[StoredRow], str | None]:
         positions = self._positions(after)
-        # One more than asked for, so that each part's next one is known.
-        found = await self._each(
-            lambda index, part: part.page(
-                tenant, state=state, workflow=workflow, commit=commit, limit=limit + 1, after=positions[index]
-            )
-        )
-        lists = [rows for rows, _ in found]
-        taken = [0] * len(lists)
-        merged: list[StoredRow] = []
-        while len(merged) < limit:
-            heads = [index for index, rows in enumerate(lists) if taken[index] < len(rows)]
-            if not heads:
-                break
-            index = max(heads, key=lambda index: (lists[index][taken[index]].row.created_at_ms, -index))
-            merged.append(lists[index][taken[index]])
-            taken[index] += 1
-        if all(taken[index] == len(rows) for index, rows in enumerate(lists)):
-            return merged, None
-        nexts: list[int] = []
-        for index, rows in enumerate(lists):
-            if taken[index] < len(rows):
-                nexts.append(rows[taken[index]].generation + 1)
-            else:
-                nexts.append(rows[-1].generation if rows else 0)
-        return merged, f"{self._layout}:{'.'.join(map(str, nexts))}"
+
+        async def one(index: int, part: Instances) -> tuple[list[StoredRow], str | None]:
+            if positions[index] == _ENDED:
+                return [], None
+            # One more than asked for, so that each part's next one is known.
+            return await part.page(tenant, query, limit=limit + 1, after=positions[index])
+
+        return merged_page(query, await self._each(one), positions, limit=limit, layout=self._layout)
+
+    async def matches(self, tenant: str, query: Query) -> int:
+        found = await self._all(lambda part: part.matches(tenant, query))
+        return min(COUNT_MAX + 1, sum(found))
 
     def _positions(self, after: str | None) -> list[str | None]:
         if after is None:
             return [None] * len(self._parts)
         layout, colon, positions = after.partition(":")
         found = positions.split(".")
-        if not colon or layout != str(self._layout) or len(found) != len(self._parts) or not all(map(_is_key, found)):
+        if not colon or layout != str(self._layout) or len(found) != len(self._parts):
             raise Refused(
                 f"{after[:80]!r} is not a cursor of this listing.",
                 code="bad_request",
                 hint="Begin at the first page: the executor may have been started with another number of processes.",
             )
-        return [*found]
+        return [position or None for position in found]
 
     async def counts(self, tenant: str) -> dict[str, int]:
         total: dict[str, int] = {}
@@ -195,7 +218,3 @@ class RoutedInstances:
         if errors:
             raise errors[0]
         return [answers[index] for index in range(len(self._parts))]
-
-
-def _is_key(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 19

@@ -8,17 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from executor.adapters.state import facets_query, translated
+from executor.core import attributes
 from executor.core.errors import Conflict, PerdureError, Refused, Unavailable
+from executor.core.search import EVERYTHING, Query
 from executor.ports import Row, Seen, Start, StoredRow, Vitals
 from executor.shards.router import RoutedInstances
-from facets import shard_of
+from facets import search, shard_of
 
 COUNT = 3
 OWNERS = [shard % COUNT for shard in range(64)]
 
 
-def stored(instance: str, generation: int, at_ms: int) -> StoredRow:
-    return StoredRow("acme", instance, generation, 1, Row("waiting", None, "W", "c" * 40, at_ms, at_ms, b""))
+def stored(instance: str, generation: int, at_ms: int, *, updated_at_ms: int = 0, size: int | None = None) -> StoredRow:
+    found = b"" if size is None else attributes.encode({"size": size})
+    row = Row("waiting", None, "W", "c" * 40, at_ms, updated_at_ms, b"", found)
+    return StoredRow("acme", instance, generation, 1, row)
 
 
 class Part:
@@ -48,11 +53,32 @@ class Part:
         return answers
 
     async def page(
-        self, tenant: str, *, limit: int, after: str | None, **_filters: str | None
+        self, tenant: str, query: Query, *, limit: int, after: str | None
     ) -> tuple[list[StoredRow], str | None]:
         assert tenant == "acme"
-        older = [row for row in reversed(self.rows) if after is None or row.generation < int(after)]
-        return older[:limit], str(older[limit - 1].generation) if len(older) > limit else None
+        wanted = facets_query(query)
+        behind = None if after is None else translated(search.read_cursor)(wanted, after)
+        found: list[StoredRow] = []
+        for part in search.parts(wanted):
+            is_down = search.is_descending(wanted, part)
+            places = [(place_of(wanted, row), row) for row in self.rows]
+            kept = [
+                (place.at, row)
+                for place, row in places
+                if place.part == part
+                and (
+                    behind is None
+                    or behind.part < part
+                    or (behind.part == part and ((place.at < behind.at) if is_down else (place.at > behind.at)))
+                )
+            ]
+            found += [row for _, row in sorted(kept, key=lambda one: one[0], reverse=is_down)]
+        page = found[:limit]
+        return page, search.cursor(wanted, place_of(wanted, page[-1])) if len(found) > limit else None
+
+    async def matches(self, tenant: str, query: Query) -> int:
+        assert (tenant, query.states) == ("acme", ("waiting",))
+        return len(self.rows) if len(self.rows) < 5 else 9_000
 
     async def counts(self, tenant: str) -> dict[str, int]:
         assert tenant == "acme"
@@ -117,8 +143,12 @@ async def test_owner_that_is_away_shows_in_the_vitals_and_never_in_a_set_of_comm
         await router.commits("acme")  # garbage collection would take what it has not heard of
 
 
-def page_of(router: RoutedInstances, *, limit: int, after: str | None) -> Any:
-    return router.page("acme", state=None, workflow=None, commit=None, limit=limit, after=after)
+def place_of(wanted: search.Query, row: StoredRow) -> search.Place:
+    return search.place_of(wanted, row.generation, row.row.updated_at_ms, row.row.attributes)
+
+
+def page_of(router: RoutedInstances, *, limit: int, after: str | None, query: Query = EVERYTHING) -> Any:
+    return router.page("acme", query, limit=limit, after=after)
 
 
 @given(
@@ -152,6 +182,59 @@ def test_pages_join_to_one_list_newest_first_whatever_begins_meanwhile(
     assert [row.instance for row in found] == [item[-1] for item in whole]
 
 
+things = st.tuples(st.integers(0, 4), st.none() | st.integers(0, 2))
+
+
+@given(
+    parts_things=st.lists(st.lists(things, max_size=6), min_size=COUNT, max_size=COUNT),
+    limit=st.integers(1, 5),
+    order=st.sampled_from(["created", "updated", "attributes.size"]),
+    is_descending=st.booleans(),
+)
+def test_pages_of_every_order_join_to_that_order(
+    parts_things: list[list[tuple[int, int | None]]], limit: int, order: str, is_descending: bool
+) -> None:
+    router, parts = routed()
+    for number, (part, found) in enumerate(zip(parts, parts_things, strict=True)):
+        part.rows = [
+            # All of one time of making, so that the parts' order settles what is equal.
+            stored(f"{number}-{key}", key, 0, updated_at_ms=updated, size=size)
+            for key, (updated, size) in enumerate(found, start=1)
+        ]
+    query = Query(order=order, is_descending=is_descending)
+    whole = [(index, row) for index, part in enumerate(parts) for row in part.rows]
+    sign = -1 if is_descending else 1
+
+    def key(item: tuple[int, StoredRow]) -> tuple[Any, ...]:
+        index, row = item
+        size = attributes.decode(row.row.attributes).get("size")
+        if order == "created":
+            return (index, sign * row.generation)
+        if order == "updated":
+            return (sign * row.row.updated_at_ms, index, sign * row.generation)
+        return (1, index, -row.generation) if size is None else (0, sign * int(size), index, sign * row.generation)  # type: ignore[arg-type]
+
+    found_rows: list[StoredRow] = []
+    cursor: str | None = None
+    while True:
+        rows, cursor = run(page_of(router, limit=limit, after=cursor, query=query))
+        found_rows += rows
+        if cursor is None:
+            break
+        assert len(rows) == limit
+    assert [row.instance for row in found_rows] == [row.instance for _, row in sorted(whole, key=key)]
+
+
+async def test_matches_are_those_of_all_up_to_the_bound() -> None:
+    router, parts = routed()
+    for part, count in zip(parts, (1, 2, 3), strict=True):
+        part.rows = [stored(f"{count}-{key}", key, 0) for key in range(count)]
+    assert await router.matches("acme", Query(states=("waiting",))) == 6
+    for part in parts[:2]:
+        part.rows *= 9
+    assert await router.matches("acme", Query(states=("waiting",))) == 10_001
+
+
 def run(awaitable: Any) -> Any:
     import trio
 
@@ -161,7 +244,7 @@ def run(awaitable: Any) -> Any:
     return trio.run(main)
 
 
-@pytest.mark.parametrize("cursor", ["", "7", "7:", "7:1.2", "6:1.2.3", "7:1.2.x", "7:1.2.3.4", "17"])
+@pytest.mark.parametrize("cursor", ["", "7", "7:", "7:1.2", "6:..", "7:..x", "7:...", "17"])
 async def test_cursor_of_something_else_is_refused(cursor: str) -> None:
     router, _ = routed()
     with pytest.raises(Refused) as refused:
