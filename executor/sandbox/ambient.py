@@ -293,7 +293,9 @@ def _replacements() -> list[tuple[Any, str, Callable[[Any], Any]]]:
     table += [(time, "strftime", _strftime), (time, "asctime", _asctime), (time, "sleep", _sleep)]
     table += [(random, name, _random_function) for name in _RANDOM_FUNCTIONS if hasattr(random, name)]
     table += [(random.Random, "seed", _random_seed), (random, "_urandom", _urandom), (os, "urandom", _urandom)]
-    table += [(os, "getrandom", _getrandom), (uuid, "uuid1", _uuid1)]
+    table += [(uuid, "uuid1", _uuid1)]
+    if hasattr(os, "getrandom"):  # Linux has it; tenants test their code elsewhere too
+        table.append((os, "getrandom", _getrandom))
     for module, name in ((_thread, "start_new_thread"), (threading, "_start_new_thread")):
         table += [(module, name, _start_thread)] if hasattr(module, name) else []
     if hasattr(threading, "_start_joinable_thread"):  # from Python 3.13
