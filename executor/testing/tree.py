@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -19,7 +20,8 @@ from executor.workflow import Workflow
 
 _FRAMES_MAX = 60
 _MARKS = ("pyproject.toml", ".git", "setup.py", "setup.cfg")
-_PLATFORM = str(Path(executor.__file__).parent) + os.sep
+_HOME = Path(executor.__file__).parents[1]
+_PLATFORM = tuple(f"{_HOME / package}{os.sep}" for package in ("executor", "facets", "gitstore"))
 _LIBRARIES = tuple(str(Path(path)) + os.sep for path in {*sysconfig.get_paths().values(), sys.base_prefix, sys.prefix})
 
 AnyWorkflow = type[Workflow[Any, Any]]
@@ -30,6 +32,8 @@ class OwnFiles(Container[str]):
 
     def __init__(self, root: str) -> None:
         self.root = root.rstrip(os.sep) + os.sep
+        # An environment is often below the project's folder; the other way round, the project is no library.
+        self._others = (*_PLATFORM, *(path for path in _LIBRARIES if not self.root.startswith(path)))
         self._known: dict[str, bool] = {}
 
     def __contains__(self, name: object) -> bool:
@@ -37,19 +41,12 @@ class OwnFiles(Container[str]):
             return False
         known = self._known.get(name)
         if known is None:
-            libraries = [path for path in _LIBRARIES if not self.root.startswith(path)]
-            known = name.startswith(self.root) and not name.startswith((_PLATFORM, *libraries))
-            self._known[name] = known
+            known = self._known[name] = name.startswith(self.root) and not name.startswith(self._others)
         return known
 
     def add(self, name: str) -> None:
         """It is, wherever it is."""
         self._known[name] = True
-
-    def __iter__(self) -> Iterator[str]:
-        """Those that are known to be."""
-        return (name for name, is_own in self._known.items() if is_own)
-
 
 class WorkingTree:
     """Stands for `executor.sandbox.loader.Bundle`: workflows by name, the tenant's files, the calling line."""
@@ -59,8 +56,7 @@ class WorkingTree:
         self.workflows: dict[str, WorkflowCode] = {}
         for cls in (*_of_module(workflow), *more, workflow):
             self.workflows[_checked(cls).__name__] = WorkflowCode(cls, *declared_types(cls))
-        source = _source_of(workflow)
-        self.files = OwnFiles(_project_of(source))
+        self.files = OwnFiles(_project_of(str(Path(_source_of(workflow)).parent)))
         for code in self.workflows.values():
             self.files.add(_source_of(code.workflow))
 
@@ -164,10 +160,10 @@ def _source_of(workflow: AnyWorkflow) -> str:
     return inspect.unwrap(workflow.run).__code__.co_filename
 
 
-def _project_of(source: str) -> str:
-    """The nearest folder above that looks like the root of a project, else the file's own."""
-    folder = Path(source).parent
-    for above in (folder, *folder.parents):
+@functools.cache
+def _project_of(folder: str) -> str:
+    """The nearest folder above that looks like the root of a project, else this one."""
+    for above in (Path(folder), *Path(folder).parents):
         if any((above / mark).exists() for mark in _MARKS):
             return str(above)
-    return str(folder)
+    return folder
