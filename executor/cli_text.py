@@ -14,6 +14,7 @@ from executor.core.errors import PerdureError
 from executor.core.values import to_json
 from executor.logs import visible
 from executor.views import (
+    BulkResult,
     ChannelMoveView,
     ChannelView,
     DeploymentView,
@@ -207,6 +208,18 @@ def instances(views: list[InstanceView]) -> None:
         ],
         empty="No instances.",
     )
+
+
+def bulk(operation: str, found: BulkResult, *, dry_run: bool) -> None:
+    if dry_run:
+        more = "More than " if found.is_more else ""
+        line(f"{more}{found.matched} instances would be asked to {operation}.")
+        for name in found.ids:
+            line(f"  {name}")
+        return
+    line(f"{found.matched} instances: {found.done} done, {found.unchanged} unchanged, {found.failed} refused.")
+    for error in found.errors:
+        line(f"  {error.id}: {error.error['message']} [{error.error['code']}]")
 
 
 def status(view: Status) -> None:
