@@ -14,6 +14,7 @@ import trio
 from executor.core.errors import NotFound, Refused
 from executor.ports import Clock, CodeSource, Instances
 from executor.service.admission import Admission, AdmissionLimits
+from executor.service.flow import Flows
 from executor.service.gate import Gate
 from executor.service.startable import Startables
 from executor.views import TokenView
@@ -52,18 +53,26 @@ class ServiceOptions:
 class Access:
     """Base of the use cases: the parts they work with, and the checks."""
 
-    def __init__(self, instances: Instances, code: CodeSource, clock: Clock, options: ServiceOptions) -> None:
+    def __init__(self, instances: Instances, code: CodeSource, clock: Clock, options: ServiceOptions, *, gate: Gate | None = None) -> None:
         self._instances = instances
         self._code = code
         self._clock = clock
         self._options = options
         self._kept: set[tuple[str, str]] = set()
-        self._gate = Gate()
+        self._gate = gate or Gate()
         self._startables = Startables(code)
+        self._flows = Flows(instances, clock)
         self._admission = Admission(options.admission)
         self._tokens: dict[bytes, TokenView] = {}
         """Verified ones by the digest of their secret, until any token or tenant goes away."""
         self._revocations = 0
+
+    def _moved(self, tenant: str) -> None:
+        """A channel, deployment or version of the tenant may have changed."""
+        self._startables.forget(tenant)
+
+    async def _forget_schedules(self, tenant: str) -> None:
+        """The tenant is being deleted."""
 
     async def authenticate(self, secret: str | None) -> Caller:
         """The caller whose token this is. Raises Refused (`unauthorized`)."""

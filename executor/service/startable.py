@@ -6,7 +6,7 @@ it moved; an answer that was under way meanwhile is used by those who asked for 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import trio
 
@@ -15,8 +15,8 @@ from executor.ports import CodeSource
 KEPT_MAX = 10_000
 COMMIT_CHARS = 40
 
-Startable = tuple[str, Collection[str]]
-"""Full commit, and the names of its workflows."""
+Startable = tuple[str, Mapping[str, str]]
+"""Full commit, and its workflows: name, and what it declares."""
 
 
 class Startables:
