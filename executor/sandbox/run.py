@@ -104,7 +104,7 @@ class Run(RunRequests):
         if self._facet is not None:
             self._facet.close()
         self._scope.close()
-        has_returned = self._over and self._task is not None
+        has_returned = self._over and self._task is not None and self._task.done()
         if not (has_returned and self._loop.is_simple) and self._loop is not detloop.NO_LOOP:
             self._enter()
             try:
