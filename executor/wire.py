@@ -55,25 +55,25 @@ def decode(body: bytes, kind: Any) -> Any:
 
 def encode_arguments(arguments: msgspec.Struct) -> bytes:
     """A request's JSON body. Raises Refused when a payload has a value that JSON cannot tell."""
-    payload = getattr(arguments, "payload", None)
-    if payload is not None:
-        arguments = msgspec.structs.replace(arguments, payload=to_json(payload))
-    requests: list[StartRequest] | None = getattr(arguments, "requests", None)
-    if requests is not None:
-        converted = [msgspec.structs.replace(item, payload=to_json(item.payload)) for item in requests]
-        arguments = msgspec.structs.replace(arguments, requests=converted)
-    return msgspec.json.encode(arguments)
+    return msgspec.json.encode(_request(arguments, to_json))
 
 
 def payload_inward(arguments: _Arguments) -> _Arguments:
     """Request arguments with their payloads as Python values. Raises Refused (`bad_payload`)."""
-    payload = getattr(arguments, "payload", None)
-    if payload is not None:
-        return msgspec.structs.replace(arguments, payload=from_json(payload))
+    return _request(arguments, from_json)
+
+
+def _request(arguments: _Arguments, convert: Callable[[Any], Any]) -> _Arguments:
+    """Arguments with what is a tenant's in them converted: payload and attributes, of each start."""
     requests: list[StartRequest] | None = getattr(arguments, "requests", None)
     if requests is not None:
-        converted = [msgspec.structs.replace(item, payload=from_json(item.payload)) for item in requests]
-        return msgspec.structs.replace(arguments, requests=converted)
+        return msgspec.structs.replace(arguments, requests=[_request(item, convert) for item in requests])
+    payload = getattr(arguments, "payload", None)
+    if payload is not None:
+        arguments = msgspec.structs.replace(arguments, payload=convert(payload))
+    attributes = getattr(arguments, "attributes", None)
+    if attributes:
+        arguments = msgspec.structs.replace(arguments, attributes=convert(attributes))
     return arguments
 
 

@@ -42,6 +42,7 @@ CODES: dict[str, str] = {
     # Conflict: someone or something was first.
     "tenant_exists": "A tenant of that name exists.",
     "instance_exists": "An instance of that id exists with another workflow or payload.",
+    "singleton_exists": "The workflow is a singleton, and an instance of the same key has not ended.",
     "instance_finished": "The instance has already ended.",
     "instance_held": "The instance is held and cannot give a result before somebody acts.",
     "instance_terminated": "The instance was terminated and has no result.",

@@ -8,21 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from executor.core.entries import FlowLimit
 from executor.engine.resident import Key
+from executor.ports import Share
 
 WEIGHT_MAX = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What a tenant gets. `weight`: turns, relative to other tenants, 1 to 100; `concurrency`: runs at once, within the
-    share that no tenant can exceed (None: that share)."""
-
-    weight: int = 1
-    concurrency: int | None = None
 
 
 DEFAULT_SHARE = Share()

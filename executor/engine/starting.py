@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from executor.core.entries import Started
+from executor.core.entries import Rescheduled, Started
 from executor.core.errors import Conflict, NotFound, PerdureError, Unavailable
 from executor.engine.commit import Commit
-from executor.engine.resident import Resident
+from executor.engine.resident import Key, Resident
 from executor.engine.signal import Landing
 from executor.entropy import Entropy
 from executor.ports import Start, StoredRow
@@ -83,10 +83,37 @@ class Starting:
                     hint="Use another id, or the same workflow and payload to get the existing instance.",
                     workflow=there.workflow,
                 )
+            parent = None if start.options is None else start.options.parent
+            if parent is not None and begun.instance.parent != parent:
+                return Conflict(
+                    f'an instance with id "{start.key[1]}" exists that step "{parent.path}" of "{parent.instance}" '
+                    "did not start",
+                    code="instance_exists",
+                    hint="Use another id, or none: then it derives from the step.",
+                )
             await self._engine.until_durable(begun, begun.instance.sequence)
             return begun.loss or StoredRow(*start.key, 0, begun.instance.sequence, self._engine.row(begun))
         finally:
             self._engine.residents.release(begun)
+
+    async def reschedule(self, key: Key, *, payload: bytes, start_at_ms: int, debounce: str) -> StoredRow:
+        """Give a delayed start that was debounced by this key another payload and time, durably.
+
+        Raises NotFound, Conflict (`invalid_state`): it has begun, ended, or was started otherwise.
+        """
+        engine = self._engine
+        async with engine.residents.hold(key) as resident:
+            instance = resident.instance
+            options = instance.start.options
+            if instance.delayed_until_ms is None or options is None or options.debounce != debounce:
+                raise Conflict(
+                    f'instance "{key[1]}" waits for no start that could be replaced',
+                    code="invalid_state",
+                    state=engine.state(resident),
+                )
+            entry = Rescheduled(engine.clock.now_ms(), payload, start_at_ms)
+            await engine.commit_and_wait(resident, (entry,))
+            return StoredRow(*key, 0, instance.sequence, engine.row(resident))
 
     def _refusals(self, starts: Sequence[Start]) -> dict[str, Unavailable]:
         """By tenant: why nothing new is taken in now."""

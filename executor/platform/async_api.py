@@ -17,6 +17,7 @@ from typing import Any, Generic, Literal, Protocol, Self, TypeVar, overload
 import msgspec
 
 from executor.config import load
+from executor.core.attributes import Attribute
 from executor.core.errors import PerdureError, Refused, from_json
 from executor.operations import LONE_SURROGATES, OPERATIONS, Arguments, Operation, lone_surrogates
 from executor.platform import payloads
@@ -43,7 +44,7 @@ from executor.views import (
     TenantView,
     TokenView,
 )
-from executor.workflow import Workflow
+from executor.workflow import Duration, Workflow
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -269,6 +270,12 @@ class AsyncTenant:
         id: str | None = None,
         channel: str = "live",
         commit: str | None = None,
+        delay: Duration | None = None,
+        at: datetime | None = None,
+        attributes: Mapping[str, Attribute] | None = None,
+        priority: int | None = None,
+        retention: Mapping[str, Duration] | None = None,
+        unload: Literal["every-wait"] | None = None,
     ) -> AsyncRun[R]: ...
     @overload
     async def start(
@@ -278,6 +285,12 @@ class AsyncTenant:
         id: str | None = None,
         channel: str = "live",
         commit: str | None = None,
+        delay: Duration | None = None,
+        at: datetime | None = None,
+        attributes: Mapping[str, Attribute] | None = None,
+        priority: int | None = None,
+        retention: Mapping[str, Duration] | None = None,
+        unload: Literal["every-wait"] | None = None,
     ) -> AsyncRun[R]: ...
     @overload
     async def start(
@@ -288,6 +301,12 @@ class AsyncTenant:
         id: str | None = None,
         channel: str = "live",
         commit: str | None = None,
+        delay: Duration | None = None,
+        at: datetime | None = None,
+        attributes: Mapping[str, Attribute] | None = None,
+        priority: int | None = None,
+        retention: Mapping[str, Duration] | None = None,
+        unload: Literal["every-wait"] | None = None,
     ) -> AsyncRun[Any]: ...
     async def start(
         self,
@@ -297,12 +316,23 @@ class AsyncTenant:
         id: str | None = None,
         channel: str = "live",
         commit: str | None = None,
+        delay: Duration | None = None,
+        at: datetime | None = None,
+        attributes: Mapping[str, Attribute] | None = None,
+        priority: int | None = None,
+        retention: Mapping[str, Duration] | None = None,
+        unload: Literal["every-wait"] | None = None,
     ) -> AsyncRun[Any]:
         """Start an instance on the commit that `channel` is on now, or on `commit`. Durable on return.
 
         The same id with the same workflow and payload is the same instance, however often it is started; with others
-        it is a Conflict (`instance_exists`). Dataclasses and pydantic models are taken as payload; where a class is
-        given, `result()` has its declared type.
+        it is a Conflict (`instance_exists`); other options do not count.
+
+        `delay` or `at`: it begins then. `attributes`: search attributes. `priority`: -100 to 100, higher goes first
+        among the tenant's own. `retention`: how long it is kept once it has ended, {"complete": "1 day", "failed": "30
+        days"}. `unload`: "every-wait" drops its run at every wait. What the workflow declares as `flow` counts too.
+
+        Dataclasses and pydantic models are taken as payload; where a class is given, `result()` has its declared type.
         Raises Refused: `not_deployed`, `unknown_workflow`, `bad_payload`, `payload_too_large`, `invalid_name`.
         """
         status: Status = await self._call(
@@ -312,6 +342,9 @@ class AsyncTenant:
             id=id,
             channel=channel,
             commit=commit,
+            **payloads.start_options(
+                delay=delay, at=at, attributes=attributes, priority=priority, retention=retention, unload=unload
+            ),
         )
         return AsyncRun(self, status.id, payloads.result_type(workflow))
 
@@ -327,7 +360,7 @@ class AsyncTenant:
         self, requests: Iterable[StartRequest | Mapping[str, Any]], *, return_exceptions: bool = False
     ) -> Any:
         """Start many instances with few disk writes. Each request is a StartRequest, or a dict of its fields
-        (workflow, payload, id, channel, commit). Those that succeed are durable on return.
+        (workflow, payload, id, channel, commit, and the options of `start`). Those that succeed are durable on return.
 
         With return_exceptions, a refused request gives its error in its place; else the first error is raised after
         all were tried, with `details["index"]`.
@@ -475,6 +508,78 @@ class AsyncTenant:
             if total.next is None or total.matched == limit:
                 return total
 
+    # --- schedules
+
+    async def schedules(self) -> list[ScheduleView]:
+        """By name, each with its next time and its last firing; those that the live version's code declares too."""
+        found: list[ScheduleView] = await self._call("schedules")
+        return found
+
+    async def schedule(self, name: str) -> ScheduleView:
+        """With the next 10 times and the last 100 firings. Raises NotFound (`schedule_not_found`)."""
+        found: ScheduleView = await self._call("schedule", name)
+        return found
+
+    async def create_schedule(
+        self,
+        workflow: str | type[Workflow[Any, Any]],
+        payload: Any = None,
+        *,
+        name: str | None = None,
+        channel: str = "live",
+        cron: str | None = None,
+        every: str | float | timedelta | None = None,
+        timezone: str = "UTC",
+        start: str | datetime | None = None,
+        end: str | datetime | None = None,
+        overlap: Literal["skip", "queue", "cancel", "allow"] = "skip",
+        catch_up: Literal["none", "last", "all"] = "last",
+        catch_up_window: str | float | timedelta | None = None,
+        jitter: str | float | timedelta = 0,
+    ) -> ScheduleView:
+        """Start `workflow` on whatever version `channel` is on then, by `cron` or `every` so long. Durable on return.
+
+        The same name with the same content is the existing schedule; with another it is a Conflict
+        (`schedule_exists`). Raises Refused: `bad_request` says what is wrong with the times, `unknown_workflow`,
+        `not_deployed`, `limit_exceeded`, `invalid_name`.
+        """
+        found: ScheduleView = await self._call(
+            "create_schedule",
+            workflow=payloads.workflow_name(workflow),
+            payload=payloads.value_of(payload),
+            name=name,
+            channel=channel,
+            cron=cron,
+            every=payloads.duration_of(every),
+            timezone=timezone,
+            start=payloads.moment_of(start),
+            end=payloads.moment_of(end),
+            overlap=overlap,
+            catch_up=catch_up,
+            catch_up_window=payloads.duration_of(catch_up_window),
+            jitter=payloads.duration_of(jitter),
+        )
+        return found
+
+    async def delete_schedule(self, name: str) -> None:
+        """Its instances go on. Raises NotFound (`schedule_not_found`), Conflict (`invalid_state`: code declares it)."""
+        await self._call("delete_schedule", name)
+
+    async def pause_schedule(self, name: str) -> ScheduleView:
+        """Fire nothing until it is resumed. Durable on return."""
+        found: ScheduleView = await self._call("pause_schedule", name)
+        return found
+
+    async def resume_schedule(self, name: str) -> ScheduleView:
+        """Fire again, from the next time on; what came meanwhile is not made up for."""
+        found: ScheduleView = await self._call("resume_schedule", name)
+        return found
+
+    async def trigger_schedule(self, name: str, *, id: str | None = None) -> AsyncRun[Any]:
+        """Start an instance now, as the schedule would, whatever its overlap policy says and even if it is paused."""
+        status: Status = await self._call("trigger_schedule", name, id=id)
+        return AsyncRun(self, status.id)
+
     async def _call(self, operation: str, /, *path: str, **arguments: Any) -> Any:
         return await self._platform._call(operation, self.name, *path, **arguments)
 
@@ -568,8 +673,9 @@ def _request(item: StartRequest | Mapping[str, Any]) -> StartRequest:
     if unknown or "workflow" not in fields:
         raise Refused(
             f"{sorted(map(str, fields))} are not the fields of a start.",
-            hint="A start has workflow, and perhaps payload, id, channel, commit.",
+            hint=f"A start has workflow, and perhaps {', '.join(StartRequest.__struct_fields__[1:])}.",
         )
     fields["workflow"] = payloads.workflow_name(fields["workflow"])
     fields["payload"] = payloads.value_of(fields.get("payload"))
-    return StartRequest(**fields)
+    given = {name: fields[name] for name in payloads.START_OPTIONS if name in fields}
+    return StartRequest(**{**fields, **payloads.start_options(**given)})

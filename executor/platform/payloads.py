@@ -49,6 +49,21 @@ def plain(value: Any, depth: int = 0) -> Any:
     return plain(dump(), depth) if callable(dump) and not isinstance(value, type) else value
 
 
+START_OPTIONS = ("delay", "at", "attributes", "priority", "retention", "unload")
+
+
+def start_options(**options: Any) -> dict[str, Any]:
+    """The options of a start as every transport carries them: durations as texts or seconds."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if "delay" in given:
+        given["delay"] = duration_of(given["delay"])
+    if isinstance(given.get("retention"), Mapping):
+        given["retention"] = {name: duration_of(value) for name, value in given["retention"].items()}
+    if isinstance(given.get("attributes"), Mapping):
+        given["attributes"] = {name: plain(value) for name, value in given["attributes"].items()}
+    return given
+
+
 def value_of(value: Any, *, what: str = "payload") -> Any:
     """`value` as every transport carries it, so that embedded and remote calls refuse and see the same.
 

@@ -20,6 +20,7 @@ from executor.workflow.errors import (
     StepFailed,
     StepTimeout,
 )
+from executor.workflow.flow import Flow
 from executor.workflow.options import Retry, Undo
 from executor.workflow.runtime import ChildHandle, ReceivedEvent
 from executor.workflow.schedules import Schedule
@@ -51,6 +52,7 @@ __all__ = [
     "EventTimeout",
     "Facet",
     "FacetBusy",
+    "Flow",
     "Group",
     "HeartbeatTimeout",
     "InstanceFailed",

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from executor.core.entries import FlowLimit
-from executor.engine.places import Places, Share
+from executor.engine.places import Places
 from executor.engine.resident import Key
 from executor.engine.scheduler import FairQueue, Queued, Waiting
+from executor.ports import Share
 
 ONE = FlowLimit("one at a time", "k", 1)
 TWO = FlowLimit("two at a time", "k2", 2)
