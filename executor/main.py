@@ -23,9 +23,12 @@ from executor.adapters.code import GitCodeSource
 from executor.config import Config, with_admin_token
 from executor.core.errors import PerdureError, Refused
 from executor.engine.engine import EngineLimits
-from executor.ports import CodeSource, Instances
+from executor.engine.peers import PeersOver
+from executor.ports import CodeSource, Instances, ScheduleStore
 from executor.sandbox.cell import Isolation
-from executor.service import Service, ServiceOptions
+from executor.schedules.store import SqliteScheduleStore
+from executor.service import SCHEDULES_FILE, Service, ServiceOptions
+from executor.service.gate import Gate
 from executor.shards.calls import Setup
 from executor.shards.layout import MANIFEST, Layout, laid_out, owned
 from executor.shards.owner import owning
@@ -59,13 +62,31 @@ async def running(config: Config) -> AsyncGenerator[Service]:
             kept_files=(config.data_dir / HASH_SEED_FILE, config.data_dir / MANIFEST),
         )
         opening = _in_shard_processes if len(layout.places) > 1 else _in_this_process
-        async with opening(config, layout, code, isolation, seed) as instances:
-            yield Service(instances, code, SystemClock(), options)
+        gate = Gate()
+        async with (
+            opening(config, layout, code, isolation, seed, gate) as instances,
+            _scheduling(config.data_dir / SCHEDULES_FILE) as schedules,
+            trio.open_nursery() as nursery,
+        ):
+            service = Service(instances, code, SystemClock(), options, schedules=schedules, gate=gate)
+            await nursery.start(service.run_schedules)
+            yield service
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _scheduling(path: Path) -> AsyncGenerator[ScheduleStore]:
+    store = await trio.to_thread.run_sync(SqliteScheduleStore.open, path)
+    try:
+        yield store
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(store.close)
 
 
 @asynccontextmanager
 async def _in_this_process(
-    config: Config, layout: Layout, code: CodeSource, isolation: Isolation, seed: int
+    config: Config, layout: Layout, code: CodeSource, isolation: Isolation, seed: int, gate: Gate
 ) -> AsyncGenerator[Instances]:
     [place] = layout.places
     limits = EngineLimits(
@@ -83,13 +104,14 @@ async def _in_this_process(
         hash_seed=seed,
         limits=limits,
         facet_bytes_max=config.facet_bytes_max,
+        gate=gate,
     ) as instances:
         yield instances
 
 
 @asynccontextmanager
 async def _in_shard_processes(
-    config: Config, layout: Layout, code: CodeSource, isolation: Isolation, seed: int
+    config: Config, layout: Layout, code: CodeSource, isolation: Isolation, seed: int, gate: Gate
 ) -> AsyncGenerator[Instances]:
     """One process for each store, all opened at the same time; limits of the platform are shared out among them."""
     count = len(layout.places)
@@ -116,14 +138,17 @@ async def _in_shard_processes(
         )
         for number, place in enumerate(layout.places)
     ]
+    instances = RoutedInstances(
+        [RemoteInstances(process) for process in processes], layout.owners, layout=layout.number
+    )
+    for process in processes:
+        process.peers = PeersOver(instances, code, gate)
     async with trio.open_nursery() as nursery:
         try:
             async with trio.open_nursery() as opening:
                 for process in processes:
                     opening.start_soon(nursery.start, process.run)
-            yield RoutedInstances(
-                [RemoteInstances(process) for process in processes], layout.owners, layout=layout.number
-            )
+            yield instances
         finally:
             with trio.CancelScope(shield=True):
                 async with trio.open_nursery() as stopping:

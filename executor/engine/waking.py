@@ -1,4 +1,5 @@
-"""Waking: instances at rest whose time has come. Their timers are journaled, many in one batch, and they are queued.
+"""Waking: instances whose time in the wake index has come. At rest: their timers are journaled, many in one batch, and
+they are queued. In any state: what they owe to others is begun with, or they have expired (see obligations.py).
 
 In the order in which they fell due, and no faster than runs find places: what is due waits on disk, where it costs
 nothing, while the queue is long.
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from executor.engine.engine import Engine
 
 
+TIMED = ("waiting", "undoing")
+"""States in which timers run."""
+
+
 class Waking:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -34,33 +39,44 @@ class Waking:
         awake = [key for key in keys if key not in engine.losses.beginning]
         is_hindered = len(awake) < len(keys)
         landing = None
+        expired: list[Resident] = []
         for key, resident in zip(awake, await engine.residents.hold_many(awake), strict=True):
             if isinstance(resident, Corrupt):
                 await engine.losses.hold_corrupt(key, resident)
             elif isinstance(resident, Resident):
+                is_expired = False
                 try:
                     if not resident.is_settled:
                         # The store is behind a commit under way: let it catch up before it is asked again.
                         await engine.until_durable(resident, resident.instance.sequence)
-                    landing = self._fire(resident) or landing
+                    is_expired = not resident.is_lost and engine.obligations.is_expired(resident)
+                    if is_expired:
+                        expired.append(resident)
+                    else:
+                        landing = self._fire(resident) or landing
                 finally:
-                    engine.residents.release(resident)
+                    if not is_expired:
+                        engine.residents.release(resident)
             else:
                 is_hindered = is_hindered or not isinstance(resident, NotFound)
         if landing is not None:
             await landing.wait()
+        if expired:
+            is_hindered = not await self._expire(expired) or is_hindered
         if is_hindered or any(key in engine.losses.beginning for key in keys):
             # The disk is full, or fails: they are still due, and would be asked for again at once.
             await trio.sleep(losses.FULL_DISK_PAUSE_S)
 
     def _fire(self, resident: Resident) -> Landing | None:
         engine = self._engine
-        if resident.is_lost or engine.state(resident) != "waiting":
-            return None
+        state = engine.state(resident)
+        if resident.is_lost or state in ("queued", "running"):
+            return None  # Its row has no time, or has one until the commit under way is written.
         now_ms = engine.clock.now_ms()
+        engine.obligations.postpone(resident)
         wake_at_ms = resident.instance.next_wake_ms()
-        if wake_at_ms is None or wake_at_ms > now_ms:
-            # Only the row is stale (a lost hint): write it again.
+        if state not in TIMED or wake_at_ms is None or wake_at_ms > now_ms:
+            # Something is owed, which `settle` begins with; or the row is stale (a lost hint). Write it again.
             entries: tuple[AnyEntry, ...] = ()
         else:
             entries = decide.on_clock(resident.instance, now_ms).entries
@@ -68,3 +84,10 @@ class Waking:
         landing = Landing()
         engine.commit(resident, entries, landing=landing)
         return landing
+
+    async def _expire(self, expired: list[Resident]) -> bool:
+        try:
+            return await self._engine.obligations.expire(expired)
+        finally:
+            for resident in expired:
+                self._engine.residents.release(resident)

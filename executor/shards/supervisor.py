@@ -21,7 +21,8 @@ from typing import Any
 import trio
 
 from executor.core.errors import PerdureError, Unavailable
-from executor.ports import CodeSource
+from executor.engine.peers import NoPeers
+from executor.ports import CodeSource, Peers
 from executor.shards.calls import METHODS, Setup
 from executor.shards.channel import Call, Channel
 from executor.wire import innermost
@@ -45,6 +46,8 @@ class ShardProcess:
         self._setup = setup
         self._command = list(command)
         self._code = code
+        self.peers: Peers = NoPeers()
+        """Who answers what instances of this process ask of others."""
         self._channel: Channel | None = None
         self._nursery: trio.Nursery | None = None
         self._is_stopping = False
@@ -156,16 +159,31 @@ class ShardProcess:
         # They come as soon as the process recovers what was active: before it says that it is open.
         assert self._nursery is not None
         for call in calls:
-            self._nursery.start_soon(self._bundle, call, channel)
+            self._nursery.start_soon(self._answer, call, channel)
 
-    async def _bundle(self, call: Call, channel: Channel) -> None:
-        tenant, commit = METHODS["bundle"].arguments(call.arguments)
+    async def _answer(self, call: Call, channel: Channel) -> None:
+        """What a shard process asks. It may come back to that same process, as a call of its own: there nobody waits
+        for room, so none of the two keeps the other from being answered."""
         try:
-            path = await trio.to_thread.run_sync(self._code.bundle, tenant, commit)
+            value = await self._value(call)
         except PerdureError as error:
             channel.fail(call.number, error)
         else:
-            channel.answer(call.number, str(path))
+            channel.answer(call.number, value)
+
+    async def _value(self, call: Call) -> Any:
+        arguments = METHODS[call.method].arguments(call.arguments)
+        match call.method:
+            case "bundle":
+                return str(await trio.to_thread.run_sync(self._code.bundle, *arguments))
+            case "start_children":
+                return await self.peers.start_children(*arguments)
+            case "child_ended":
+                return await self.peers.child_ended(*arguments)
+            case "close_children":
+                return await self.peers.close_children(*arguments)
+            case method:
+                raise AssertionError(f"a shard process does not call {method}")
 
 
 @contextmanager
