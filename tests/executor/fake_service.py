@@ -17,12 +17,15 @@ from typing import Any, BinaryIO
 import trio
 
 from executor.config import Config
-from executor.core import ids, values
+from executor.core import ids, search, values
 from executor.core.errors import Conflict, NotFound, PerdureError, Refused, TenantError, Unavailable
 from executor.service import Caller
 from executor.views import (
+    BulkError,
+    BulkResult,
     ChannelMoveView,
     ChannelView,
+    CountView,
     DeploymentView,
     ErrorView,
     EventReceipt,
@@ -485,27 +488,55 @@ class FakeService(FakeSchedules):
         self._instance(caller, tenant, id, "write")
         del self.instances_[tenant, id]
 
-    async def instances(
-        self,
-        caller: Caller,
-        tenant: str,
-        *,
-        state: str | None = None,
-        workflow: str | None = None,
-        commit: str | None = None,
-        limit: int = 100,
-        after: str | None = None,
-    ) -> InstancePage:
+    def _found(self, caller: Caller, tenant: str, wanted: dict[str, Any]) -> list[_Instance]:
+        """These instances have no attributes, so a condition holds only if it says so."""
         self._tenant(caller, tenant)
+        query = search.query(**wanted)
         rows = [
             found
             for key, found in reversed(self.instances_.items())
             if key[0] == tenant
-            and state in (None, found.state)
-            and workflow in (None, found.workflow)
-            and commit in (None, found.commit)
-            and (after is None or found.number < int(after))
+            and (not query.states or found.state in query.states)
+            and query.workflow in (None, found.workflow)
+            and query.commit in (None, found.commit)
+            and all(each.operator == "exists" and not each.values[0] for each in query.where)
+            and (query.created_from_ms or 0) <= NOW_MS < (query.created_to_ms or NOW_MS + 1)
+            and (query.updated_from_ms or 0) <= NOW_MS < (query.updated_to_ms or NOW_MS + 1)
         ]
+        return rows if query.is_descending or query.order.startswith("attributes.") else rows[::-1]
+
+    async def count(self, caller: Caller, tenant: str, **wanted: Any) -> CountView:
+        return CountView(count=len(self._found(caller, tenant, wanted)))
+
+    async def bulk(
+        self,
+        caller: Caller,
+        tenant: str,
+        operation: str,
+        *,
+        limit: int = 1000,
+        after: str | None = None,
+        dry_run: bool = False,
+        **wanted: Any,
+    ) -> BulkResult:
+        self._tenant(caller, tenant, "write")
+        rows = [row for row in self._found(caller, tenant, wanted) if after is None or row.number < int(after)]
+        if dry_run:
+            return BulkResult(matched=len(rows), ids=[row.id for row in rows[:20]])
+        done, errors = 0, []
+        for row in rows[:limit]:
+            try:
+                await getattr(self, operation)(caller, tenant, row.id)
+                done += 1
+            except PerdureError as error:
+                errors.append(BulkError(id=row.id, error=error.to_json()))
+        more = str(rows[limit - 1].number) if len(rows) > limit else None
+        return BulkResult(matched=done + len(errors), done=done, failed=len(errors), errors=errors, next=more)
+
+    async def instances(
+        self, caller: Caller, tenant: str, *, limit: int = 100, after: str | None = None, **wanted: Any
+    ) -> InstancePage:
+        rows = [row for row in self._found(caller, tenant, wanted) if after is None or row.number < int(after)]
         views = [
             InstanceView(
                 tenant=found.tenant,
