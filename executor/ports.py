@@ -135,6 +135,12 @@ class StateStore(Protocol):
         """Chunks of the image as of the last durable record. Raises NotFound, Corrupt."""
         ...
 
+    def revert(self, tenant: str, instance: str, *, after: int) -> bytes | None:
+        """The delta from the present facet to that as of entry `after`; None: they are the same.
+
+        Raises NotFound, Refused (`facet_refused`: what led there is not kept, or it changes too much), Corrupt."""
+        ...
+
     def due(self, now_ms: int, *, limit: int) -> list[StoredRow]: ...
     def next_wake_ms(self) -> int | None: ...
     def in_states(self, states: Collection[str], *, limit: int, after: int) -> list[StoredRow]:
@@ -228,6 +234,16 @@ class Queried(msgspec.Struct, frozen=True, array_like=True, gc=False):
     sequence: int
 
 
+class Emission(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One item of an output stream, encoded. `step`: path of the step that emitted it, "" for `run()`."""
+
+    offset: int
+    item: bytes
+    at_ms: int
+    step: str
+    attempt: int
+
+
 class Updated(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The end of an update: exactly one of `value` and `error` is set. `is_new`: this request made it."""
 
@@ -282,9 +298,24 @@ class Instances(Protocol):
         Raises Conflict (`instance_finished`, `event_exists`)."""
         ...
 
-    async def pause(self, tenant: str, instance: str) -> Seen: ...
-    async def resume(self, tenant: str, instance: str) -> Seen: ...
-    async def terminate(self, tenant: str, instance: str) -> Seen: ...
+    async def pause(self, tenant: str, instance: str, *, by: str = "") -> Seen: ...
+    async def resume(self, tenant: str, instance: str, *, by: str = "") -> Seen: ...
+    async def terminate(self, tenant: str, instance: str, *, undo: bool = False, by: str = "") -> Seen:
+        """`undo`: what its finished steps did is undone first."""
+        ...
+
+    async def restart(
+        self, tenant: str, instance: str, *, from_step: tuple[str, int] | None = None, by: str = ""
+    ) -> Seen:
+        """Run it again, durably, from its first line, or from the step of that name and occurrence.
+
+        Raises NotFound (`step_not_found`), Conflict (`invalid_state`), Refused (`facet_refused`)."""
+        ...
+
+    async def set_attributes(self, tenant: str, instance: str, changes: bytes) -> Seen:
+        """`changes`: of `attributes.encode_changes`. Durable on return. Raises Refused (`bad_request`)."""
+        ...
+
     async def delete(self, tenant: str, instance: str) -> None:
         """Everything of an ended instance, durably. Raises Conflict (`invalid_state`)."""
 
@@ -315,6 +346,37 @@ class Instances(Protocol):
 
     async def image(self, tenant: str, instance: str) -> bytes:
         """The facet as an ordinary SQLite file; b"": it has none."""
+        ...
+
+    async def query(self, tenant: str, instance: str, *, sql: str, parameters: bytes, limit: int) -> Queried:
+        """The first `limit` rows of one statement that reads the facet as of the last durable record, in any state.
+        `parameters`: MessagePack of a list or a map.
+
+        Raises Refused (`facet_refused`), Unavailable (`sandbox_unavailable`)."""
+        ...
+
+    async def update(self, tenant: str, instance: str, *, id: str, name: str, payload: bytes, wait_s: float) -> Updated:
+        """Hand an update to the workflow: durable once accepted; returns when its handler has ended.
+
+        The same id is the same update. Raises Refused (`update_refused`), NotFound (`unknown_handler`), Conflict
+        (`instance_finished`, `invalid_state`, `update_exists`), Unavailable (`timeout`, `sandbox_unavailable`)."""
+        ...
+
+    async def ask(self, tenant: str, instance: str, *, name: str, payload: bytes) -> bytes:
+        """What the workflow's query handler answers, encoded.
+
+        Raises NotFound (`unknown_handler`), TenantError (`query_failed`), Conflict, Unavailable, as `update`."""
+        ...
+
+    async def streams(self, tenant: str, instance: str) -> dict[str, int]:
+        """Items so far, by output stream."""
+        ...
+
+    async def stream(
+        self, tenant: str, instance: str, *, name: str, offset: int, limit: int, wait_s: float
+    ) -> list[Emission]:
+        """Items of a stream from `offset` on; [] if there is none, the instance having ended or `wait_s` having
+        passed."""
         ...
 
     async def child_ended(self, tenant: str, parent: str, end: ChildEnd) -> None:

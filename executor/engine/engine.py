@@ -38,6 +38,7 @@ from executor.core.entries import (
 from executor.core.errors import NotFound, PerdureError
 from executor.core.instance import fold
 from executor.core.lifecycle import ACTIVE, FINAL, State, check
+from executor.engine.asking import Asking
 from executor.engine.commit import Commit
 from executor.engine.committer import RECORD_BYTES, Committer
 from executor.engine.losses import Losses
@@ -119,6 +120,7 @@ class Engine:
         self.queue = FairQueue(self.places)
         self.timers = Timers(store, clock, self.reader, on_due=Waking(self).wake, on_alarm=self._alarm)
         self.runner = Runner(self, host, code)
+        self.asking = Asking(self)
         self.querying = Querying(self, host)
         self.starting = Starting(self)
         self.restarting = Restarting(self)
@@ -369,7 +371,9 @@ class Engine:
         instance = resident.instance
         start = instance.start
         state = instance.state(is_resting=resident.is_resting)
-        timer_ms = instance.next_wake_ms() if state == "waiting" or (state == "undoing" and resident.is_resting) else None
+        timer_ms = (
+            instance.next_wake_ms() if state == "waiting" or (state == "undoing" and resident.is_resting) else None
+        )
         return Row(
             state,
             self.obligations.wake_at_ms(resident, state, timer_ms),

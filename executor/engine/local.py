@@ -6,20 +6,21 @@ and back. Whatever reads more than one instance, or an image, goes to a thread.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import trio
 
-from executor.core import codec
+from executor.core import attributes, codec
 from executor.core.entries import Completed
 from executor.core.errors import NotFound, PerdureError
 from executor.core.lifecycle import FINAL
 from executor.core.search import Query
 from executor.engine.engine import Engine
 from executor.engine.resident import Key
+from executor.engine.streams import Streams
 from executor.engine.watchers import ENDED, Watch
-from executor.ports import ChildEnd, Queried, Seen, Share, Start, StateStore, StoredRow, Vitals
+from executor.ports import ChildEnd, Emission, Queried, Seen, Share, Start, StateStore, StoredRow, Updated, Vitals
 from executor.views import LogLine, Queued
 
 
@@ -30,6 +31,8 @@ class LocalInstances:
         self._engine = engine
         self._store = store
         self._place = place
+        self._streams = Streams(store)
+        self._stream_reader = trio.CapacityLimiter(1)
 
     # --- changing
 
@@ -55,18 +58,33 @@ class LocalInstances:
     async def send_event(self, tenant: str, instance: str, *, id: str, type: str, payload: bytes) -> bool:
         return await self._engine.send_event((tenant, instance), id=id, type=type, payload=payload)
 
-    async def pause(self, tenant: str, instance: str) -> Seen:
-        return await self._operate(self._engine.pause, (tenant, instance))
+    async def pause(self, tenant: str, instance: str, *, by: str = "") -> Seen:
+        await self._engine.pause((tenant, instance), by=by)
+        return self._seen((tenant, instance))
 
-    async def resume(self, tenant: str, instance: str) -> Seen:
-        return await self._operate(self._engine.resume, (tenant, instance))
+    async def resume(self, tenant: str, instance: str, *, by: str = "") -> Seen:
+        await self._engine.resume((tenant, instance), by=by)
+        return self._seen((tenant, instance))
 
-    async def terminate(self, tenant: str, instance: str) -> Seen:
-        return await self._operate(self._engine.terminate, (tenant, instance))
+    async def terminate(self, tenant: str, instance: str, *, undo: bool = False, by: str = "") -> Seen:
+        await self._engine.terminate((tenant, instance), undo=undo, by=by)
+        return self._seen((tenant, instance))
 
-    async def _operate(self, operation: Callable[[Key], Awaitable[None]], key: Key) -> Seen:
-        await operation(key)
-        return self._seen(key)
+    async def restart(
+        self, tenant: str, instance: str, *, from_step: tuple[str, int] | None = None, by: str = ""
+    ) -> Seen:
+        await self._engine.restart((tenant, instance), from_step=from_step, by=by)
+        return self._seen((tenant, instance))
+
+    async def set_attributes(self, tenant: str, instance: str, changes: bytes) -> Seen:
+        await self._engine.set_attributes((tenant, instance), attributes.decode_changes(changes))
+        return self._seen((tenant, instance))
+
+    async def update(self, tenant: str, instance: str, *, id: str, name: str, payload: bytes, wait_s: float) -> Updated:
+        return await self._engine.asking.update((tenant, instance), id=id, name=name, payload=payload, wait_s=wait_s)
+
+    async def ask(self, tenant: str, instance: str, *, name: str, payload: bytes) -> bytes:
+        return await self._engine.asking.ask((tenant, instance), name=name, payload=payload)
 
     async def delete(self, tenant: str, instance: str) -> None:
         await self._engine.delete((tenant, instance))
@@ -128,6 +146,24 @@ class LocalInstances:
 
     async def query(self, tenant: str, instance: str, *, sql: str, parameters: bytes, limit: int) -> Queried:
         return await self._engine.querying.query((tenant, instance), sql=sql, parameters=parameters, limit=limit)
+
+    async def streams(self, tenant: str, instance: str) -> dict[str, int]:
+        row = self._row((tenant, instance))
+        return await trio.to_thread.run_sync(self._streams.counts, row, limiter=self._stream_reader)
+
+    async def stream(
+        self, tenant: str, instance: str, *, name: str, offset: int, limit: int, wait_s: float
+    ) -> list[Emission]:
+        key = (tenant, instance)
+        async with self._engine.watchers.watching(key) as watch:
+            until = _deadline(wait_s)
+            while True:
+                row = self._row(key)
+                items = await trio.to_thread.run_sync(
+                    self._streams.read, row, name, offset, limit, limiter=self._stream_reader
+                )
+                if items or row.row.state in FINAL or not await _changes(watch, until):
+                    return items
 
     # --- looking at many
 

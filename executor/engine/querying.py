@@ -136,7 +136,7 @@ class Querying:
                 "workflows": [],
             }
             head = json.dumps(index).encode()
-            file = self._no_code = tempfile.NamedTemporaryFile(prefix="perdure-no-code-")  # gone with this object
+            file = self._no_code = tempfile.NamedTemporaryFile(prefix="perdure-no-code-")  # noqa: SIM115  # gone with this object
             file.write(b"PDBUNDL1" + len(head).to_bytes(4, "little") + head)
             file.flush()
         return Path(self._no_code.name)

@@ -11,6 +11,7 @@ Invariants:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from executor.core.entries import AnyEntry, FlowLimit
 from executor.core.errors import PerdureError
 from executor.core.instance import Instance
 from executor.ports import StoredRow
+from executor.sandbox.protocol import Answer, ToSandbox
 
 if TYPE_CHECKING:
     from executor.engine.sandboxes import WarmSandbox
@@ -44,6 +46,20 @@ class Run:
 
 
 @dataclass(slots=True)
+class Question:
+    """A request from outside that waits for the run (asking.py). `frame` makes it for a run's number and its own;
+    `update`: the update's id, None for a query. `run`: where it was posted; `deaths`: sandboxes that died since."""
+
+    number: int
+    frame: Callable[[int, int], ToSandbox]
+    update: str | None
+    waiters: int = 1
+    run: Run | None = None
+    answer: Answer | None = None
+    deaths: int = 0
+
+
+@dataclass(slots=True)
 class Resident:
     key: Key
     instance: Instance
@@ -67,6 +83,8 @@ class Resident:
     """It has ended, and who waits for that knows it (obligations.py)."""
     tend_at_ms: int = 0
     """What it owes to others is not due in the wake index before then."""
+    asked: dict[int, Question] = field(default_factory=dict)
+    """By number: they keep its run, and need one."""
     holds: int = 0
     deaths: int = 0
     died_at: int = -1
@@ -83,7 +101,7 @@ class Resident:
 
     @property
     def needs_run(self) -> bool:
-        """Tenant code has something to do."""
+        """Tenant code has something to do, or to answer."""
         instance = self.instance
         return (
             not self.is_lost
@@ -91,9 +109,8 @@ class Resident:
             and instance.sequence > 0
             and instance.outcome is None
             and instance.held is None
-            and instance.paused is None
             and instance.delayed_until_ms is None
-            and not self.is_resting
+            and (bool(self.asked) or (instance.paused is None and not self.is_resting))
         )
 
     @property

@@ -19,6 +19,7 @@ from executor.core.errors import Corrupt, NotFound, Refused, Unavailable
 from executor.core.failure import ErrorFact
 from executor.core.instance import Instance
 from executor.core.visible import is_visible
+from executor.engine.asking import is_unjournaled
 from executor.engine.facets import FacetSender
 from executor.engine.parked import Parked
 from executor.engine.resident import Key, Resident, Run
@@ -28,6 +29,7 @@ from executor.engine.signal import Signal
 from executor.ports import CodeSource, OutputText, SandboxHost
 from executor.sandbox.protocol import (
     Activate,
+    Answer,
     Attempt,
     Drop,
     Entries,
@@ -147,6 +149,8 @@ class Runner:
         return True
 
     def _fire_due(self, resident: Resident) -> None:
+        if resident.instance.is_paused:
+            return
         due = decide.on_clock(resident.instance, self._engine.clock.now_ms())
         if due.entries:
             self._engine.commit(resident, due.entries)
@@ -222,15 +226,17 @@ class Runner:
 
     def _begin(self, resident: Resident, warm: WarmSandbox) -> None:
         engine = self._engine
-        run = Run(next(self._numbers), warm, sent=0, execution=resident.instance.execution)
+        is_paused = resident.instance.is_paused  # then it is asked something, and starts nothing
+        run = Run(next(self._numbers), warm, 0, resident.instance.execution, is_quiesced=is_paused)
         resident.run = run
         resident.traces.append(Activated(engine.clock.now_ms(), engine.store.epoch))
         warm.runs[run.number] = (run, resident)
         self._running += 1
         self._engine.places.take(resident.key, resident.limits)
         start = resident.instance.start
-        warm.post(Activate(run.number, resident.key[1], start.workflow, start.commit, resident.durable))
+        warm.post(Activate(run.number, resident.key[1], start.workflow, start.commit, resident.durable, is_paused))
         self._send(resident, run)
+        engine.asking.begun(resident)
         self._ask_due_retries(resident, run)
         self._set_alarm(resident, run)
 
@@ -266,6 +272,10 @@ class Runner:
                 self._quiesce_run(run)
             elif self._engine.committer.is_over:
                 self.drop(resident)
+            elif resident.asked and not self._is_quiescing:
+                pass  # It answers first.
+            elif is_unjournaled(resident):
+                self._drop_untold(resident)
             else:
                 reason: Literal["paused", "shutdown", "moved on"] = "paused"
                 if not instance.is_paused:
@@ -273,8 +283,11 @@ class Runner:
                 run.is_released = True
                 self._engine.commit(resident, (Released(self._engine.clock.now_ms(), reason),))
         elif resident.is_resting:
-            if resident.is_settled and not self._parked.keep(resident):
-                self.drop(resident)
+            if resident.is_settled and not resident.asked and not self._parked.keep(resident):
+                if is_unjournaled(resident):
+                    self._drop_untold(resident)
+                else:
+                    self._let_go(resident)
         else:
             self._parked.discard(resident)
             self._send(resident, run)
@@ -294,18 +307,25 @@ class Runner:
         if run is None or self._engine.committer.is_over:
             self.drop(resident)
             self._engine.residents.evict(resident)
-        elif not run.is_released:
+        elif not run.is_released and not resident.asked:
             run.is_released = True
             self._engine.commit(resident, (Released(self._engine.clock.now_ms(), "waits"),))
+
+    def _drop_untold(self, resident: Resident) -> None:
+        """A run that only answered questions goes as it came: the journal knows nothing of it."""
+        resident.traces.pop()
+        self.drop(resident)
 
     def releases(self, resident: Resident) -> bool:
         """Whether its run, which is at rest, goes with the commit that says so, and is not kept for a while."""
         run = resident.run
-        return run is not None and not run.is_released and not self._parked.wants(resident)
+        return run is not None and not run.is_released and not resident.asked and not self._parked.wants(resident)
 
-    def _leave(self, resident: Resident, run: Run) -> None:
+    def _leave(self, resident: Resident, run: Run, *, has_died: bool = False) -> None:
         self._parked.discard(resident)
         resident.run = None
+        if resident.asked:
+            self._engine.asking.left(resident, has_died=has_died)
         self._sandboxes.leave(run.sandbox, run)
         self._running -= 1
         self._engine.places.release(resident.key)
@@ -335,7 +355,7 @@ class Runner:
     def on_time(self, resident: Resident) -> None:
         """A sleep, deadline or retry of a resident with a run may be due."""
         run = resident.run
-        if run is None or not resident.needs_run:
+        if run is None or not resident.needs_run or resident.instance.is_paused:
             return
         due = decide.on_clock(resident.instance, self._engine.clock.now_ms())
         if due.entries:
@@ -374,6 +394,10 @@ class Runner:
                             self._nursery.start_soon(self._facets.answer, found[1], found[0], frame)
                         else:
                             self._sandboxes.condemn(warm, wrong)
+                case Answer():
+                    found = warm.runs.get(frame.run)
+                    if found is not None:
+                        self._engine.asking.answered(found[1], frame)
                 case Pong():
                     pass
                 case _:
@@ -481,7 +505,7 @@ class Runner:
     def _on_death(self, warm: WarmSandbox, died: SandboxDied) -> None:
         log.warning("sandbox died", extra={"tenant": warm.place[0], "commit": warm.place[1], "reason": died.reason})
         for run, resident in list(warm.runs.values()):
-            self._leave(resident, run)
+            self._leave(resident, run, has_died=True)
             if not run.is_released:
                 resident.traces.append(Released(self._engine.clock.now_ms(), "sandbox died"))
             self._died(resident, died.reason, died.detail)

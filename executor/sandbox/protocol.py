@@ -147,8 +147,9 @@ class Ask(Frame, frozen=True, tag=11):
 
 
 class Query(Frame, frozen=True, tag=12):
-    """SQL on the facet that NeedFacet then gets: one statement that reads. `parameters`: MessagePack of a list or a map;
-    `limit`: rows wanted. `run`: a number of its own. Answered by QueryAnswer; for a sandbox without code only."""
+    """SQL on the facet that NeedFacet then gets: one statement that reads. For a sandbox without code only.
+
+    `parameters`: MessagePack of a list or a map; `limit`: rows wanted. `run`: a number of its own."""
 
     run: int
     sql: str

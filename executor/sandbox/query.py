@@ -18,6 +18,7 @@ from facets.errors import FacetError, Unavailable
 from facets.facet import Facet
 from facets.pages import Fetched
 from facets.query import query
+from facets.row import Value
 
 _parameters = msgspec.msgpack.Decoder(list[Any] | dict[str, Any])
 
@@ -48,6 +49,6 @@ class QueriedFacet(RunFacet):
         self._facet = Facet.read_only(image, self._facet_limits, fetch=self._fetch, cache=self._process.page_cache)
 
 
-def _shown(value: int | float | str | bytes | None) -> int | float | str | bytes | None:
+def _shown(value: Value) -> Value:
     """SQLite has infinities (9e999), JSON has not."""
     return str(value) if type(value) is float and not math.isfinite(value) else value

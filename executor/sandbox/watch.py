@@ -38,8 +38,8 @@ class Watch:
             if isinstance(frame, protocol.Drop):
                 self._working.pop(frame.run, None)
                 self.unsettled = True
-            elif isinstance(frame, protocol.Ask | protocol.Query):
-                self.unsettled = True  # answered by no Turn
+            elif isinstance(frame, protocol.Ask | protocol.Query | protocol.Update):
+                self.unsettled = True  # perhaps answered by no Turn
             elif isinstance(frame, protocol.Entries):
                 self._working[frame.run] = frame.first + len(frame.entries) - 1
             else:

@@ -11,7 +11,7 @@ import msgspec
 
 from executor.core.errors import PerdureError, from_json
 from executor.core.search import Query
-from executor.ports import ChildEnd, ChildStart, Seen, Share, Start, StoredRow, Vitals
+from executor.ports import ChildEnd, ChildStart, Emission, Queried, Seen, Share, Start, StoredRow, Updated, Vitals
 from executor.views import LogLine
 
 
@@ -80,9 +80,11 @@ METHODS: dict[str, Method] = {
         Method("status", _KEY, Seen),
         Method("outcome", tuple[str, str, float | None], Seen),
         Method("send_event", tuple[str, str, str, str, bytes], bool),
-        Method("pause", _KEY, Seen),
-        Method("resume", _KEY, Seen),
-        Method("terminate", _KEY, Seen),
+        Method("pause", tuple[str, str, str], Seen),
+        Method("resume", tuple[str, str, str], Seen),
+        Method("terminate", tuple[str, str, bool, str], Seen),
+        Method("restart", tuple[str, str, tuple[str, int] | None, str], Seen),
+        Method("set_attributes", tuple[str, str, bytes], Seen),
         Method("delete", _KEY, None),
         Method("delete_tenant", tuple[str], None),
         Method("page", tuple[str, Query, int, str | None], tuple[list[StoredRow], str | None]),
@@ -92,6 +94,11 @@ METHODS: dict[str, Method] = {
         Method("journal", tuple[str, str, int, int, float], list[bytes]),
         Method("output", tuple[str, str, int, int, float], list[LogLine]),
         Method("image", _KEY, bytes | list[str]),
+        Method("query", tuple[str, str, str, bytes, int], Queried),
+        Method("update", tuple[str, str, str, str, bytes, float], Updated),
+        Method("ask", tuple[str, str, str, bytes], bytes),
+        Method("streams", _KEY, dict[str, int]),
+        Method("stream", tuple[str, str, str, int, int, float], list[Emission]),
         # Both ways: what instances ask of each other goes to the front, and from there to whoever has the other one.
         Method("child_ended", tuple[str, str, ChildEnd], None),
         Method("close_children", tuple[str, str, list[str]], None),

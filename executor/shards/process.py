@@ -76,10 +76,24 @@ _PERFORM: dict[str, Callable[..., Awaitable[Any]]] = {
         tenant, name, after=after, limit=limit, wait_s=wait_s
     ),
     "image": _image,
+    "pause": lambda of, tenant, name, by: of.pause(tenant, name, by=by),
+    "resume": lambda of, tenant, name, by: of.resume(tenant, name, by=by),
+    "terminate": lambda of, tenant, name, undo, by: of.terminate(tenant, name, undo=undo, by=by),
+    "restart": lambda of, tenant, name, from_step, by: of.restart(tenant, name, from_step=from_step, by=by),
+    "query": lambda of, tenant, name, sql, parameters, limit: of.query(
+        tenant, name, sql=sql, parameters=parameters, limit=limit
+    ),
+    "update": lambda of, tenant, name, update, handler, payload, wait_s: of.update(
+        tenant, name, id=update, name=handler, payload=payload, wait_s=wait_s
+    ),
+    "ask": lambda of, tenant, name, handler, payload: of.ask(tenant, name, name=handler, payload=payload),
+    "stream": lambda of, tenant, name, stream, offset, limit, wait_s: of.stream(
+        tenant, name, name=stream, offset=offset, limit=limit, wait_s=wait_s
+    ),
     "backup": lambda of, target: of.backup(Path(target)),
 }
 """Methods of the port with arguments by name; all others take them by position."""
-_LARGE = frozenset({"page", "journal", "output", "image", "check"})
+_LARGE = frozenset({"page", "journal", "output", "image", "query", "stream", "check"})
 """Whose answers may be large: they wait until the front has taken what was said before."""
 
 

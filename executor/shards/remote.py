@@ -11,7 +11,7 @@ import trio
 
 from executor.core.errors import PerdureError
 from executor.core.search import Query
-from executor.ports import ChildEnd, ChildStart, Seen, Share, Start, StoredRow, Vitals
+from executor.ports import ChildEnd, ChildStart, Emission, Queried, Seen, Share, Start, StoredRow, Updated, Vitals
 from executor.shards.calls import errors_inward
 from executor.views import LogLine
 
@@ -49,14 +49,29 @@ class RemoteInstances:
     async def send_event(self, tenant: str, instance: str, *, id: str, type: str, payload: bytes) -> bool:
         return cast("bool", await self._process.call("send_event", tenant, instance, id, type, payload))
 
-    async def pause(self, tenant: str, instance: str) -> Seen:
-        return cast("Seen", await self._process.call("pause", tenant, instance))
+    async def pause(self, tenant: str, instance: str, *, by: str = "") -> Seen:
+        return cast("Seen", await self._process.call("pause", tenant, instance, by))
 
-    async def resume(self, tenant: str, instance: str) -> Seen:
-        return cast("Seen", await self._process.call("resume", tenant, instance))
+    async def resume(self, tenant: str, instance: str, *, by: str = "") -> Seen:
+        return cast("Seen", await self._process.call("resume", tenant, instance, by))
 
-    async def terminate(self, tenant: str, instance: str) -> Seen:
-        return cast("Seen", await self._process.call("terminate", tenant, instance))
+    async def terminate(self, tenant: str, instance: str, *, undo: bool = False, by: str = "") -> Seen:
+        return cast("Seen", await self._process.call("terminate", tenant, instance, undo, by))
+
+    async def restart(
+        self, tenant: str, instance: str, *, from_step: tuple[str, int] | None = None, by: str = ""
+    ) -> Seen:
+        return cast("Seen", await self._process.call("restart", tenant, instance, from_step, by))
+
+    async def set_attributes(self, tenant: str, instance: str, changes: bytes) -> Seen:
+        return cast("Seen", await self._process.call("set_attributes", tenant, instance, changes))
+
+    async def update(self, tenant: str, instance: str, *, id: str, name: str, payload: bytes, wait_s: float) -> Updated:
+        found = await self._process.call("update", tenant, instance, id, name, payload, wait_s)
+        return cast("Updated", found)
+
+    async def ask(self, tenant: str, instance: str, *, name: str, payload: bytes) -> bytes:
+        return cast("bytes", await self._process.call("ask", tenant, instance, name, payload))
 
     async def delete(self, tenant: str, instance: str) -> None:
         await self._process.call("delete", tenant, instance)
@@ -89,6 +104,18 @@ class RemoteInstances:
         image: bytes | list[str] = await self._process.call("image", tenant, instance)
         # A large one is a file in that process's memory (process.py), there for a moment.
         return image if isinstance(image, bytes) else await trio.to_thread.run_sync(Path(image[0]).read_bytes)
+
+    async def query(self, tenant: str, instance: str, *, sql: str, parameters: bytes, limit: int) -> Queried:
+        return cast("Queried", await self._process.call("query", tenant, instance, sql, parameters, limit))
+
+    async def streams(self, tenant: str, instance: str) -> dict[str, int]:
+        return cast("dict[str, int]", await self._process.call("streams", tenant, instance))
+
+    async def stream(
+        self, tenant: str, instance: str, *, name: str, offset: int, limit: int, wait_s: float
+    ) -> list[Emission]:
+        found = await self._process.call("stream", tenant, instance, name, offset, limit, wait_s)
+        return cast("list[Emission]", found)
 
     async def child_ended(self, tenant: str, parent: str, end: ChildEnd) -> None:
         await self._process.call("child_ended", tenant, parent, end)

@@ -15,7 +15,7 @@ import trio
 
 from executor.core.errors import PerdureError, Refused, Unavailable
 from executor.core.search import COUNT_MAX, Query
-from executor.ports import ChildEnd, Instances, Seen, Share, Start, StoredRow, Vitals
+from executor.ports import ChildEnd, Emission, Instances, Queried, Seen, Share, Start, StoredRow, Updated, Vitals
 from executor.shards.pages import ENDED as _ENDED
 from executor.shards.pages import merged_page
 from executor.views import LogLine
@@ -90,14 +90,43 @@ class RoutedInstances:
     async def send_event(self, tenant: str, instance: str, *, id: str, type: str, payload: bytes) -> bool:
         return await self._of(tenant, instance).send_event(tenant, instance, id=id, type=type, payload=payload)
 
-    async def pause(self, tenant: str, instance: str) -> Seen:
-        return await self._of(tenant, instance).pause(tenant, instance)
+    async def pause(self, tenant: str, instance: str, *, by: str = "") -> Seen:
+        return await self._of(tenant, instance).pause(tenant, instance, by=by)
 
-    async def resume(self, tenant: str, instance: str) -> Seen:
-        return await self._of(tenant, instance).resume(tenant, instance)
+    async def resume(self, tenant: str, instance: str, *, by: str = "") -> Seen:
+        return await self._of(tenant, instance).resume(tenant, instance, by=by)
 
-    async def terminate(self, tenant: str, instance: str) -> Seen:
-        return await self._of(tenant, instance).terminate(tenant, instance)
+    async def terminate(self, tenant: str, instance: str, *, undo: bool = False, by: str = "") -> Seen:
+        return await self._of(tenant, instance).terminate(tenant, instance, undo=undo, by=by)
+
+    async def restart(
+        self, tenant: str, instance: str, *, from_step: tuple[str, int] | None = None, by: str = ""
+    ) -> Seen:
+        return await self._of(tenant, instance).restart(tenant, instance, from_step=from_step, by=by)
+
+    async def set_attributes(self, tenant: str, instance: str, changes: bytes) -> Seen:
+        return await self._of(tenant, instance).set_attributes(tenant, instance, changes)
+
+    async def update(self, tenant: str, instance: str, *, id: str, name: str, payload: bytes, wait_s: float) -> Updated:
+        return await self._of(tenant, instance).update(
+            tenant, instance, id=id, name=name, payload=payload, wait_s=wait_s
+        )
+
+    async def ask(self, tenant: str, instance: str, *, name: str, payload: bytes) -> bytes:
+        return await self._of(tenant, instance).ask(tenant, instance, name=name, payload=payload)
+
+    async def query(self, tenant: str, instance: str, *, sql: str, parameters: bytes, limit: int) -> Queried:
+        return await self._of(tenant, instance).query(tenant, instance, sql=sql, parameters=parameters, limit=limit)
+
+    async def streams(self, tenant: str, instance: str) -> dict[str, int]:
+        return await self._of(tenant, instance).streams(tenant, instance)
+
+    async def stream(
+        self, tenant: str, instance: str, *, name: str, offset: int, limit: int, wait_s: float
+    ) -> list[Emission]:
+        return await self._of(tenant, instance).stream(
+            tenant, instance, name=name, offset=offset, limit=limit, wait_s=wait_s
+        )
 
     async def delete(self, tenant: str, instance: str) -> None:
         await self._of(tenant, instance).delete(tenant, instance)
