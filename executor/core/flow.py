@@ -39,7 +39,7 @@ class Rate:
         """
         earliest = debt - (self.burst - 1) * self.period_ms
         at_ms = max(now_ms, -(-earliest // self.count))
-        return at_ms, max(debt, at_ms * self.count) + self.period_ms
+        return at_ms, max(debt, now_ms * self.count) + self.period_ms
 
     def debt_after(self, at_ms: int) -> int:
         """The most that the debt can be when the latest start was at `at_ms`."""
