@@ -264,10 +264,11 @@ def compose(deltas: Iterable[bytes], *, bytes_max: int) -> bytes:
             changes[block] = change if known is None else xor(known, change)
     if first is None:
         return b""
-    return _encode_sparse(first, last, changes)
+    return encode_sparse(first, last, changes)
 
 
-def _encode_sparse(before: Stamp, after: Stamp, changes: Mapping[int, bytes]) -> bytes:
+def encode_sparse(before: Stamp, after: Stamp, changes: Mapping[int, bytes]) -> bytes:
+    """The delta of blocks and their old XOR new."""
     blocks = [block for block in sorted(changes) if changes[block] != ZERO_BLOCK]
     return _encode(before, after, blocks, b"".join([changes[block] for block in blocks]))
 

@@ -48,6 +48,7 @@ from facets.records import (
     encode_batch,
 )
 from facets.reserve import Reserve
+from facets.revert import delta_back, delta_to_nothing, refuse_too_large
 from facets.search import Query, cursor_behind
 from facets.tail import SEGMENT_BYTES, Planned, Tail, View
 
@@ -367,6 +368,40 @@ class StateStore:
             changes = [record.delta for record in ahead if record.delta and record.sequence <= upto]
             image = bases.image_as_of(snapshot.connection, row.generation, upto, changes)
         yield image
+
+    def revert(self, tenant: str, instance: str, *, after: int) -> bytes | None:
+        """The delta from the facet's present image to that as of record `after`; None: they are the same.
+
+        Appended with a record, it makes the facet what it was. Raises NotFound (`instance_not_found`,
+        `record_not_found`), Refused (`facet_not_kept`: deltas that led there have been dropped;
+        `facet_delta_too_large`), Corrupt (a delta does not fit).
+        """
+        view = self._tail.view()
+        with self._readers.snapshot() as snapshot:
+            row, ahead = index.find_with_tail(snapshot, view, tenant, instance)
+            if row is None:
+                raise NotFound(f"Tenant {tenant} has no instance {instance}.", code="instance_not_found")
+            if not 0 <= after <= row.sequence:
+                raise NotFound(
+                    f"Instance {instance} has no record {after}; its journal has {row.sequence}.",
+                    code="record_not_found",
+                    details={"tenant": tenant, "instance": instance, "found": row.sequence},
+                )
+            try:
+                return delta_back(snapshot.connection, row, ahead, after, self.limits)
+            except NotFound as error:
+                _, before = _journal(snapshot, view, tenant, instance, after=0, limit=after)
+                if any(record.has_delta for record in before):
+                    oldest = error.details["oldest"]
+                    raise Refused(
+                        f"The facet as of entry {after} is not kept any more.",
+                        code="facet_not_kept",
+                        hint=f"Go back to entry {oldest} or a later one, or to before the facet began.",
+                        details=error.details,
+                    ) from error
+        # There was no facet yet, and that needs no history.
+        refuse_too_large(row.facet_bytes, after, self.limits)
+        return delta_to_nothing(self.image(tenant, instance), self.limits)
 
     def due(self, now_ms: int, *, limit: int) -> builtins.list[InstanceRow]:
         """Instances whose wake time is `now_ms` or earlier, earliest first."""

@@ -118,6 +118,10 @@ class FacetsStateStore:
         return Pages(*found.stamp, found.first, found.chunks)
 
     @translated
+    def revert(self, tenant: str, instance: str, *, after: int) -> bytes | None:
+        return self._store.revert(tenant, instance, after=after)
+
+    @translated
     def due(self, now_ms: int, *, limit: int) -> list[StoredRow]:
         return [_stored(row) for row in self._store.due(now_ms, limit=limit)]
 

@@ -236,6 +236,22 @@ class Machine(RuleBasedStateMachine):
         with pytest.raises(SequenceConflict):
             self.store.append(batch)
 
+    @rule(name=st.sampled_from(NAMES), back=st.integers(0, 6), row=rows)
+    def go_back(self, name: tuple[str, str], back: int, row: RowUpdate) -> None:
+        """The facet becomes what it was `back` records ago."""
+        known = self.model.get(name)
+        if known is None:
+            with pytest.raises(NotFound):
+                self.store.revert(*name, after=0)
+            return
+        after = max(0, len(known.entries) - back)
+        change = self.store.revert(*name, after=after)
+        assert (change is None) == (known.images[-1] == known.images[after])
+        known.row = row
+        known.entries.append((b"back", change is not None))
+        known.images.append(known.images[after])
+        self.store.append([Record(*name, len(known.entries), b"back", change, row)])
+
     @rule(name=st.sampled_from(NAMES))
     def delete(self, name: tuple[str, str]) -> None:
         assert self.store.delete(*name) is (self.model.pop(name, None) is not None)
