@@ -1,10 +1,13 @@
 """What follows from an instance's state for others, and from its end for the test.
 
-Children are started, told of to their parents, and closed as the parent's steps say. An instance that ended by itself is
-replayed once more from its first entry to its end: it must end in the same way again.
+Children are started, told of to their parents, and closed as the parent's steps say. An instance that ended by itself
+is replayed once more from its first entry to its end: it must end in the same way again.
 """
 
 from __future__ import annotations
+
+import inspect
+from typing import Any
 
 from executor.core import decide, values
 from executor.core.commands import Complete, Continue, Diverge, Fail, Undo, Undone
@@ -26,7 +29,9 @@ from executor.core.failure import ErrorFact
 from executor.core.instance import fold
 from executor.sandbox import faults
 from executor.sandbox.protocol import Activate, Drop, Entries, FromSandbox, Turn
+from executor.testing.answers import encoded
 from executor.testing.hosted import Hosted
+from executor.testing.mocks import Mock
 from executor.testing.world import COMMIT, World
 
 _ENDS = (Complete, Fail, Continue, Undo, Undone, Diverge)
@@ -68,11 +73,10 @@ class Following:
             return
         rule = world.process.steps.rules.find(path)
         if rule is not None:
-            arguments = (values.decode(request.payload),)
             world.append(hosted, ChildStarted(world.clock.now_ms, path, COMMIT))
-            rule.calls.append((arguments, {}))
+            ended = self._mocked(path, rule, values.decode(request.payload))
             if request.is_awaited:
-                world.append(hosted, self._mocked(path, lambda: (rule.function or rule.answer)(*_given(rule, arguments))))
+                world.append(hosted, ended)
             return
         if request.child not in world.hosted:
             parent = Parent(hosted.id, path, request.is_awaited)
@@ -95,10 +99,14 @@ class Following:
             )
         return None
 
-    def _mocked(self, path: str, answer: object) -> ChildEnded:
+    def _mocked(self, path: str, rule: Mock, payload: Any) -> ChildEnded:
         now_ms = self._world.clock.now_ms
+        rule.calls.append(((payload,), {}))
         try:
-            value = values.encode(answer())  # type: ignore[operator]  # a function without arguments
+            answer = rule.answer((payload,), {}) if rule.function is None else rule.function(payload)
+            if inspect.isawaitable(answer):
+                answer = self._world.process.loop.run_until_complete(answer)
+            value = encoded(answer, "result")
         except Exception as error:  # what the test wants the child to fail with
             fact = faults.fact(error, self._world.tree.files, code="workflow_failed")
             return ChildEnded(now_ms, path, "failed", None, fact)
@@ -155,13 +163,7 @@ class Following:
                 f"at its end the journal records {_told(journal[total])} (entry {recorded}), but a replay of it "
                 f"{_told(again)}. The code is not deterministic: run() decided differently on equal facts."
             )
-            world.fail_as_nondeterministic(
-                hosted, Held(world.clock.now_ms, "nondeterminism", message, None, None)
-            )
-
-
-def _given(rule: object, arguments: tuple[object, ...]) -> tuple[object, ...]:
-    return arguments if getattr(rule, "function", None) is not None else (arguments, {})
+            world.fail_as_nondeterministic(hosted, Held(world.clock.now_ms, "nondeterminism", message, None, None))
 
 
 def _outcome(hosted: Hosted) -> int:

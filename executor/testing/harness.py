@@ -13,12 +13,13 @@ from executor.core.errors import Conflict
 from executor.core.ids import parse_instance_id
 from executor.sandbox.child_limits import ChildLimits
 from executor.testing import inside, mocks, tree
+from executor.testing.answers import encoded
 from executor.testing.clock import VirtualClock
-from executor.testing.following import Following
 from executor.testing.failures import NeverEnds
+from executor.testing.following import Following
 from executor.testing.mocks import MISSING, Mock
 from executor.testing.process import Process
-from executor.testing.run import WorkflowRun, encoded
+from executor.testing.run import WorkflowRun
 from executor.testing.tree import AnyWorkflow, WorkingTree
 from executor.testing.world import JUMPS_MAX, World
 from executor.workflow import Duration, Workflow
@@ -71,10 +72,10 @@ class WorkflowTest(Generic[P, R]):
     ) -> None:
         """`workflow`: the class, or where it is: "shop.orders:Order", "workflows.py:Order".
 
-        `unload`: "every-wait" drops the run at every wait and replays it, and once more at its end, so that code that is
-        not deterministic fails the test (Nondeterminism). `now`: where the clock begins (now). `workflows`: of other
-        modules, that this one starts as children. `only_mocks`: a step that is not mocked fails. `patience_s`: real
-        time that steps may take without any of them ending.
+        `unload`: "every-wait" drops the run at every wait and replays it, and once more at its end, so that code that
+        is not deterministic fails the test (Nondeterminism). `now`: where the clock begins (now). `workflows`: of other
+        modules, that this one starts as children. `only_mocks`: the test fails before a step executes that is not
+        mocked. `patience_s`: real time that steps may take without any of them ending.
         """
         if unload not in ("every-wait", "never"):
             raise ValueError(f'unload={unload!r} is not "every-wait" or "never"')

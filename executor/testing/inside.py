@@ -1,7 +1,7 @@
 """This process as the inside of a sandbox, for as long as a test needs it.
 
-Clocks and chance are replaced while any WorkflowTest is open: that shows only where `run()` executes. Output is captured
-only while the test drives its runs, so that a test runner's own capturing is never in the way.
+Clocks and chance are replaced while any WorkflowTest is open: that shows only where `run()` executes. Output is
+captured only while the test drives its runs, so that a test runner's own capturing is never in the way.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _swapped: list[tuple[dict[str, Any], str, Any]] = []
 
 
 def enter(token: object, modules: Iterable[ModuleType]) -> None:
-    """From now on, until `leave`. `modules`: the tenant's; names that they took by `from time import time` count too."""
+    """From now on, until `leave`. `modules`: the tenant's; names that they took by `from time import time` are
+    replaced there."""
     if not _open and not ambient._replaced:
         ambient.install()
         detloop.install()

@@ -1,7 +1,7 @@
 """What a test puts in the place of steps, and which waits it ends at once.
 
-A rule is for the steps that its text names: "charge" is every step of that name, wherever it is; "audit/hash" the one in
-that group; with "#2" at the end, the second use only. Rules are asked in the order in which they were made; one that
+A rule is for the steps that its text names: "charge" is every step of that name, wherever it is; "audit/hash" the one
+in that group; with "#2" at the end, the second use only. Rules are asked in the order in which they were made; one that
 has been used `times` times makes room for the next.
 """
 
@@ -14,15 +14,16 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from executor.sandbox.step_calls import declared_result, is_async
 from executor.sandbox.step_attempt import Attempt
+from executor.sandbox.step_calls import declared_result, is_async
 from executor.sandbox.steps import Steps
 from executor.testing.failures import NotMocked
 from executor.workflow import StepTimeout as _PublicTimeout
 
 UNDO = "undo/"
+NONE_EXECUTES = 1 << 62
+"""A place that is behind all others."""
 _COUNTS = re.compile(r"#\d+(?=/|$)")
-_OF_EACH_KIND = ("result", "error", "a function")
 
 
 class _Missing:
@@ -228,7 +229,9 @@ class MockedSteps(Steps):
         if rule is not None:
             call = msgspec.structs.replace(call, function=instead(rule, call.function))
         elif self._only_mocks:
-            refusal = NotMocked(f"step {call.path!r} was about to execute for real; mock it, or leave out only_mocks=True")
+            refusal = NotMocked(
+                f"step {call.path!r} was about to execute for real; mock it, or leave out only_mocks=True"
+            )
             self.refusals.append(refusal)
             call = msgspec.structs.replace(call, function=_raising(refusal))
         self._count += 1
@@ -245,7 +248,7 @@ class MockedSteps(Steps):
     def first_executing(self, run: int) -> int:
         """The place of the run's first attempt that executes still; a large number if none does."""
         begun = self._begun.get(run, {})
-        return min((place for place, attempt in begun.values() if not attempt.is_over), default=1 << 62)
+        return min((place for place, attempt in begun.values() if not attempt.is_over), default=NONE_EXECUTES)
 
     def forget(self, run: int, path: str | None = None) -> None:
         """Its outcome is journaled; or the run is gone."""

@@ -46,7 +46,7 @@ class Process:
         self.problems: list[str] = []
         self._threads = Threads(limits.step_threads)
         # The tree is all that a run needs of a bundle.
-        self._child = Child(self.loop, self._threads, cast("Any", tree), limits, self._sent, lambda: self.on_question())
+        self._child = Child(self.loop, self._threads, cast("Any", tree), limits, self._sent, self._ask)
         self.steps = MockedSteps(self.loop, self._threads, tree.files, limits, rules=rules, only_mocks=only_mocks)
         self._child.steps = self.steps
         self.loop.set_default_executor(LoopExecutor(self._threads).as_executor())
@@ -77,6 +77,9 @@ class Process:
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self._threads.close()
         self.loop.close()
+
+    def _ask(self) -> None:
+        self.on_question()
 
     def _sent(self, frames: list[FromSandbox]) -> None:
         self.inbox += frames

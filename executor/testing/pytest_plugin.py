@@ -1,8 +1,8 @@
-"""The fixture `workflow_test`, for pytest. It costs nothing where it is not used: all else is imported with the fixture.
+"""The fixture `workflow_test`, for pytest. Where nobody uses it, it costs nothing: all else is imported with it.
 
-    def test_onboarding(workflow_test):
-        test = workflow_test(Onboarding)
-        assert test.start({"email": "a@b.c"}).result() == "welcome"
+def test_onboarding(workflow_test):
+    test = workflow_test(Onboarding)
+    assert test.start({"email": "a@b.c"}).result() == "welcome"
 """
 
 from __future__ import annotations

@@ -17,20 +17,19 @@ from executor.core.entries import (
     Unheld,
     UpdateEnded,
 )
-from executor.core.errors import CODES, Conflict, NotFound, Refused, TenantError
-from executor.core.failure import ErrorFact
+from executor.core.errors import Conflict, NotFound
 from executor.core.ids import parse_event_id, parse_event_type
 from executor.core.lifecycle import State, check
 from executor.rendering import journal_item
 from executor.sandbox.protocol import Ask, Update
-from executor.testing import looking
+from executor.testing import answers, looking
+from executor.testing.answers import encoded
 from executor.testing.failures import NeverEnds, WorkflowFailure
 from executor.testing.hosted import Hosted
 from executor.testing.looking import FacetSeen, StepsSeen
 from executor.testing.mocks import names
 from executor.testing.world import JUMPS_MAX, World
 from executor.views import EventReceipt, JournalItem, LogLine, Status, WaitingFor
-from executor.workflow import StepFailed
 
 R = TypeVar("R")
 
@@ -65,7 +64,7 @@ class WorkflowRun(Generic[R]):
             raise Conflict(f'instance "{self.id}" is held: {instance.held.message}', code="instance_held")
         failed = self._hosted.failure
         if failed is not None:
-            raise self._tenant_error(failed.error)
+            raise answers.failed(self.id, failed.error, self._world.errors)
         if isinstance(instance.outcome, Terminated):
             raise Conflict(f'instance "{self.id}" was terminated and has no result', code="instance_terminated")
         code = self._world.tree.workflows[instance.start.workflow]
@@ -78,16 +77,14 @@ class WorkflowRun(Generic[R]):
 
         Raises NeverEnds, WorkflowFailure (it ended before).
         """
-        came = self._world.drive(
-            lambda: self._hosted.is_over or self._waiting_for(name) is not None, until_ms=FOR_EVER
-        )
+        came = self._world.drive(lambda: self._hosted.is_over or self._waiting_for(name) is not None, until_ms=FOR_EVER)
         found = self._waiting_for(name)
         if found is not None:
             return found
         what = "wait for an event" if name is None else f"wait at {name!r}"
         if came == "done":
             failed = self._hosted.failure
-            cause = None if failed is None else self._tenant_error(failed.error)
+            cause = None if failed is None else answers.failed(self.id, failed.error, self._world.errors)
             raise WorkflowFailure(f'run "{self.id}" is {self.state} and did not {what}') from cause
         raise self._never(what, came)
 
@@ -150,7 +147,8 @@ class WorkflowRun(Generic[R]):
     def update(self, name: str, payload: Any = None, *, id: str | None = None) -> Any:
         """Have the workflow's update handler answer, moving the clock as far as it takes.
 
-        Raises Refused (`update_refused`: by the validator), TenantError (the handler raised), NeverEnds.
+        The same id is the same update. Raises Refused (`update_refused`: by the validator), NotFound
+        (`unknown_handler`), TenantError (the handler raised), NeverEnds.
         """
         check("update", self.state, self.id)
         hosted, world = self._hosted, self._world
@@ -163,16 +161,19 @@ class WorkflowRun(Generic[R]):
 
         if ended() is None:
             arguments = (number, given, name, encoded(payload, "payload"))
-            came = world.ask(hosted, lambda run: Update(run, *arguments), lambda: number in world.answers or bool(ended()))
+            came = world.ask(
+                hosted, lambda run: Update(run, *arguments), lambda: number in world.answers or bool(ended())
+            )
             if came != "done":
                 raise self._never(f"answer update {name!r}", came)
         found = ended()
         if found is not None:
-            return self._answered(found.value, found.error)
-        return self._answered(*_parts(world.answers.pop(number)))
+            return answers.of(found.value, found.error, world.errors)
+        refused = world.answers.pop(number)
+        return answers.of(refused.value, refused.error, world.errors)
 
     def ask(self, name: str, payload: Any = None) -> Any:
-        """What the workflow's query handler answers. Raises Refused, TenantError."""
+        """What the workflow's query handler answers. Raises NotFound (`unknown_handler`), TenantError."""
         check("ask", self.state, self.id)
         world = self._world
         number = world.next_number()
@@ -180,7 +181,8 @@ class WorkflowRun(Generic[R]):
         came = world.ask(self._hosted, lambda run: Ask(run, number, name, question), lambda: number in world.answers)
         if came != "done":
             raise self._never(f"answer query {name!r}", came)
-        return self._answered(*_parts(world.answers.pop(number)))
+        answer = world.answers.pop(number)
+        return answers.of(answer.value, answer.error, world.errors)
 
     # --- looking at it
 
@@ -273,26 +275,6 @@ class WorkflowRun(Generic[R]):
                 return sequence - 1
         raise NotFound(f'run "{self.id}" has no step "{path}" in its journal', code="step_not_found")
 
-    def _tenant_error(self, fact: ErrorFact) -> TenantError:
-        error = TenantError(
-            f'instance "{self.id}" failed: {fact.type}: {fact.message}',
-            code=fact.code if fact.code in CODES else None,
-            type=fact.type,
-            text=fact.message,
-            traceback=fact.traceback,
-        )
-        cause = error.__cause__ = self._world.errors.get((fact.type, fact.message))
-        if isinstance(cause, StepFailed) and cause.__cause__ is None:
-            cause.__cause__ = self._world.errors.get((cause.error_type, cause.error_message))
-        return error
-
-    def _answered(self, value: bytes | None, error: ErrorFact | None) -> Any:
-        if error is None:
-            return None if value is None else values.decode(value)
-        if error.code == "update_refused":
-            raise Refused(error.message, code="update_refused") from self._world.errors.get((error.type, error.message))
-        raise self._tenant_error(error)
-
     def _never(self, what: str, came: str) -> NeverEnds:
         status = self.status
         waits = "; ".join(str(wait) for wait in status.waits)
@@ -308,15 +290,3 @@ class WorkflowRun(Generic[R]):
         return NeverEnds(
             f'run "{self.id}" ({status.state}) can never {what} by itself: it waits for {waits or "nothing"}{hint}'
         )
-
-
-def encoded(value: Any, what: str, declared: Any = values.UNDECLARED) -> bytes:
-    """A value of the test's as bytes; dataclasses and models too, whether or not their type is declared."""
-    if declared is values.UNDECLARED and values.has_models(type(value)):
-        declared = type(value)
-    return values.encode(value, what=what, declared=declared)
-
-
-def _parts(answer: Any) -> tuple[bytes | None, ErrorFact | None]:
-    return answer.value, answer.error
-

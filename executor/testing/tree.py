@@ -15,6 +15,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 import executor
+from executor.sandbox.handlers import handlers_of
 from executor.sandbox.loader import WorkflowCode, declared_types
 from executor.workflow import Workflow
 
@@ -48,6 +49,7 @@ class OwnFiles(Container[str]):
         """It is, wherever it is."""
         self._known[name] = True
 
+
 class WorkingTree:
     """Stands for `executor.sandbox.loader.Bundle`: workflows by name, the tenant's files, the calling line."""
 
@@ -55,7 +57,8 @@ class WorkingTree:
         """`workflow` and the others of its module; `more`: of other modules. Raises TypeError for what is none."""
         self.workflows: dict[str, WorkflowCode] = {}
         for cls in (*_of_module(workflow), *more, workflow):
-            self.workflows[_checked(cls).__name__] = WorkflowCode(cls, *declared_types(cls))
+            updates, queries = handlers_of(_checked(cls), "update"), handlers_of(cls, "query")
+            self.workflows[cls.__name__] = WorkflowCode(cls, *declared_types(cls), updates, queries)
         self.files = OwnFiles(_project_of(str(Path(_source_of(workflow)).parent)))
         for code in self.workflows.values():
             self.files.add(_source_of(code.workflow))
@@ -157,7 +160,8 @@ def _checked(workflow: Any) -> AnyWorkflow:
 
 
 def _source_of(workflow: AnyWorkflow) -> str:
-    return inspect.unwrap(workflow.run).__code__.co_filename
+    name: str = inspect.unwrap(workflow.run).__code__.co_filename
+    return name
 
 
 @functools.cache

@@ -29,9 +29,7 @@ def test_every_example_of_the_page_passes(tmp_path) -> None:
 def test_what_the_tables_name_is_there() -> None:
     text = PAGE.read_text()
     named = {
-        name
-        for row in re.findall(r"^\| (`.*?) \|", text, flags=re.MULTILINE)
-        for name in re.findall(r"`(\w+)", row)
+        name for row in re.findall(r"^\| (`.*?) \|", text, flags=re.MULTILINE) for name in re.findall(r"`(\w+)", row)
     }
     assert named >= {"state", "steps", "mock_step", "force_timeout", "facet"}
     assert {name for name in named if not hasattr(WorkflowRun, name) and not hasattr(WorkflowTest, name)} == set()

@@ -440,7 +440,7 @@ def test_a_workflow_is_found_by_its_place(tmp_path) -> None:
     (tmp_path / "some_workflows.py").write_text(source)
     with WorkflowTest(f"{tmp_path}/some_workflows.py:Two") as test:
         assert test.start().result() == ["Two", "cents"]
-    with pytest.raises(LookupError, match="has 2 workflows; write .*some_workflows.py:NAME, of One, Two"):
+    with pytest.raises(LookupError, match=r"has 2 workflows; write .*some_workflows\.py:NAME, of One, Two"):
         WorkflowTest(tmp_path / "some_workflows.py")
     with WorkflowTest("tests.executor.testing.test_harness:Typed") as test:
         assert test.workflow.__name__ == "Typed"
