@@ -7,6 +7,7 @@ reports into a past that is gone.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from executor.core import codec
@@ -42,7 +43,7 @@ class Restarting:
                 # Somebody may have ended it, or restarted it, meanwhile: what was found is looked for again.
                 check("restart", engine.state(resident), key[1])
                 after = resident.instance.begin_at if from_step is None else _before(resident, *from_step)
-                delta = await engine.reader.run(engine.store.revert, *key, after)
+                delta = await engine.reader.run(partial(engine.store.revert, *key, after=after))
                 entry = Restarted(engine.clock.now_ms(), after, keeps_events=from_step is not None, by=by)
             finally:
                 resident.is_barred = False
