@@ -104,7 +104,7 @@ def test_event_before_the_wait_is_kept_for_it():
     assert event(instance) == [EventReceived(2_000, "e1", "approved", b"p", 1)]
     assert do(instance, wait()) == [
         WaitStarted(2_000, "w#1", ASKED, "w.py:3", "approved", None),
-        WaitEnded(2_000, "w#1", 2),
+        WaitEnded(2_000, "w#1", 1),
     ]
 
 

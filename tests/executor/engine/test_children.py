@@ -19,6 +19,7 @@ from executor.core.entries import (
     ChildStarted,
     Parent,
     Released,
+    Restarted,
     SleepEnded,
     Started,
     StartOptions,
@@ -69,6 +70,12 @@ def calls_of(workflow, **options):
         return ([Complete(ended.value)] if ended.state == "complete" else [Fail(ended.error)]), False
 
     return script
+
+
+def calls_then_naps(seen):
+    if found(seen, ChildEnded) is None:
+        return [asks()], True
+    return [Sleep("s#1", ASKED, "w.py:2", 60_000, None)], True
 
 
 def quick(_seen):
@@ -127,6 +134,7 @@ def host():
             "CallsTaken": calls_of("Quick", id="taken"),
             "CallsChannel": calls_of("Quick", channel="beta"),
             "GivesUp": gives_up,
+            "CallsThenNaps": calls_then_naps,
             "StartsTerminate": starts_and_ends("terminate"),
             "StartsAbandon": starts_and_ends("abandon"),
             "Thousand": many(1_000),
@@ -278,6 +286,59 @@ async def test_child_inherits_priority_and_unloading(tmp_path, host):
         await w.until_final(PARENT)
         options = w.journal(CHILD)[0].options
         assert (options.priority, options.unload) == (7, "every-wait")
+
+
+async def test_child_queues_behind_the_limits_that_its_workflow_declares(tmp_path, host):
+    async with faulty(tmp_path, host) as (w, peers):
+        peers.inner._code.declared["Quick"] = '{"flow": {"concurrency": 3}}'
+        await begin(w, "Calls")
+        await w.until_final(PARENT)
+        [limit] = w.journal(CHILD)[0].options.limits
+        assert (limit.name, limit.count) == ("Quick", 3)
+
+
+# --- restarts
+
+
+async def test_restart_behind_a_call_learns_again_how_its_child_ended(tmp_path, host):
+    """The child told it once; the entry is of a past that counts no more."""
+    async with world(tmp_path, host=host) as w:
+        await begin(w, "CallsThenNaps")
+        await w.until(PARENT, "waiting")
+        assert story(w) == ["Started", "ChildRequested", "ChildStarted", "ChildEnded", "SleepStarted"]
+        await w.until_gone(CHILD)
+        resumed = story(w).index("ChildStarted") + 1
+        await _restart_after(w, resumed)
+        while story(w)[-1] != "SleepStarted" or "Restarted" not in story(w):
+            await wait_all_tasks_blocked(0.001)
+        after = story(w)[story(w).index("Restarted") :]
+        assert after == ["Restarted", "ChildStarted", "ChildEnded", "SleepStarted"]
+        assert starts_of(w) == 1
+        assert w.host.killed == []
+
+
+async def _restart_after(w: World, count: int) -> None:
+    """Back to the `count`-th entry of the story."""
+    journal = w.whole_journal(PARENT)
+    told = [number for number, entry in enumerate(journal, 1) if type(entry) not in {Activated, Released}]
+    async with w.engine.residents.hold(PARENT) as resident:
+        resident.is_resting = False
+        await w.engine.commit_and_wait(resident, [Restarted(w.clock.now_ms(), told[count - 1], keeps_events=True)])
+
+
+async def test_restart_from_the_first_line_closes_the_child_of_before_and_asks_for_another(tmp_path, host):
+    async with world(tmp_path, host=host) as w:
+        await begin(w, "CallsWaiter")
+        await w.until(CHILD, "waiting")
+        await w.until(PARENT, "waiting")
+        await w.engine.restart(PARENT)
+        assert await w.until_final(CHILD) == "terminated"
+        again = ("acme", child_id("boss", PATH, 1))
+        await w.until(again, "waiting")
+        await w.until(PARENT, "waiting")
+        assert story(w).count("ChildEnded") == 0
+        await w.engine.send_event(again, id="e", type="go", payload=NIL)
+        assert await w.until_final(PARENT) == "complete"
 
 
 # --- close policies
@@ -559,22 +620,18 @@ async def test_expiry_waits_until_the_parent_knows(tmp_path, host):
         assert await w.until_final(PARENT) == "failed"
 
 
-async def test_thing_that_changed_its_mind_is_not_expired(tmp_path, host):
-    """Restarted at the time at which it would have been deleted: it has not ended any more."""
+async def test_instance_that_somebody_works_on_is_not_expired_now(tmp_path, host):
+    """They may be about to restart it."""
     async with world(tmp_path, host=host) as w:
         await begin(w, "Quick", retain_complete_ms=1_000)
         await w.until_final(PARENT)
         await w.until_gone(PARENT)
-        async with w.engine.residents.hold(PARENT) as resident:
-            assert not await w.engine.obligations.expire([await _held(w)])  # two hold it
-            assert not resident.is_lost
+        residents = w.engine.residents
+        async with residents.hold(PARENT):
+            [resident] = await residents.hold_many([PARENT])
+            assert not await w.engine.obligations.expire([resident])  # somebody else holds it
+            residents.release(resident)
         assert w.store.row(*PARENT) is not None
-
-
-async def _held(w):
-    [resident] = await w.engine.residents.hold_many([PARENT])
-    resident.holds -= 0
-    return resident
 
 
 # --- many, and over two engines

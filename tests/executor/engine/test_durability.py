@@ -98,7 +98,7 @@ async def test_step_whose_result_is_on_its_way_to_disk_when_the_sandbox_dies_is_
             assert [frame.total for frame in host.log if isinstance(frame, Activate)] == [1]
             gated.gate.set()
             assert await w.until_final(KEY) == "complete"
-        assert [frame.total for frame in host.log if isinstance(frame, Activate)] == [1, 2]
+        assert [frame.total for frame in host.log if isinstance(frame, Activate)] == [1, 3]
         assert w.kinds(KEY) == ["Started", "StepSucceeded", "Completed"]
 
 

@@ -123,7 +123,7 @@ async def test_sleeping_instance_has_no_run_and_no_object_and_wakes_on_time(tmp_
         assert await w.until_final(KEY) == "complete"
         assert w.kinds(KEY) == ["Started", "StepSucceeded", "SleepStarted", "SleepEnded", "StepSucceeded", "Completed"]
         activations = [frame for frame in host.log if isinstance(frame, Activate)]
-        assert [frame.total for frame in activations] == [1, 4]
+        assert [frame.total for frame in activations] == [1, 6]
 
 
 async def test_sleeper_wakes_after_a_restart_though_its_time_passed_meanwhile(tmp_path, host):
@@ -218,7 +218,7 @@ async def test_unknown_instance_is_not_found(tmp_path, host):
         assert caught.value.message == 'tenant "acme" has no instance "nobody"'
 
 
-async def test_paused_instance_ignores_its_timer_until_resumed(tmp_path, host):
+async def test_paused_instance_sleeps_on_after_the_pause_for_as_long_as_was_left(tmp_path, host):
     async with world(tmp_path, host=host) as w:
         await start(w, "Sleeper")
         await w.until(KEY, "waiting")
@@ -228,6 +228,11 @@ async def test_paused_instance_ignores_its_timer_until_resumed(tmp_path, host):
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert w.kinds(KEY)[-1] == "Paused"
         await w.engine.resume(KEY)
+        await w.until(KEY, "waiting")
+        w.clock.advance(59_000)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert w.kinds(KEY)[-1] == "Resumed"
+        w.clock.advance(1_000)
         assert await w.until_final(KEY) == "complete"
         assert w.kinds(KEY).count("Paused") == 1
 
@@ -301,7 +306,7 @@ async def test_death_of_a_sandbox_loses_nothing_and_repeats_only_what_was_not_jo
         await start(w, "Dies")
         assert await w.until_final(KEY) == "complete"
         assert w.kinds(KEY) == ["Started", "StepSucceeded", "StepSucceeded", "StepSucceeded", "Completed"]
-        assert [frame.total for frame in host.log if isinstance(frame, Activate)] == [1, 2]
+        assert [frame.total for frame in host.log if isinstance(frame, Activate)] == [1, 3]
 
 
 async def test_instance_that_keeps_killing_its_sandbox_is_held_and_its_neighbour_is_not(tmp_path, host):

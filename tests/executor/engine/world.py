@@ -7,7 +7,7 @@ has asked for by then, and whether it is idle. The scripted sandbox sends those 
 from __future__ import annotations
 
 import heapq
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +16,8 @@ import trio
 
 from executor.adapters.state import FacetsStateStore
 from executor.core import codec
-from executor.core.commands import Command, Complete, Diverge, Fail
-from executor.core.entries import HIDDEN, AnyEntry
+from executor.core.commands import Cancel, Command, Complete, Diverge, Fail
+from executor.core.entries import HIDDEN, AnyEntry, Cancelled
 from executor.core.failure import ErrorFact
 from executor.core.lifecycle import FINAL
 from executor.engine.engine import Engine, EngineLimits
@@ -126,7 +126,9 @@ class ScriptedSandbox:
         if attempt > 1 and (command.path, attempt) not in run.attempts:
             return False
         journaled = any(
-            getattr(entry, "path", None) == command.path and getattr(entry, "attempt", 1) == attempt
+            getattr(entry, "path", None) == command.path
+            and getattr(entry, "attempt", 1) == attempt
+            and (isinstance(entry, Cancelled) or not isinstance(command, Cancel))
             for entry in run.seen
         )
         if journaled or name in run.sent:
@@ -182,10 +184,12 @@ class NoCode:
 
     def __init__(self, host: ScriptedHost | None = None) -> None:
         self._host = host
+        self.declared: dict[str, str] = {}
 
-    def startable(self, tenant: str, *, channel: str, commit: str | None) -> tuple[str, Collection[str]]:
+    def startable(self, tenant: str, *, channel: str, commit: str | None) -> tuple[str, Mapping[str, str]]:
         """Every channel is on COMMIT."""
-        return commit or COMMIT, self._host.scripts if self._host is not None else ()
+        names = () if self._host is None else self._host.scripts
+        return commit or COMMIT, {name: self.declared.get(name, "") for name in names}
 
     def keep_for_instances(self, tenant: str, commit: str) -> None:
         pass
