@@ -38,6 +38,8 @@ _VALUES = frozenset({"value", "payload", "details", "match"})
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _SCOPE = re.compile(r"(.*#[0-9]+)/.+", re.DOTALL)
 """A path within a group: the group's path, and the rest. A name may have slashes of its own."""
+_UPDATE = re.compile(r"(update/[^/]+/[^/]+)/.+", re.DOTALL)
+"""A path within the handler of an update: kind, name and id."""
 
 
 def status_view(row: StoredRow, output: Any, queued: Queued | None = None) -> Status:
@@ -164,7 +166,7 @@ def _owner(entry: Entry) -> str | None:
         return path or None
     if path.startswith(UNDO):
         return path.removeprefix(UNDO)
-    scoped = _SCOPE.fullmatch(path)
+    scoped = _SCOPE.fullmatch(path) or _UPDATE.fullmatch(path)
     return None if scoped is None else scoped[1]
 
 

@@ -29,6 +29,7 @@ CODES: dict[str, str] = {
     "not_confined": "This machine cannot confine tenant code, and nobody allowed that by name.",
     "schema_too_new": "The data directory was written by a newer release.",
     "facet_refused": "A facet operation or its SQL is not allowed, or over a limit.",
+    "update_refused": "The workflow's validator refused the update; nothing was journaled.",
     # Refused, not found. Another tenant's thing is always "not found".
     "tenant_not_found": "No such tenant.",
     "instance_not_found": "No such instance of this tenant.",
@@ -38,6 +39,8 @@ CODES: dict[str, str] = {
     "move_not_found": "No such move in the history of this tenant's channels.",
     "token_not_found": "No such token of this tenant.",
     "file_not_found": "No such file at that commit.",
+    "step_not_found": "The journal has no step of that name and occurrence.",
+    "unknown_handler": "The workflow has no update or query handler of that name.",
     "route_not_found": "No such path or method of the HTTP API.",
     # Conflict: someone or something was first.
     "tenant_exists": "A tenant of that name exists.",
@@ -49,6 +52,7 @@ CODES: dict[str, str] = {
     "invalid_state": "The operation does not apply to the instance's present state.",
     "schedule_exists": "A schedule of that name exists with another content.",
     "event_exists": "An event of that id exists with another type or payload.",
+    "update_exists": "An update of that id exists with another name or payload.",
     "ref_conflict": "The branch or channel moved in between.",
     # Unavailable: try later.
     "busy": "The platform is at its bound of work; try again after the time it names.",
@@ -63,6 +67,8 @@ CODES: dict[str, str] = {
     # TenantError: the tenant's own code.
     "step_failed": "A step failed and its retries are used up.",
     "workflow_failed": "The workflow raised an exception.",
+    "update_failed": "The handler of an update raised an exception.",
+    "query_failed": "The handler of a query raised an exception.",
     "code_not_loadable": "The pinned version's code cannot be imported in the sandbox.",
     # Held: why an instance cannot go on by itself.
     "nondeterminism": "The run asked for something else than its journal records.",

@@ -59,6 +59,17 @@ def parse_event_type(text: object) -> EventType:
     )
 
 
+def parse_update_id(text: object) -> str:
+    """As an instance id: it becomes part of the paths of the handler's steps."""
+    if isinstance(text, str) and _INSTANCE_ID.fullmatch(text):
+        return text
+    raise Refused(
+        f"{_shown(text)} is not an update id",
+        code="invalid_name",
+        hint="Use 1 to 100 letters, digits and _ . : @ + -, beginning with a letter, a digit or _.",
+    )
+
+
 def parse_event_id(text: object) -> EventId:
     """1 to 100 characters, no control characters."""
     if isinstance(text, str) and _EVENT_NAME.fullmatch(text):

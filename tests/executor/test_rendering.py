@@ -113,6 +113,8 @@ def test_a_byte_stream_is_shown_by_its_description() -> None:
         (e.StepStarted(1, "read a/b#1", WHERE, 1), 1, None),
         (e.StepStarted(1, "audit#1/read a/b#1", WHERE, 1), 1, "audit#1"),
         (e.StepStarted(1, "undo/audit#1/hash#3", WHERE, 1), 1, "audit#1/hash#3"),
+        (e.StepStarted(1, "update/add/u1/hash#1", WHERE, 1), 1, "update/add/u1"),
+        (e.StepStarted(1, "update/add/u1/audit#1/hash#1", WHERE, 1), 1, "update/add/u1/audit#1"),
         (e.GroupStarted(1, "a#1/b#1", ASKED, WHERE), None, "a#1"),
         (e.ChildStarted(1, "audit#1/ship#1", COMMIT), None, "audit#1"),
         (e.Emitted(1, "tokens", 0, [VALUE], "audit#1/write#1", 2, 0), 2, "audit#1/write#1"),
