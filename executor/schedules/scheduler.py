@@ -246,9 +246,7 @@ class Scheduler:
         overlap = spec_of(row).overlap
         running: list[str] = []
         if overlap != "allow":
-            # Started before a crash that came before it was written down: it is not in its own way.
-            others = [found for found in row.running if found != instance]
-            running = [found for found in others if not await self._runs.has_ended(row.tenant, found)]
+            running = [found for found in row.running if not await self._runs.has_ended(row.tenant, found)]
         if running and overlap == "skip":
             reason = f'"{running[-1]}" has not ended'
             return self._settled(pending, "skipped", tuple(running), reason=reason)
