@@ -95,7 +95,7 @@ def _play(loop: asyncio.AbstractEventLoop, channel: socket.socket, steps: int, *
         received.extend(channel.recv(_READ_BYTES))
         for frame in _messages(received):
             if isinstance(frame, Turn):
-                commands.extend(frame.commands)
+                commands.extend(command for command in frame.commands if not isinstance(command, StepBegun))
                 if frame.idle:  # every step has its outcome
                     loop.stop()
 

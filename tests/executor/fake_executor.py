@@ -314,12 +314,13 @@ class FakeExecutor:
         return turn
 
     async def until_idle(self, run: int) -> list[Command]:
-        """The commands up to the idle Turn of a run that has seen all that was sent."""
+        """The commands up to the idle Turn of a run that has seen all that was sent; but for those of which it depends
+        on real time when they come."""
         commands: list[Command] = []
         sent = len(self._stories[run].stored)
         while True:
             turn = await self.turn(run)
-            commands += turn.commands
+            commands += [command for command in turn.commands if not isinstance(command, StepBegun | Beat)]
             if turn.idle and turn.seen >= sent and self._inboxes[run].empty():
                 return commands
 
@@ -385,8 +386,6 @@ class FakeExecutor:
             self.drop(run)
 
     def _append(self, story: Story, command: Command) -> None:
-        if isinstance(command, StepBegun | Beat):
-            return  # when they come depends on real time
         decided = decide.on_command(story.instance, command, now_ms=story.now_ms, id=story.id)
         story.append(*decided.entries, delta=decided.delta)
 

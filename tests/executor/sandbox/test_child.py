@@ -106,7 +106,7 @@ def test_idle_is_false_while_a_step_executes() -> None:
         story = Story("Job").begin()
         run = executor.activate(story)
         first = await executor.turn(run)
-        assert ([type(c).__name__ for c in first.commands], first.idle) == (["Sleep"], False)
+        assert ([type(c).__name__ for c in first.commands], first.idle) == (["StepBegun", "Sleep"], False)
         gate.set()
         second = await executor.turn(run)
         assert ([type(c).__name__ for c in second.commands], second.idle) == (["StepDone"], True)
