@@ -382,6 +382,7 @@ class Engine:
             start.at_ms,
             instance.updated_at_ms,
             resident.summary,
+            instance.attributes,
         )
 
     def committed(self, commit: Commit, error: PerdureError | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from typing import Any, BinaryIO, cast
 
@@ -31,13 +31,13 @@ class Code:
             "pdt_a": TokenView(id="1", tenant="acme", access="write", label="", created_at_ms=0, expires_at_ms=None)
         }
 
-    def startable(self, _tenant: str, *, channel: str, commit: str | None) -> tuple[str, Collection[str]]:
+    def startable(self, _tenant: str, *, channel: str, commit: str | None) -> tuple[str, dict[str, str]]:
         self.asked += 1
         if channel == "none":
             raise NotFound("no such channel", code="channel_not_found")
         found = commit or self.live
         self.on_ask()
-        return found, {"W"}
+        return found, {"W": ""}
 
     def keep_for_instances(self, _tenant: str, _commit: str) -> None: ...
 
