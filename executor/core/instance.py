@@ -498,7 +498,11 @@ def _restarted(before: Instance, journal: Sequence[AnyEntry], entry: Restarted) 
                 kept.add(sequence)
     still = {child.request.child for child in instance.children.values()}
     since = {c.request.child for c in before.children.values() if c.request.close == "terminate"} - still
-    instance.to_close = before.to_close | since
+    instance.to_close = {*before.to_close, *since} - still or NONE_SET
+    # How it ended may be in what counts no more, and is told only once: ask for it again, as if it was not started.
+    for path, child in instance.children.items():
+        if child.request.is_awaited and child.is_started:
+            instance.children[path] = Child(child.request)
     instance.cuts = (*instance.cuts, (entry.after + 1, before.sequence))
     instance.carried = kept or NONE_SET
     instance.event_count = before.event_count

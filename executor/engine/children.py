@@ -121,7 +121,7 @@ class Children:
             if is_passing(error_met):
                 raise Unavailable(error_met.message, code="busy", hint=error_met.hint) from error_met
             # A parent that cannot be read will not be told; whoever looks after it finds the child by its id.
-            log.error(
+            log.error(  # noqa: TRY400 - not a fault of this program, and its text says all
                 "a parent could not be told of its child's end",
                 extra={"tenant": tenant, "instance": name, "parent": parent.instance, "error": str(error_met)},
             )

@@ -50,8 +50,11 @@ class Obligations:
 
     async def run(self) -> None:
         """Until cancelled."""
-        async with trio.open_nursery() as self._nursery:
-            await trio.sleep_forever()
+        try:
+            async with trio.open_nursery() as self._nursery:
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
 
     # --- what is owed
 

@@ -6,12 +6,14 @@ process an instance belongs to (executor/shards).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 import trio
 
+from executor.core import flow, values
+from executor.core.entries import StartOptions
 from executor.core.errors import PerdureError, Refused, Unavailable
 from executor.ports import ChildEnd, ChildStart, CodeSource, Instances, Seen, Start
 
@@ -49,7 +51,7 @@ class PeersOver:
     def _pinned(self, starts: Sequence[ChildStart]) -> list[Start | PerdureError]:
         """Each with the commit it is pinned to, or why there is none. Nothing is remembered from one call to the next:
         the tenant may be gone since, and a channel elsewhere."""
-        known: dict[tuple[str, str, str | None], tuple[str, Collection[str]] | PerdureError] = {}
+        known: dict[tuple[str, str, str | None], tuple[str, Mapping[str, str]] | PerdureError] = {}
         found: list[Start | PerdureError] = []
         for child in starts:
             start, channel = child.start, child.channel
@@ -64,12 +66,13 @@ class PeersOver:
             if isinstance(startable, PerdureError):
                 found.append(startable)
             elif start.workflow in startable[1]:
-                found.append(msgspec.structs.replace(start, commit=startable[0]))
+                options = _limited(start, startable[1][start.workflow])
+                found.append(msgspec.structs.replace(start, commit=startable[0], options=options))
             else:
                 found.append(_unknown(start.workflow, *startable))
         return found
 
-    def _startable(self, tenant: str, commit: str, channel: str | None) -> tuple[str, Collection[str]]:
+    def _startable(self, tenant: str, commit: str, channel: str | None) -> tuple[str, Mapping[str, str]]:
         if channel is None:
             # Its parent is on that commit, so the code store keeps it.
             return self._code.startable(tenant, channel="", commit=commit)
@@ -90,14 +93,25 @@ class NoPeers:
     async def start_children(self, starts: Sequence[ChildStart]) -> list[Seen | PerdureError]:
         return [self._none() for _ in starts]
 
-    async def close_children(self, tenant: str, parent: str, children: Sequence[str]) -> None:
+    async def close_children(self, *_arguments: object) -> None:
         raise self._none()
 
-    async def child_ended(self, tenant: str, parent: str, end: ChildEnd) -> None:
+    async def child_ended(self, *_arguments: object) -> None:
         raise self._none()
 
     def _none(self) -> Unavailable:
         return Unavailable("other instances cannot be reached yet", code="busy", hint="Try again.", retry_after_s=1)
+
+
+def _limited(start: Start, declarations: str) -> StartOptions | None:
+    """Its options with the limits that its workflow declares: a child executes as any other instance does. Rate,
+    debounce and singleton are for starts from outside: a step that asks for a child gets one."""
+    declared = flow.declared(declarations)
+    if declared is None:
+        return start.options
+    options = start.options or StartOptions()
+    key = flow.key_of(start.workflow, declared, values.decode(start.payload))
+    return msgspec.structs.replace(options, limits=flow.limits_of(start.workflow, declared, key))
 
 
 def _unknown(workflow: str, commit: str, workflows: Collection[str]) -> Refused:

@@ -304,7 +304,9 @@ async def test_restart_behind_a_call_learns_again_how_its_child_ended(tmp_path, 
     """The child told it once; the entry is of a past that counts no more."""
     async with world(tmp_path, host=host) as w:
         await begin(w, "CallsThenNaps")
-        await w.until(PARENT, "waiting")
+        await w.until_final(CHILD)
+        while story(w)[-1] != "SleepStarted":
+            await wait_all_tasks_blocked(0.001)
         assert story(w) == ["Started", "ChildRequested", "ChildStarted", "ChildEnded", "SleepStarted"]
         await w.until_gone(CHILD)
         resumed = story(w).index("ChildStarted") + 1
