@@ -8,12 +8,13 @@ instance has its own outcome: one that refuses stops nothing.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias, cast
 
 import trio
 
 from executor.core import search
-from executor.core.errors import NotFound, PerdureError, Refused, Unavailable
+from executor.core.errors import Conflict, NotFound, PerdureError, Refused, Unavailable
+from executor.core.lifecycle import TABLE, Operation, State
 from executor.ports import Seen, StoredRow
 from executor.service.access import Caller
 from executor.service.search import Search
@@ -26,7 +27,7 @@ CONCURRENCY = 64
 ERRORS_SHOWN_MAX = 100
 IDS_SHOWN_MAX = 20
 
-OPERATIONS = ("pause", "resume", "terminate", "restart", "delete")
+Perform: TypeAlias = Callable[[StoredRow], Awaitable[Seen | None]]
 
 
 class Bulk(Search):
@@ -57,7 +58,7 @@ class Bulk(Search):
         (nothing of this portion was done; what is unavailable in the midst of it is among `errors`).
         """
         self.may(caller, tenant, "write")
-        perform = self._perform(operation)
+        perform = self._perform(operation, caller.who)
         query = search.query(
             state=state,
             workflow=workflow,
@@ -80,56 +81,63 @@ class Bulk(Search):
                 ids=[row.instance for row in rows],
             )
         rows, cursor = await self._instances.page(tenant, query, limit=limit, after=after)
-        return await _do(rows, perform, cursor)
+        return await _do(operation, rows, perform, cursor)
 
-    def _perform(self, operation: str) -> Callable[[StoredRow], Awaitable[Seen | None]]:
-        if operation not in OPERATIONS:
+    def _perform(self, operation: str, by: str) -> Perform:
+        instances = self._instances
+        known: dict[str, Perform] = {
+            "pause": lambda row: instances.pause(row.tenant, row.instance, by=by),
+            "resume": lambda row: instances.resume(row.tenant, row.instance, by=by),
+            "terminate": lambda row: instances.terminate(row.tenant, row.instance, by=by),
+            "restart": lambda row: instances.restart(row.tenant, row.instance, by=by),
+            "delete": lambda row: instances.delete(row.tenant, row.instance),
+        }
+        found = known.get(operation)
+        if found is None:
             raise Refused(
                 f"{str(operation)[:40]!r} is no bulk operation",
                 code="bad_request",
-                hint=f"Operations are {', '.join(OPERATIONS)}.",
+                hint=f"Operations are {', '.join(known)}.",
             )
-        instances = self._instances
-        call: Callable[[str, str], Awaitable[Seen | None]] = getattr(instances, operation)
-
-        async def perform(row: StoredRow) -> Seen | None:
-            return await call(row.tenant, row.instance)
-
-        return perform
+        return found
 
 
-async def _do(
-    rows: Sequence[StoredRow], perform: Callable[[StoredRow], Awaitable[Seen | None]], cursor: str | None
-) -> BulkResult:
-    done = unchanged = 0
-    errors: dict[int, BulkError] = {}
+async def _do(operation: str, rows: Sequence[StoredRow], perform: Perform, cursor: str | None) -> BulkResult:
+    outcomes: list[Literal["done", "unchanged"] | PerdureError | None] = [None] * len(rows)
     limiter = trio.CapacityLimiter(CONCURRENCY)
 
     async def one(index: int, row: StoredRow) -> None:
-        nonlocal done, unchanged
         async with limiter:
-            try:
-                seen = await perform(row)
-            except NotFound:
-                unchanged += 1  # deleted meanwhile: nothing is left to do
-            except PerdureError as error:
-                errors[index] = BulkError(id=row.instance, error=error.to_json())
-            else:
-                if seen is not None and seen.row.sequence == row.sequence and seen.row.row.state == row.row.state:
-                    unchanged += 1
-                else:
-                    done += 1
+            outcomes[index] = await _outcome(operation, row, perform)
 
     async with trio.open_nursery() as nursery:
         for index, row in enumerate(rows):
             nursery.start_soon(one, index, row)
-    if errors and len(errors) == len(rows) and all(error.error["family"] == "unavailable" for error in errors.values()):
-        raise _unavailable(errors[min(errors)])
-    shown = [errors[index] for index in sorted(errors)][:ERRORS_SHOWN_MAX]
-    return BulkResult(matched=len(rows), done=done, unchanged=unchanged, failed=len(errors), errors=shown, next=cursor)
+    errors = [
+        (row.instance, outcome)
+        for row, outcome in zip(rows, outcomes, strict=True)
+        if isinstance(outcome, PerdureError)
+    ]
+    if errors and len(errors) == len(rows) and all(isinstance(error, Unavailable) for _, error in errors):
+        raise errors[0][1]  # nothing was done: the same call may be made again
+    return BulkResult(
+        matched=len(rows),
+        done=outcomes.count("done"),
+        unchanged=outcomes.count("unchanged"),
+        failed=len(errors),
+        errors=[BulkError(id=name, error=error.to_json()) for name, error in errors[:ERRORS_SHOWN_MAX]],
+        next=cursor,
+    )
 
 
-def _unavailable(error: BulkError) -> Unavailable:
-    """All of a portion failed for the same reason: nothing was done, and the same call may be made again."""
-    told = error.error
-    return Unavailable(told["message"], code=told["code"], hint=told["hint"], **told["details"])
+async def _outcome(operation: str, row: StoredRow, perform: Perform) -> Literal["done", "unchanged"] | PerdureError:
+    try:
+        seen = await perform(row)
+    except NotFound:
+        return "unchanged"  # deleted meanwhile: nothing is left to do
+    except Conflict as error:
+        return "unchanged" if operation == "terminate" and error.code == "instance_finished" else error
+    except PerdureError as error:
+        return error
+    is_so_already = TABLE[cast("Operation", operation)][cast("State", row.row.state)] == "nothing"
+    return "unchanged" if is_so_already or (seen is not None and seen.row.sequence == row.sequence) else "done"
