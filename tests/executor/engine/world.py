@@ -74,7 +74,7 @@ class ScriptedSandbox:
     def __init__(self, host: ScriptedHost, spec: SandboxSpec) -> None:
         self.spec = spec
         self._host = host
-        self._to_engine, self._frames = trio.open_memory_channel[list[FromSandbox]](1_000)
+        self._to_engine, self._frames = trio.open_memory_channel[list[FromSandbox]](10_000)
         self.runs: dict[int, ScriptedRun] = {}
         self.death: SandboxDied | None = None
         self._died = trio.Event()
