@@ -87,6 +87,7 @@ class WorkflowTest(Generic[P, R]):
         self._patience_s = patience_s
         self._world: World | None = None
         self._rules: mocks.Rules[Mock] = mocks.Rules()
+        self._waits: mocks.Rules[Mock] = mocks.Rules()
         self._numbers = 0
 
     def __enter__(self) -> Self:
@@ -101,6 +102,7 @@ class WorkflowTest(Generic[P, R]):
         except BaseException:
             inside.leave(self)
             raise
+        world.waits = self._waits
         world.on_settled = Following(world).settle
         self._world = world
         return self
@@ -151,13 +153,13 @@ class WorkflowTest(Generic[P, R]):
     def force_event_timeout(self, wait: str, *, times: int | None = None, occurrence: int | None = None) -> Mock:
         """Waits for an event of that name (or path) time out at once, whatever was sent; no time passes."""
         rule = mocks.timeout(wait, times, occurrence)
-        self._opened.waits.add(rule)
+        self._waits.add(rule)
         return rule
 
     @property
     def unused_mocks(self) -> list[Mock]:
         """Mocks that answered nothing: perhaps their names are not those of steps."""
-        return [*self._rules.unused(), *self._opened.waits.unused()]
+        return [*self._rules.unused(), *self._waits.unused()]
 
     # --- runs and time
 

@@ -14,6 +14,8 @@ from executor.views import LogLine
 from facets.delta import apply
 
 IMAGE_BYTES_MAX = 1 << 30
+EVERY_WAIT_ENTRIES = 500
+"""In journals of up to so many entries every wait is replayed."""
 
 
 class Hosted:
@@ -39,6 +41,7 @@ class Hosted:
         self.idle_after = 0
         """By its last Turn nothing executes, and it has seen entries up to here; 0: something does."""
         self.activations = 0
+        self._replays_at = 0
         self.execution = 0
         self.is_kept = False
         """Its run stays, however it rests: somebody is asking it something."""
@@ -92,6 +95,15 @@ class Hosted:
         for _, delta in self._deltas:
             self.image = apply(self.image, delta, bytes_max=IMAGE_BYTES_MAX)
         self.is_resting = self.is_wound_up = False
+
+    def is_to_be_unloaded(self) -> bool:
+        """Whether a test that unloads at every wait does so at this one. Replays of all would take the square of their
+        number, so in a long journal it is done when that has grown by a tenth."""
+        length = len(self.stored)
+        if length < self._replays_at:
+            return False
+        self._replays_at = length + length // 10 if length > EVERY_WAIT_ENTRIES else 0
+        return True
 
     def note_rest(self) -> None:
         """Set `is_quiet` and `is_resting` by what the run said last."""

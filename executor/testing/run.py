@@ -276,17 +276,29 @@ class WorkflowRun(Generic[R]):
         raise NotFound(f'run "{self.id}" has no step "{path}" in its journal', code="step_not_found")
 
     def _never(self, what: str, came: str) -> NeverEnds:
-        status = self.status
-        waits = "; ".join(str(wait) for wait in status.waits)
+        if self._world.is_closed:
+            return NeverEnds(f'run "{self.id}" is {self.state} and goes no further: its WorkflowTest is closed')
+        waits = self._told_waits()
         if came == "jumps":
+            now = f"{self._world.clock.now:%Y-%m-%d}"
             return NeverEnds(
-                f'run "{self.id}" did not {what} within {JUMPS_MAX:,} jumps of the clock (it is '
-                f"{self._world.clock.now:%Y-%m-%d} now); it waits for {waits or 'nothing'}"
+                f'run "{self.id}" did not {what} within {JUMPS_MAX:,} jumps of the clock (it is {now} now); '
+                f"it waits for {waits}"
             )
-        hints = ["resume it: run.resume()" for wait in status.waits if wait.kind == "paused"] or [
-            f'send it: run.send_event("{wait.type}", …)' for wait in status.waits if wait.kind == "event"
+        hints = ["resume it: run.resume()" for wait in self.waits if wait.kind == "paused"] or [
+            f'send it: run.send_event("{wait.type}", …)' for wait in self.waits if wait.kind == "event"
         ]
         hint = f"; {hints[0]}" if hints else ""
-        return NeverEnds(
-            f'run "{self.id}" ({status.state}) can never {what} by itself: it waits for {waits or "nothing"}{hint}'
-        )
+        return NeverEnds(f'run "{self.id}" ({self.state}) can never {what} by itself: it waits for {waits}{hint}')
+
+    def _told_waits(self) -> str:
+        """All that it waits for, and what its children do."""
+        told: list[str] = []
+        for wait in self.waits:
+            child = self._world.hosted.get(wait.child or "")
+            behind = f", which waits for {WorkflowRun[Any](self._world, child)._told_waits()}" if child else ""
+            told.append(f"{wait}{behind}")
+        updates = self._world.tree.workflows[self._hosted.instance.start.workflow].updates
+        if not told and updates:
+            return f"an update ({', '.join(updates)})"
+        return "; ".join(told) or "nothing that the platform knows"

@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from executor.core import decide
+from executor.core.bounds import STEP_COUNT_MAX
 from executor.core.commands import Cancel, Command, StepBegun, StepDone, StepError, Wait
 from executor.core.entries import Activated, AnyEntry, Held, Released, WaitEnded
 from executor.core.visible import is_visible
@@ -39,6 +40,8 @@ from executor.testing.process import Process
 from executor.testing.tree import WorkingTree
 from facets import pages
 from facets.delta import stamp_of
+
+EXECUTIONS_MAX = 10_000
 
 
 class Runs:
@@ -97,7 +100,7 @@ class Runs:
         elif instance.is_paused or instance.delayed_until_ms is not None:
             self._quiesce(hosted)
         elif hosted.is_resting:
-            if self.unloads and hosted.number is not None and not hosted.is_kept:
+            if self.unloads and hosted.number is not None and not hosted.is_kept and hosted.is_to_be_unloaded():
                 self._release(hosted, "waits")
         else:
             if hosted.number is not None and hosted.execution != instance.execution:
@@ -191,9 +194,23 @@ class Runs:
                     self.journal_reports(hosted, of_all=True)  # it may be about one of these steps
                 self._journal(hosted, command)
         self.journal_reports(hosted)
+        self._hold_if_endless(hosted)
         held = hosted.instance.held
         if held is not None and held.code == "nondeterminism":
             self.fail_as_nondeterministic(hosted, held)
+
+    def _hold_if_endless(self, hosted: Hosted) -> None:
+        """As the platform does; and a run that only ever continues as new would never give the test back."""
+        instance = hosted.instance
+        if hosted.is_over:
+            return
+        if instance.step_count > STEP_COUNT_MAX:
+            message = f"its execution has {instance.step_count} steps, the limit is {STEP_COUNT_MAX}"
+        elif instance.execution > EXECUTIONS_MAX:
+            message = f"it has continued as new {instance.execution} times; a test lets it do so {EXECUTIONS_MAX} times"
+        else:
+            return
+        self.append(hosted, Held(self.clock.now_ms, "limit_exceeded", message, None, None))
 
     def _journal(self, hosted: Hosted, command: Command) -> None:
         if isinstance(command, StepDone | StepError | Cancel):

@@ -29,7 +29,7 @@ JUMPS_MAX = 10_000
 """How often the clock may jump in one call: a run that only ever sleeps would never give it back."""
 ERRORS_KEPT_MAX = 1_000
 _FOR_EVER = 1 << 62
-ORDER_S = 0.02
+ORDER_S = 0.05
 """For so long of real time the outcome of a step waits for those of steps that began before it."""
 
 
@@ -62,6 +62,8 @@ class World(Runs):
         jumps = 0
         with inside.driving(self._keep_error):
             while True:
+                if self.is_closed:
+                    return "done" if done() else "rests"
                 self.settle()
                 for failures in (self.process.steps.refusals, self.failures):
                     if failures:
@@ -109,7 +111,6 @@ class World(Runs):
             for hosted in list(self.hosted.values()):
                 self.drop(hosted)
             self.process.close()
-        self.errors.clear()
 
     # --- time
 

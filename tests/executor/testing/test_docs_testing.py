@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from executor import testing
-from executor.testing import WorkflowRun, WorkflowTest, world
+from executor.testing import WorkflowRun, WorkflowTest, hosted, world
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "testing.md"
@@ -39,4 +39,6 @@ def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
     text = PAGE.read_text()
     assert f"within {world.ORDER_S * 1000:g} ms of each other" in text
     assert "`patience_s` (60 s)" in text
+    assert f"after {world.JUMPS_MAX:,} jumps" in text
+    assert f"more than {hosted.EVERY_WAIT_ENTRIES} entries" in text
     assert set(testing.__all__) == {name for name in dir(testing) if name in testing.__all__}

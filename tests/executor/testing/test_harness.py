@@ -468,3 +468,98 @@ def test_a_test_that_fails_leaves_nothing_behind() -> None:
         1 / 0
     assert before == (time.time, random.random, datetime.now(UTC).tzinfo)
     assert not hasattr(time.time, "__wrapped__")
+
+
+class Sleepless(Workflow):
+    async def run(self, event, step):
+        for _ in range(700):
+            await step.sleep("a minute", "1 minute")
+
+
+def test_a_long_journal_is_replayed_less_often_and_every_wait_of_a_short_one() -> None:
+    with WorkflowTest(Sleepless, now=START) as test:
+        run = test.start()
+        test.advance("100 minutes")
+        assert run.activations == 101
+        run.result()
+        assert 105 < run.activations < 140, "replays of all would take the square of their number"
+
+
+def test_a_run_that_never_waits_is_held_as_on_the_platform(monkeypatch) -> None:
+    from executor.testing import runs
+
+    class Busy(Workflow):
+        async def run(self, event, step):
+            while True:
+                await step.do("again", lambda: 1)
+
+    class Restless(Workflow):
+        async def run(self, event, step):
+            self.continue_as_new(1)
+
+    monkeypatch.setattr(runs, "STEP_COUNT_MAX", 50)
+    monkeypatch.setattr(runs, "EXECUTIONS_MAX", 50)
+    for workflow in (Busy, Restless):
+        with WorkflowTest(workflow) as test:
+            run = test.start()
+            assert (run.state, run.status.error.code) == ("held", "limit_exceeded")
+            with pytest.raises(Conflict, match=r"is held: its execution|is held: it has continued"):
+                run.result()
+
+
+class Payloads(Workflow):
+    async def run(self, event, step):
+        if event.payload == "wait":
+            await step.wait_for_event("more", type="more")
+        return event.payload
+
+
+def test_a_closed_test_can_be_looked_at_and_goes_no_further() -> None:
+    with WorkflowTest(Payloads) as test:
+        done, waiting = test.start(1), test.start("wait", id="w")
+    assert (done.result(), waiting.state, waiting.journal_kinds()[-1]) == (1, "waiting", "wait_started more#1")
+    waiting.send_event("more")
+    with pytest.raises(NeverEnds) as caught:
+        waiting.result()
+    assert str(caught.value) == 'run "w" is running and goes no further: its WorkflowTest is closed'
+
+
+def test_a_parent_that_waits_for_its_child_says_what_the_child_waits_for() -> None:
+    class Child(Workflow):
+        async def run(self, event, step):
+            await step.wait_for_event("approval", type="approved")
+
+    class Parent(Workflow):
+        async def run(self, event, step):
+            await step.call("kid", Child)
+
+    with WorkflowTest(Parent, workflows=[Child]) as test:
+        with pytest.raises(NeverEnds, match=r'child ".*" \(kid\), which waits for event "approved" \(approval\)$'):
+            test.start().result()
+
+
+def test_nested_tests_do_not_disturb_each_other() -> None:
+    with WorkflowTest(Onboarding, now=START) as outer:
+        run = outer.start()
+        with WorkflowTest(Ambient, now=START + timedelta(days=1)) as inner:
+            assert inner.start().result()[1] == START.timestamp() + 2 * 86_400
+        assert run.result()["by"] is None
+    assert not hasattr(time.time, "__wrapped__")
+
+
+def test_another_thread_is_refused() -> None:
+    import threading
+
+    caught: list[BaseException] = []
+
+    def elsewhere() -> None:
+        try:
+            with WorkflowTest(Onboarding):
+                pass
+        except RuntimeError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert "is of the main thread" in str(caught[0])
