@@ -16,7 +16,7 @@ import trio
 
 from executor.adapters.state import FacetsStateStore
 from executor.core import codec
-from executor.core.commands import Cancel, Command, Complete, Diverge, Fail
+from executor.core.commands import Cancel, Command
 from executor.core.entries import HIDDEN, AnyEntry, Cancelled
 from executor.core.failure import ErrorFact
 from executor.core.lifecycle import FINAL
@@ -119,7 +119,7 @@ class ScriptedSandbox:
         self.say([Turn(number, run.position, commands, idle or run.is_quiesced)])
 
     def _is_new(self, run: ScriptedRun, command: Command) -> bool:
-        if isinstance(command, Complete | Fail | Diverge):
+        if not hasattr(command, "path"):  # an end
             return True
         name = f"{type(command).__name__} {command.path} {getattr(command, 'attempt', '')}"
         attempt = getattr(command, "attempt", 1)
