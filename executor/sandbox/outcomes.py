@@ -18,9 +18,12 @@ from executor.workflow import ChildFailed, ChildHandle, EventTimeout, ReceivedEv
 
 def settle(future: asyncio.Future[Any], request: Request, what: Any, outcome: object) -> None:
     """Give `future` its outcome. `what`: the step's function, or the command of anything else."""
-    if isinstance(outcome, entries.StepSucceeded):
+    if isinstance(outcome, entries.StepSucceeded):  # the rule, so without a further call
         try:
-            future.set_result(value_of(outcome, what))
+            if outcome.form == "stream":
+                future.set_result(blob_of(outcome.value))
+            else:
+                future.set_result(values.decode(outcome.value, declared=declared_result(what), what="result"))
         except PerdureError as error:
             future.set_exception(error)
     elif isinstance(outcome, entries.StepFailed):

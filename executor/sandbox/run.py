@@ -58,7 +58,7 @@ class Run(RunRequests):
         sequence = first - 1
         try:
             for data in stored:
-                if isinstance(data, int):
+                if data.__class__ is int:
                     sequence += data
                     replay.skip_to(sequence)
                 else:

@@ -23,6 +23,7 @@ from executor.workflow.runtime import ClosePolicy, current_scope
 
 TIMER_NAME = "asyncio timer"
 NAME_CHARS_MAX = 256
+GOOD_NAMES_MAX = 1_000
 MATCH_BYTES_MAX = 16 * 1024
 UPDATE_SCOPE = "update/"
 """Scope of the steps of an update's handler, before its name and id."""
@@ -220,7 +221,8 @@ class RunRequests(RunState):
 
     def begin_group(self, name: str, where: str, scope: str | None) -> str:
         _check_name(name)
-        self._check_here(name)
+        if ambient.current() is not self._ambient:
+            self._refuse_here(name)
         if scope is None:
             scope = current_scope.get()
         digest = asked("group", name)
@@ -275,17 +277,23 @@ class RunRequests(RunState):
 
     # --- coroutines that are made, and perhaps awaited
 
-    def _check_here(self, name: str) -> None:
-        if ambient.current() is not self._ambient:
-            raise NotHere(
-                f"step {name!r} was asked for outside of run() (steps do not nest): call it from run(), "
-                "or call the function itself"
-            )
+    @staticmethod
+    def _refuse_here(name: str) -> NoReturn:
+        raise NotHere(
+            f"step {name!r} was asked for outside of run() (steps do not nest): call it from run(), "
+            "or call the function itself"
+        )
 
     def _number(self, name: str) -> int:
         """Of a coroutine that is about to be made, checking that it may be."""
-        _check_name(name)
-        self._check_here(name)
+        try:
+            if name not in _good_names:
+                _check_name(name)
+        except TypeError:  # no text, and perhaps nothing that has a hash
+            _check_text(name, "step name")
+            raise
+        if ambient.current() is not self._ambient:
+            self._refuse_here(name)
         if self._last_made is not None:
             if self._unbegun is None:
                 self._unbegun = {}
@@ -319,12 +327,18 @@ class RunRequests(RunState):
             self._give_up(pending)
 
 
-def _check_name(name: object) -> None:
+_good_names: set[str] = set()
+"""Of this process: names that passed the check, so that each use of them need not."""
+
+
+def _check_name(name: str) -> None:
     _check_text(name, "step name")
     if name == TIMER_NAME:
         raise ValueError(f"the step name {TIMER_NAME!r} is the platform's own; choose another")
-    if name.startswith((UNDO, UPDATE_SCOPE)):  # type: ignore[attr-defined]  # a text
+    if name.startswith((UNDO, UPDATE_SCOPE)):
         raise ValueError(f"step name {name!r:.60} begins like the platform's own; choose another")
+    if len(_good_names) < GOOD_NAMES_MAX and type(name) is str:
+        _good_names.add(name)
 
 
 def _check_text(text: object, what: str) -> None:

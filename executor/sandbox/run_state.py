@@ -158,7 +158,7 @@ class RunState:
     # --- requests
 
     def _request(self, kind: Kind, name: str, digest: bytes, where: str, scope: str) -> Pending:
-        if len(scope) + len(name) > PATH_CHARS_MAX - 20:
+        if scope and len(scope) + len(name) > PATH_CHARS_MAX - 20:
             raise ValueError(f"the path of step {name!r} is over {PATH_CHARS_MAX} characters; nest fewer groups")
         if self._over or self._updates is not None:
             update = handled_update.get()
