@@ -42,8 +42,7 @@ if TYPE_CHECKING:
     from executor.sandbox.steps import Steps
 
 _time_ns = time.time_ns
-_monotonic = time.monotonic
-"""The real clocks, taken before `ambient` replaces the names."""
+"""The real clock, taken before `ambient` replaces the name."""
 _RESULT_HINT = (
     "Give bytes by a step with stream=True, or keep large results in the facet or outside, and return a reference."
 )
@@ -191,7 +190,7 @@ class Attempt:
         return self._signals
 
     def _new_signals(self) -> Signals:
-        return Signals(self, self._steps.loop, self.call.options.heartbeat_ms, self._given_details)
+        return Signals(self, self._steps, self.call.options.heartbeat_ms, self._given_details)
 
     def say(self, command: Beat | Emit) -> None:
         self.owner.attempt_says(self, command)
@@ -245,12 +244,12 @@ class Attempt:
         if self.is_over:
             return
         if options.timeout_ms is not None:
-            self._timer = self._steps.loop.call_later(options.timeout_ms / 1000, self._timed_out)
+            self._timer = self._steps.call_later(options.timeout_ms / 1000, self._timed_out)
         if options.heartbeat_ms is not None:
             with _making:
                 if self._signals is None:
                     self._signals = self._new_signals()
-            self._watch = self._steps.loop.call_later(options.heartbeat_ms / 1000, self._watch_heartbeat)
+            self._watch = self._steps.call_later(options.heartbeat_ms / 1000, self._watch_heartbeat)
 
     async def _run_async(self) -> None:
         call = self.call
@@ -359,9 +358,9 @@ class Attempt:
         heartbeat_ms = self.call.options.heartbeat_ms
         if self.is_over or heartbeat_ms is None or self._signals is None:
             return
-        left_s = self._signals.beaten_s + heartbeat_ms / 1000 - _monotonic()
+        left_s = self._signals.beaten_s + heartbeat_ms / 1000 - self._steps.now_s()
         if left_s > 0:
-            self._watch = self._steps.loop.call_later(left_s, self._watch_heartbeat)
+            self._watch = self._steps.call_later(left_s, self._watch_heartbeat)
         else:
             self._ran_out(HeartbeatTimeout, f"the attempt sent no heartbeat for {heartbeat_ms / 1000:g} s")
 
@@ -466,7 +465,7 @@ class Attempt:
         context = contextvars.Context()
         context.run(current_attempt.set, self)  # its own: what is closed in the end may print
         grace_s = self.call.options.grace_ms / 1000
-        self._timer = self._steps.loop.call_later(grace_s, self._overstayed, context=context)
+        self._timer = self._steps.call_later(grace_s, self._overstayed, context=context)
 
     def _one_ended(self, task: asyncio.Task[Any]) -> None:
         _look_at(task)
@@ -478,8 +477,9 @@ class Attempt:
             self._timer = None
             self._wound_up()
         elif self._task.done():
-            for other in left:  # its clean-up has left them behind
-                other.cancel()
+            for other in left:
+                if not other.cancelling():  # its clean-up has left it behind
+                    other.cancel()
 
     def _overstayed(self) -> None:
         self._timer = None
@@ -501,7 +501,7 @@ class Attempt:
             task.cancel()
         if left:
             grace_s = self.call.options.grace_ms / 1000
-            self._steps.loop.call_later(grace_s, _close_all, left, context=contextvars.Context())
+            self._steps.call_later(grace_s, functools.partial(_close_all, left), context=contextvars.Context())
 
     def _judge(self, error: BaseException, fact: ErrorFact) -> None:
         """What the retry option says of it: at once, or by functions of the tenant's, which may not take for ever."""
@@ -535,7 +535,7 @@ class Attempt:
 
     def _arm_answer(self) -> None:
         if not self.is_ended:
-            self._timer = self._steps.loop.call_later(self._steps.limits.retry_answer_s, self._wound_up)
+            self._timer = self._steps.call_later(self._steps.limits.retry_answer_s, self._wound_up)
 
     def _answered(self, verdict: step_failures.Verdict) -> None:
         if not self.is_ended:
@@ -599,7 +599,7 @@ def _look_at(task: asyncio.Task[Any]) -> None:
 def _close(task: asyncio.Task[Any]) -> None:
     """Put an end to a task that its cancellation did not end: GeneratorExit at the place where it waits.
 
-    Code that awaits again even then cannot be ended; it is left to itself, and holds nothing of the platform's.
+    Code that awaits again even then is torn from what would wake it up, and never executes again.
     """
     try:
         task.get_coro().close()  # type: ignore[union-attr]  # of a task that has not ended it is there

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -25,8 +24,17 @@ EMIT_COMMAND_BYTES = 512 * 1024
 EMIT_ITEM_BYTES_MAX = 256 * 1024
 STREAM_CHARS_MAX = 100
 BEAT_MIN_S, BEAT_MAX_S, BEAT_UNWATCHED_S = 1.0, 30.0, 10.0
-_monotonic = time.monotonic
-"""The real clock, taken before `ambient` replaces the name."""
+
+
+class Timers(Protocol):
+    """Of the process."""
+
+    @property
+    def now_s(self) -> Callable[[], float]: ...
+
+    def call_later(self, wait_s: float, callback: Callable[[], object]) -> asyncio.TimerHandle: ...
+
+    def call_on_loop(self, callback: Callable[[], object]) -> None: ...
 
 
 class Sayer(Protocol):
@@ -70,7 +78,7 @@ class Signals:
         "_items",
         "_last_size",
         "_lock",
-        "_loop",
+        "_process",
         "_sayer",
         "_size",
         "_timer_due",
@@ -80,13 +88,13 @@ class Signals:
         "is_closed",
     )  # fmt: skip
 
-    def __init__(self, sayer: Sayer, loop: asyncio.AbstractEventLoop, heartbeat_ms: int | None, details: bytes) -> None:
+    def __init__(self, sayer: Sayer, timers: Timers, heartbeat_ms: int | None, details: bytes) -> None:
         self.details = details
-        self.beaten_s = _monotonic()
+        self.beaten_s = timers.now_s()
         """When it was last known to be alive."""
         self.is_closed = False
         self._sayer = sayer
-        self._loop = loop
+        self._process = timers
         self._interval_s = beat_interval_s(heartbeat_ms)
         self._beat_sent_s: float | None = None
         self._beat_due = False
@@ -106,7 +114,7 @@ class Signals:
             None if details is None else values.encode(details, what="heartbeat details", bytes_max=DETAILS_BYTES_MAX)
         )
         with self._lock:
-            self.beaten_s = now_s = _monotonic()
+            self.beaten_s = now_s = self._process.now_s()
             if encoded is not None:
                 self.details = encoded
             if self._beat_due:
@@ -169,7 +177,7 @@ class Signals:
     def _send_beat(self) -> None:
         with self._lock:
             self._beat_due = False
-            self._beat_sent_s = _monotonic()
+            self._beat_sent_s = self._process.now_s()
             details = self.details
         if not self.is_closed:
             self._sayer.say(Beat(self._sayer.path, self._sayer.attempt, details))
@@ -180,8 +188,9 @@ class Signals:
         if wait_s <= 0:
             callback()
             return
-        self._timers = [timer for timer in self._timers if timer.when() > self._loop.time()]
-        self._timers.append(self._loop.call_later(wait_s, callback))
+        now_s = self._process.now_s()
+        self._timers = [timer for timer in self._timers if timer.when() > now_s]
+        self._timers.append(self._process.call_later(wait_s, callback))
 
     def _is_main(self) -> bool:
         return threading.current_thread() is threading.main_thread()
@@ -189,8 +198,5 @@ class Signals:
     def _on_main(self, callback: Callable[[], None]) -> None:
         if self._is_main():
             callback()
-            return
-        try:
-            self._loop.call_soon_threadsafe(callback)
-        except RuntimeError:  # the loop is closed: the process ends
-            return
+        else:
+            self._process.call_on_loop(callback)

@@ -51,7 +51,7 @@ class StreamWriter:
     def __init__(self, facet: AttemptFacet, id: int, limits: Limits) -> None:
         self._facet = facet
         self._id = id
-        self._bytes_max = min(limits.delta_bytes_max, limits.facet_bytes_max)
+        self._limits = limits
         self._digest = sha256()
         self._buffer = bytearray()
         self._size = 0
@@ -70,13 +70,8 @@ class StreamWriter:
                 code="payload_too_large",
                 hint="Give it in smaller pieces: a generator, or a file opened for reading bytes.",
             )
-        if self._size + size > self._bytes_max:
-            raise Refused(
-                f"a stream is over {self._bytes_max} bytes, which is what one step may write into its facet",
-                code="payload_too_large",
-                hint="Give it in parts by several steps, or keep it outside and return a reference.",
-                bytes_max=self._bytes_max,
-            )
+        if self._size + size > min(self._limits.delta_bytes_max, self._limits.facet_bytes_max):
+            raise self._does_not_fit()
         self._size += size
         self._digest.update(chunk)
         self._buffer += chunk
@@ -92,8 +87,22 @@ class StreamWriter:
         return values.encode({"id": self._id, "size": self._size, "sha256": self._digest.hexdigest()})
 
     def _write(self, part: bytes) -> None:
-        self._facet.execute_as_platform(_INSERT, [self._id, self._parts, part])
+        try:
+            self._facet.execute_as_platform(_INSERT, [self._id, self._parts, part])
+        except FacetRefused as refused:
+            if refused.code in {"facet_full", "facet_delta_too_large"}:
+                raise self._does_not_fit() from None
+            raise
         self._parts += 1
+
+    def _does_not_fit(self) -> Refused:
+        limits = self._limits
+        return Refused(
+            f"a stream does not fit into the facet: one step may change {limits.delta_bytes_max} bytes of it, "
+            f"and it may have {limits.facet_bytes_max}",
+            code="payload_too_large",
+            hint="Give less, in parts by several steps, or keep it outside and return a reference.",
+        )
 
 
 def is_async_source(source: Any) -> bool:

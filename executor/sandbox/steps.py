@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Container, Coroutine
+from contextvars import Context
 from typing import Any
 
 from executor.sandbox.child_limits import ChildLimits
@@ -21,9 +23,18 @@ class Steps:
     """Attempts, bounded in number. Methods belong to the main thread, but for `call_on_loop`."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, pool: StepPool, files: Container[str], limits: ChildLimits
+        self,
+        loop: asyncio.AbstractEventLoop,
+        pool: StepPool,
+        files: Container[str],
+        limits: ChildLimits,
+        *,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`now_s`: the clock of `loop`, the real one also where `run()` executes: there the loop itself would ask the
+        clock that `ambient` has put in place."""
         self.loop = loop
+        self.now_s = now_s
         self.pool = pool
         self.files = files
         self.limits = limits
@@ -36,7 +47,7 @@ class Steps:
         self._older: dict[Attempt, None] = {}
         self._look_due = False
         self.on_no_thread_left: Callable[[], object] = lambda: None
-        loop.set_task_factory(_new_task)
+        loop.set_task_factory(_new_task)  # type: ignore[arg-type]  # typeshed has no keyword arguments of it
 
     def begin(self, owner: Owner, call: StepCall, number: int, details: bytes = b"") -> Attempt:
         """Execute an attempt now, or when there is room. `details`: see Attempt."""
@@ -53,13 +64,13 @@ class Steps:
         self._young[attempt] = None
         if not self._look_due:
             self._look_due = True
-            self.loop.call_later(LASTS_S, self._look)
+            self.call_later(LASTS_S, self._look)
 
     def _look(self) -> None:
         lasting, self._older, self._young = self._older, self._young, {}
         self._look_due = bool(self._older)
         if self._look_due:
-            self.loop.call_later(LASTS_S, self._look)
+            self.call_later(LASTS_S, self._look)
         for attempt in lasting:
             attempt.owner.attempt_lasts(attempt)
 
@@ -89,6 +100,12 @@ class Steps:
             if not following.is_over:
                 self._executing.add(following)
                 following.start()
+
+    def call_later(
+        self, wait_s: float, callback: Callable[[], object], *, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Main thread."""
+        return self.loop.call_at(self.now_s() + wait_s, callback, context=context)
 
     def call_on_loop(self, callback: Callable[[], object]) -> None:
         """From any thread."""
