@@ -95,7 +95,7 @@ def problem_of(found: gitstore.WorkflowFound) -> str | None:
         if "schedule" in declared:
             schedule.parse_declarations(declared["schedule"])
     except Refused as error:
-        return f"{error.message}. {error.hint}"
+        return f"{error.message}. {error.hint}".removesuffix(".")  # whoever tells it ends the sentence
     return flow.problem(found.declared)
 
 

@@ -44,8 +44,10 @@ logger = logging.getLogger(__name__)
 class ScheduledRuns(Protocol):
     """What a schedule does with instances. All may raise PerdureErrors; Unavailable is tried again."""
 
-    async def start(self, pending: Pending, instance: str) -> None:
-        """Start it, durably; nothing if this very start has been made."""
+    async def start(self, pending: Pending, instance: str) -> str:
+        """Start it, durably; nothing if this very start has been made. The instance: another one if the workflow's own
+        flow control lets this start replace its payload. Raises Conflict (`singleton_exists`)."""
+        ...
 
     async def has_ended(self, tenant: str, instance: str) -> bool:
         """Also True if it does not exist any more."""
@@ -236,7 +238,8 @@ class Scheduler:
                 )
             return self._settled(pending, "failed", row.running, reason=reason)
         except PerdureError as error:
-            return self._settled(pending, "failed", row.running, reason=f"{error.message} [{error.code}]")
+            outcome = "skipped" if error.code == "singleton_exists" else "failed"
+            return self._settled(pending, outcome, row.running, reason=f"{error.message} [{error.code}]")
         except Exception:  # whatever it is, the other schedules go on
             logger.exception("a schedule could not be fired", extra={"tenant": row.tenant, "schedule": row.name})
             return self._settled(pending, "failed", row.running, reason="a fault of the platform [internal]")
@@ -255,7 +258,7 @@ class Scheduler:
             return _Waits(msgspec.structs.replace(pending, retry_at_ms=None, reason=reason), running[0])
         for found in running:
             await self._runs.end(row.tenant, found)
-        await self._runs.start(pending, instance)
+        instance = await self._runs.start(pending, instance)
         return self._settled(pending, "fired", () if overlap == "allow" else (instance,), instance=instance)
 
     def _settled(

@@ -36,8 +36,8 @@ class PlatformRuns:
         self._clock = clock
         self._start = start
 
-    async def start(self, pending: Pending, instance: str) -> None:
-        await self._start(pending, instance)
+    async def start(self, pending: Pending, instance: str) -> str:
+        return (await self._start(pending, instance)).row.instance
 
     async def has_ended(self, tenant: str, instance: str) -> bool:
         try:
@@ -78,10 +78,10 @@ class PlatformRuns:
                 name = schedule.declared_name(workflow.name, position)
                 try:
                     spec, payload = schedule.parse_declared(value)
+                    encoded = values.encode(payload, what="payload")
                 except PerdureError as error:  # it was right at the push; time zones come and go with the machine
                     logger.warning("a declared schedule cannot be read: %s", error, extra={"schedule": name})
                     continue
-                encoded = values.encode(payload, what="payload")
                 found.append(
                     new_row(tenant, name, workflow.name, payload=encoded, spec=spec, now_ms=now_ms, origin="code")
                 )

@@ -18,7 +18,7 @@ from executor.rendering import readable
 from executor.schedules.scheduler import Scheduler, spec_of
 from executor.service.access import Caller, ServiceOptions, in_thread
 from executor.service.gate import Gate
-from executor.service.instances import Instances, _commit, _status
+from executor.service.instances import Instances, _commit, status_of
 from executor.service.scheduled import PlatformRuns, new_row
 from executor.views import FiringView, ScheduleView, StartRequest, Status
 
@@ -186,10 +186,14 @@ class Schedules(Instances):
             instance,
         )
         firing = FiringView(
-            scheduled_ms=now_ms, at_ms=now_ms, outcome="triggered", instance=instance, reason=f"by {caller.who}"
+            scheduled_ms=now_ms,
+            at_ms=now_ms,
+            outcome="triggered",
+            instance=seen.row.instance,
+            reason=f"by {caller.who}",
         )
         await in_thread(store.record, tenant, name, firing)
-        return _status(seen)
+        return status_of(seen)
 
     # --- inside
 
@@ -203,7 +207,10 @@ class Schedules(Instances):
             await self._scheduler.forget(tenant)
 
     async def _start_scheduled(self, pending: Pending, instance: str) -> Seen:
-        """Start an instance for a time of a schedule; the one that is there if it has been made. Durable."""
+        """Start an instance for a time of a schedule; the one that is there if it has been made. Durable.
+
+        What the workflow declares as its `flow` counts as for any other start.
+        """
         payload = readable(pending.payload)
         request = StartRequest(workflow=pending.workflow, payload=payload, id=instance, channel=pending.channel)
         size = len(pending.payload)

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 import trio
 
-from executor.core.errors import Corrupt, Refused, Unavailable
+from executor.core.errors import Conflict, Corrupt, Refused, Unavailable
 from executor.core.schedule import instance_id
 from executor.schedules.scheduler import BATCH, PENDING_MAX, RETRY_FOR_MS
 from executor.views import FiringView
@@ -183,6 +183,14 @@ async def test_refused_firing_is_recorded_and_the_next_one_fires(world: World) -
         await world.after(HOUR)
     assert world.outcomes() == [("failed", NOON_MS + HOUR), ("fired", NOON_MS + 2 * HOUR)]
     assert world.history()[0].reason == 'version 12345678 has no workflow "W" [unknown_workflow]'
+
+
+async def test_firing_that_the_workflows_own_flow_control_refuses_is_skipped(world: World) -> None:
+    world.add(every="1 hour")
+    world.start_errors = [Conflict('instance "x" of the singleton W has not ended', code="singleton_exists")]
+    async with world.working():
+        await world.after(HOUR)
+    assert world.outcomes() == [("skipped", NOON_MS + HOUR)]
 
 
 async def test_fault_of_ours_in_one_schedule_leaves_the_others_alone(

@@ -78,7 +78,7 @@ class World:
 
     # --- what the scheduler works with
 
-    async def start(self, pending: Pending, instance: str) -> None:
+    async def start(self, pending: Pending, instance: str) -> str:
         await trio.lowlevel.checkpoint()
         error = self.start_errors.pop(0) if self.start_errors else None
         if error is not None:
@@ -89,6 +89,7 @@ class World:
             self.running[instance] = trio.Event()
             self.most_at_once = max(self.most_at_once, len(self.running))
         self.point()
+        return instance
 
     async def has_ended(self, tenant: str, instance: str) -> bool:
         await trio.lowlevel.checkpoint()
