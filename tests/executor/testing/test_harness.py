@@ -447,8 +447,18 @@ def test_a_workflow_is_found_by_its_place(tmp_path) -> None:
 
 
 async def test_it_works_inside_a_trio_test() -> None:
-    with WorkflowTest(Onboarding) as test:
-        assert test.start().result()["charge"] == {"id": 7}
+    import sniffio
+
+    async def library() -> str:
+        return sniffio.current_async_library()
+
+    class Asking(Workflow):
+        async def run(self, event, step):
+            return await step.do("which", library)
+
+    with WorkflowTest(Asking) as test:
+        assert test.start().result() == "asyncio"
+    assert sniffio.current_async_library() == "trio"
 
 
 def test_it_works_inside_an_asyncio_test() -> None:
