@@ -187,3 +187,32 @@ async def test_all_who_wait_are_told_when_the_other_end_is_gone() -> None:
     assert [error.details["retry_after_s"] for error in raised] == [1, 1]
     with pytest.raises(Unavailable, match="gone"):
         await caller.call("counts", "acme")
+
+
+async def test_callee_may_ask_its_caller_before_it_answers_however_full_the_caller_is() -> None:
+    """Each end counts its own calls only: the way back needs nothing of what the call under way holds."""
+    one, other = socket.socketpair()
+    front: Channel
+    shard: Channel
+
+    def at_the_front(calls: list[Call]) -> None:
+        for call in calls:
+            front.answer(call.number, None)
+
+    def at_the_shard(calls: list[Call]) -> None:
+        for call in calls:
+            nursery.start_soon(ask_back, call.number)
+
+    async def ask_back(number: int) -> None:
+        await shard.call("close_children", "acme", "boss", ["kid"])
+        shard.answer(number, {"acme": 1})
+
+    lost = Unavailable("gone")
+    front = Channel(one, on_calls=at_the_front, on_cancel=lambda _: None, lost=lost, calls_max=1)
+    shard = Channel(other, on_calls=at_the_shard, on_cancel=lambda _: None, lost=lost, calls_max=1)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(front.run)
+            nursery.start_soon(shard.run)
+            assert await front.call("counts", "acme") == {"acme": 1}
+            nursery.cancel_scope.cancel()

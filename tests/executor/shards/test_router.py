@@ -12,7 +12,7 @@ from executor.adapters.state import facets_query, translated
 from executor.core import attributes
 from executor.core.errors import Conflict, PerdureError, Refused, Unavailable
 from executor.core.search import EVERYTHING, Query
-from executor.ports import Row, Seen, Start, StoredRow, Vitals
+from executor.ports import ChildEnd, Row, Seen, Start, StoredRow, Vitals
 from executor.shards.router import RoutedInstances
 from facets import search, shard_of
 
@@ -51,6 +51,14 @@ class Part:
                 self.rows.append(stored(start.key[1], len(self.rows) + 1, 0))
                 answers.append(Seen(self.rows[-1]))
         return answers
+
+    async def child_ended(self, tenant: str, parent: str, end: ChildEnd) -> None:
+        self.calls.append(("child_ended", tenant, parent, end.child))
+
+    async def close_children(self, tenant: str, parent: str, children: list[str]) -> None:
+        self.calls.append(("close_children", tenant, parent, tuple(children)))
+        if self.error is not None:
+            raise self.error
 
     async def page(
         self, tenant: str, query: Query, *, limit: int, after: str | None
@@ -258,3 +266,26 @@ async def test_counts_are_those_of_all() -> None:
         await router.start(start(f"i{number}"))
     assert await router.counts("acme") == {"waiting": 10}
     assert sum(len(part.rows) for part in parts) == 10
+
+
+async def test_childs_end_goes_to_whoever_has_the_parent() -> None:
+    parts = [Part() for _ in range(COUNT)]
+    router = RoutedInstances(parts, OWNERS, layout=1)  # type: ignore[arg-type]  # as much of the port as is used
+    await router.child_ended("acme", "boss", ChildEnd("call#1", "kid", "c" * 40, "complete", b"", None))
+    owner = OWNERS[shard_of("acme", "boss")]
+    assert [part.calls for part in parts] == [
+        [("child_ended", "acme", "boss", "kid")] if index == owner else [] for index in range(COUNT)
+    ]
+
+
+async def test_children_are_closed_by_whoever_has_each_and_one_that_is_busy_keeps_none_of_the_others() -> None:
+    parts = [Part() for _ in range(COUNT)]
+    parts[1].error = Unavailable("busy", code="busy")
+    router = RoutedInstances(parts, OWNERS, layout=1)  # type: ignore[arg-type]
+    children = [f"kid-{number}" for number in range(30)]
+    with pytest.raises(Unavailable):
+        await router.close_children("acme", "boss", children)
+    for index, part in enumerate(parts):
+        mine = tuple(child for child in children if OWNERS[shard_of("acme", child)] == index)
+        assert mine
+        assert part.calls == [("close_children", "acme", "boss", mine)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,8 +11,9 @@ import pytest
 import trio
 import trio.testing
 
-from executor.core.errors import Corrupt, NotFound, PerdureError, Refused, Unavailable
-from executor.ports import CodeSource
+from executor.core.errors import Conflict, Corrupt, NotFound, PerdureError, Refused, Unavailable
+from executor.core.failure import ErrorFact
+from executor.ports import ChildEnd, ChildStart, CodeSource, Row, Seen, StoredRow
 from executor.shards.calls import Setup
 from executor.shards.supervisor import ShardProcess
 
@@ -19,7 +21,10 @@ PROGRAM = """
 import os, socket, sys
 import trio
 import trio.testing
-from executor.core.errors import Corrupt, Refused, Unavailable
+from executor.core.entries import Parent, StartOptions
+from executor.core.errors import Corrupt, Refused, Unavailable, from_json
+from executor.core.failure import ErrorFact
+from executor.ports import ChildEnd, ChildStart, Start
 from executor.shards.channel import Channel
 
 LIFE = len(open(sys.argv[1]).read()) if os.path.exists(sys.argv[1]) else 0
@@ -43,6 +48,8 @@ def take(calls):
             os._exit(3)
         elif call.method == "counts":
             channel.answer(call.number, {"life": LIFE})
+        elif call.method == "check":
+            nursery.start_soon(peers, call.number)
         elif call.method == "commits":
             nursery.start_soon(bundle, call.number)
         else:
@@ -56,6 +63,21 @@ async def bundle(number, answer=...):
         channel.answer(number, {found} if answer is ... else answer)
     except Exception as error:
         channel.fail(number, error)
+
+async def peers(number):
+    said = []
+    start = Start(("acme", "kid"), "W", "c" * 40, b"x", options=StartOptions(parent=Parent("boss", "call#1", True)))
+    for answer in await channel.call("start_children", [ChildStart(start), ChildStart(start, "beta")]):
+        said.append(str(from_json(answer).code) if isinstance(answer, dict) else answer.row.instance)
+    for call in (
+        ("close_children", "acme", "boss", ["a", "b"]),
+        ("child_ended", "acme", "boss", ChildEnd("call#1", "kid", "c" * 40, "failed", None, ErrorFact("E", "no"))),
+    ):
+        try:
+            said.append(str(await channel.call(*call)))
+        except Unavailable as error:
+            said.append(error.code)
+    channel.answer(number, said)
 
 async def last_words():
     await channel.flushed()
@@ -187,4 +209,52 @@ async def test_full_disk_at_the_second_opening_is_waited_for(made: Any) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(process.run)
             assert await answered(process) == {"life": 2}
+            await process.stop()
+
+
+class Others:
+    """Peers that ask the very process that asked them, before they answer."""
+
+    def __init__(self, process: ShardProcess) -> None:
+        self._process = process
+        self.asked: list[tuple[Any, ...]] = []
+
+    async def start_children(self, starts: Sequence[ChildStart]) -> list[Seen | PerdureError]:
+        self.asked.append(("start_children", *(start.channel for start in starts)))
+        await self._process.call("commits", "acme")
+        row = Row("queued", None, "W", "c" * 40, 0, 0, b"")
+        return [Seen(StoredRow("acme", "kid", 1, 1, row)), Conflict("taken", code="instance_exists")]
+
+    async def close_children(self, tenant: str, parent: str, children: Sequence[str]) -> None:
+        self.asked.append(("close_children", tenant, parent, children))
+        await self._process.call("commits", "acme")
+
+    async def child_ended(self, tenant: str, parent: str, end: ChildEnd) -> None:
+        self.asked.append(("child_ended", tenant, parent, end))
+        raise Unavailable("that process is being started", code="busy")
+
+
+async def test_what_a_process_asks_of_others_is_answered_by_the_front_though_it_comes_back_to_it(made: Any) -> None:
+    process = made("steady")
+    others = Others(process)
+    process.peers = others
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(process.run)
+            assert await process.call("check") == ["kid", "instance_exists", "None", "busy"]
+            await process.stop()
+    end = ChildEnd("call#1", "kid", "c" * 40, "failed", None, ErrorFact("E", "no"))
+    assert others.asked == [
+        ("start_children", None, "beta"),
+        ("close_children", "acme", "boss", ["a", "b"]),
+        ("child_ended", "acme", "boss", end),
+    ]
+
+
+async def test_peers_that_are_not_there_yet_are_busy(made: Any) -> None:
+    process = made("steady")
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(process.run)
+            assert await process.call("check") == ["busy", "busy", "busy", "busy"]
             await process.stop()
