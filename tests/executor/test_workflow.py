@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
-from executor.workflow import Retry, Workflow
+from executor.workflow import Retry, Undo, Workflow
 from executor.workflow.durations import duration_ms
 from executor.workflow.options import StepOptions
 from executor.workflow.step import Step
@@ -86,14 +87,83 @@ def test_retry_limit_of_a_wrong_type_is_a_type_error() -> None:
     [
         ({"retry": 3}, TypeError, "step option retry= is of type int; write retry=Retry(limit=3)"),
         ({"timeout": 0}, ValueError, "step option timeout= is 0, which no attempt could meet"),
-        ({"sensitive": True}, TypeError, "step option sensitive= is not supported by this release; leave it out"),
-        ({"tiemout": 1}, TypeError, "there is no step option tiemout=; the options are retry= and timeout="),
+        ({"isolation": "x"}, TypeError, "step option isolation= is not supported by this release; leave it out"),
+        (
+            {"tiemout": 1},
+            TypeError,
+            (
+                "there is no step option tiemout=; "
+                "the options are retry=, timeout=, undo=, sensitive=, heartbeat=, stream=, grace="
+            ),
+        ),
+        ({"heartbeat": 0}, ValueError, "step option heartbeat= is 0, which no attempt could meet"),
+        (
+            {"heartbeat": "1 minute", "timeout": 60},
+            ValueError,
+            (
+                "step option heartbeat= is 60 s and timeout= is 60 s: the timeout would always come first; "
+                "make heartbeat= the shorter one"
+            ),
+        ),
+        ({"grace": "1 hour"}, ValueError, "step option grace= is '1 hour'; it may be 5 minutes at most"),
+        ({"grace": -1}, ValueError, "step option grace= is -1; it must be finite and not negative"),
+        ({"sensitive": 1}, TypeError, "step option sensitive= is of type int; write sensitive=True or leave it out"),
+        ({"stream": "yes"}, TypeError, "step option stream= is of type str; write stream=True or leave it out"),
+        (
+            {"stream": True, "sensitive": True},
+            ValueError,
+            (
+                "step options stream= and sensitive= do not go together: a stream is kept in the facet, "
+                "which can be read from outside"
+            ),
+        ),
+        (
+            {"undo": "x"},
+            TypeError,
+            ("step option undo= is of type str; write a function of output and error, or Undo(function, retry=…)"),
+        ),
     ],
 )
 def test_wrong_option_says_what_is_wrong(options, error, message) -> None:
     with pytest.raises(error) as wrong:
         StepOptions().changed(options)
     assert str(wrong.value) == message
+
+
+def test_options_are_kept_as_numbers_and_switches() -> None:
+    def undo(output: object, error: object) -> None: ...
+
+    options = StepOptions().changed(
+        {"timeout": "1 minute", "heartbeat": 30, "undo": undo, "grace": "1500 ms", "sensitive": True}
+    )
+    assert options == StepOptions(Retry(), 60_000, Undo(undo), True, 30_000, False, 1_500)
+    changed = options.changed({"undo": None, "timeout": None, "heartbeat": None, "sensitive": False, "stream": True})
+    assert changed == StepOptions(is_stream=True, grace_ms=1_500)
+    assert StepOptions().grace_ms == 5_000
+
+
+def test_undo_has_a_retry_and_a_timeout_of_its_own() -> None:
+    undo = Undo(print, retry=Retry(limit=1), timeout="2 seconds")
+    assert (undo.retry.limit, undo.timeout_ms, Undo(print).retry, Undo(print).timeout_ms) == (1, 2_000, Retry(), None)
+    for wrong, message in (
+        (lambda: Undo("x"), "Undo(…) was given a str, which cannot be called"),  # type: ignore[arg-type]
+        (lambda: Undo(print, retry=3), "Undo(retry=…) is of type int; write retry=Retry(limit=3)"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(TypeError) as caught:
+            wrong()
+        assert str(caught.value) == message
+    with pytest.raises(ValueError, match="Undo\\(timeout=…\\) is 0, which no attempt could meet"):
+        Undo(print, timeout=0)
+
+
+@pytest.mark.parametrize("given", ["ValueError", 3, (ValueError, "KeyError"), int, [ValueError]], ids=repr)
+def test_non_retryable_of_a_wrong_type_is_a_type_error(given: Any) -> None:
+    with pytest.raises(TypeError) as caught:
+        Retry(non_retryable=given)
+    assert str(caught.value) == (
+        "Retry(non_retryable=…) takes exception classes, (ValueError, KeyError), "
+        "or a function that is given the error and returns True or False"
+    )
 
 
 def test_default_retry_is_five_exponential_from_a_second() -> None:

@@ -133,7 +133,7 @@ class World:
     def owner(self, image: bytes = b"") -> Owner:
         return Owner(self, image)
 
-    def begin(  # noqa: PLR0913  # it is `step.do` and more
+    def begin(  # it is `step.do` and more
         self,
         function: Callable[..., Any],
         *args: Any,

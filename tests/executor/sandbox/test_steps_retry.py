@@ -84,14 +84,18 @@ def test_functions_are_asked_in_the_context_of_the_attempt() -> None:
         ),
         (
             "soon",
-            "Retry(delay=…) failed on attempt 1: ValueError: what it returned is 'soon', which is not a duration; "
-            'write "10 seconds", "1 day", "1 hour 30 minutes", 2.5 (seconds) or a timedelta '
-            "(the attempt had failed with KeyError: 'k')",
+            (
+                "Retry(delay=…) failed on attempt 1: ValueError: what it returned is 'soon', which is not a duration; "
+                'write "10 seconds", "1 day", "1 hour 30 minutes", 2.5 (seconds) or a timedelta '
+                "(the attempt had failed with KeyError: 'k')"
+            ),
         ),
         (
             -1,
-            "Retry(delay=…) failed on attempt 1: ValueError: what it returned is -1; it must be finite and not "
-            "negative (the attempt had failed with KeyError: 'k')",
+            (
+                "Retry(delay=…) failed on attempt 1: ValueError: what it returned is -1; it must be finite and not "
+                "negative (the attempt had failed with KeyError: 'k')"
+            ),
         ),
         (
             SystemExit(3),
@@ -208,8 +212,10 @@ def test_function_that_does_not_answer_in_its_time_ends_the_step_and_gives_the_t
     async def main(world: World) -> None:
         owner = await world.outcome(fail, ValueError("no"), retry=Retry(delay=delay))
         assert (owner.error.message, owner.error.retryable) == (
-            "a function of Retry(…) failed on attempt 1: TimeoutError: no answer within 0.01 s "
-            "(the attempt had failed with ValueError: no)",
+            (
+                "a function of Retry(…) failed on attempt 1: TimeoutError: no answer within 0.01 s "
+                "(the attempt had failed with ValueError: no)"
+            ),
             False,
         )
         assert (world.executing, world.threads_taken, world.steps._abandoned) == (0, 1, 1)

@@ -66,8 +66,8 @@ SOURCES: dict[str, Callable[[], Any]] = {
     "async bytes": gives_bytes,
     "async generator": async_pieces,
     "async file": gives_async_file,
-    "lambda of a coroutine": lambda: gives_bytes(),  # noqa: PLW0108  # it is what is tested
-    "lambda of an async generator": lambda: async_pieces(),  # noqa: PLW0108  # likewise
+    "lambda of a coroutine": lambda: gives_bytes(),  # it is what is tested
+    "lambda of an async generator": lambda: async_pieces(),  # likewise
 }
 
 
@@ -85,7 +85,7 @@ def test_stream_is_in_the_facet_and_its_description_in_the_journal(source: str) 
         connection.deserialize(image_of(owner))
         rows = connection.execute("select id, part, data from perdure_streams order by part").fetchall()
         connection.close()
-        assert [(id, part, len(data)) for id, part, data in rows] == [
+        assert [(stream, part, len(data)) for stream, part, data in rows] == [
             (blob.id, 0, 256 * KIB),
             (blob.id, 1, 256 * KIB),
             (blob.id, 2, len(DATA) - 512 * KIB),
@@ -188,20 +188,26 @@ def test_failed_stream_leaves_nothing_and_closes_its_source() -> None:
         ("text", "a step with stream=True returned a str; encode it: text.encode()"),
         (
             7,
-            "a step with stream=True returned a int; "
-            "return bytes, an iterator of bytes, or a file opened for reading bytes",
+            (
+                "a step with stream=True returned a int; "
+                "return bytes, an iterator of bytes, or a file opened for reading bytes"
+            ),
         ),
         (["text"], "a step with stream=True gave a piece of type str; give bytes"),
         (io.StringIO("text"), "a step with stream=True gave a piece of type str; give bytes"),
         (
             [bytes(16 * KIB * KIB + 1)],
-            "a piece of a stream is 16777217 bytes, the limit is 16777216. "
-            "Give it in smaller pieces: a generator, or a file opened for reading bytes.",
+            (
+                "a piece of a stream is 16777217 bytes, the limit is 16777216. "
+                "Give it in smaller pieces: a generator, or a file opened for reading bytes."
+            ),
         ),
         (
             [bytes(1 << 20)] * 9,
-            "a stream does not fit into the facet: one step may change 9437184 bytes of it, and it may have 8388608. "
-            "Give less, in parts by several steps, or keep it outside and return a reference.",
+            (
+                "a stream does not fit into the facet: one step may change 9437184 bytes of it, and it may have 8388608. "
+                "Give less, in parts by several steps, or keep it outside and return a reference."
+            ),
         ),
     ],
     ids=["text", "number", "texts", "text file", "large piece", "large stream"],
