@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 a fault of ours; 2 refused (or wrong usage); 3 not found; 
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -269,8 +270,31 @@ def show_tenant(name: str, common: Common = COMMON) -> None:
     """Show a tenant's repository address."""
     with common.connect() as platform:
         tenant = platform.tenant(name)
-        found = {"name": tenant.name, "created_at_ms": tenant.created_at_ms, "git_url": tenant.git_url}
+        found = {
+            "name": tenant.name,
+            "created_at_ms": tenant.created_at_ms,
+            "git_url": tenant.git_url,
+            "weight": tenant.view.weight,
+            "concurrency": tenant.view.concurrency,
+        }
     _show(common, found, lambda _: _text().facts(found.items()))
+
+
+@tenants.command(name="set")
+def set_tenant(name: str, *, weight: int = 1, concurrency: int | None = None, common: Common = COMMON) -> None:
+    """Set what a tenant gets; what is not given is the default.
+
+    Parameters
+    ----------
+    weight
+        Turns when instances wait for places, relative to other tenants: 1 to 100.
+    concurrency
+        Runs at once, within the share that no tenant can exceed.
+    """
+    with common.connect() as platform:
+        view = platform.set_tenant(name, weight=weight, concurrency=concurrency).view
+    bound = "" if view.concurrency is None else f", at most {view.concurrency} runs at once"
+    _show(common, view, f"{name} has weight {view.weight}{bound}.")
 
 
 @tenants.command(name="delete")
@@ -427,6 +451,13 @@ def start(
     id: str | None = None,
     channel: str = "live",
     commit: str | None = None,
+    delay: str | None = None,
+    at: datetime | None = None,
+    attribute: tuple[str, ...] = (),
+    priority: int | None = None,
+    keep_complete: str | None = None,
+    keep_failed: str | None = None,
+    unload: Literal["every-wait"] | None = None,
     wait: Annotated[bool, Parameter(negative="")] = False,
     timeout: float | None = None,
     of: Of,
@@ -441,6 +472,18 @@ def start(
         The instance's id. Default: a new one. The same id and payload again is the same instance.
     commit
         Pin this commit instead of the channel's.
+    delay
+        Begin after this: "1 hour".
+    at
+        Begin then: 2030-01-31T06:00:00+00:00; without a zone it is this machine's.
+    attribute
+        A search attribute, NAME=VALUE; VALUE is JSON, or text as it is. May be repeated.
+    priority
+        -100 to 100; higher goes first among the tenant's own.
+    keep_complete, keep_failed
+        How long it is kept once it has ended: "30 days".
+    unload
+        every-wait drops its run at every wait.
     wait
         Wait for the result and print it.
     timeout
@@ -448,7 +491,19 @@ def start(
     """
     value = _payload(payload)
     with of.connect() as platform:
-        run = platform.tenant(of.tenant).start(workflow, value, id=id, channel=channel, commit=commit)
+        run = platform.tenant(of.tenant).start(
+            workflow,
+            value,
+            id=id,
+            channel=channel,
+            commit=commit,
+            delay=delay,
+            at=None if at is None else at.astimezone() if at.tzinfo is None else at,
+            attributes=dict(map(_attribute, attribute)) or None,
+            priority=priority,
+            retention=_given(complete=keep_complete, failed=keep_failed),
+            unload=unload,
+        )
         if wait:
             _result(of, run, timeout)
             return
@@ -499,6 +554,20 @@ FITS = Fits()
 
 def _in_utc(at: datetime | None) -> datetime | None:
     return at.replace(tzinfo=UTC) if at is not None and at.tzinfo is None else at
+
+
+def _attribute(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise Refused(f"{text!r} is no search attribute.", hint="Write NAME=VALUE.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _given(**values: str | None) -> dict[str, str] | None:
+    return {name: value for name, value in values.items() if value is not None} or None
 
 
 @instances.command(name="list")
@@ -640,11 +709,157 @@ def resume(id: str, *, of: Of) -> None:
 
 
 @instances.command
-def terminate(id: str, *, of: Of) -> None:
-    """End an instance now, for good."""
+def terminate(id: str, *, undo: Annotated[bool, Parameter(negative="")] = False, of: Of) -> None:
+    """End an instance now, for good.
+
+    Parameters
+    ----------
+    undo
+        First undo what its finished steps did, the latest first.
+    """
     with of.instance(id) as run:
-        found = run.terminate()
+        found = run.terminate(undo=undo)
     _show(of, found, _text().status)
+
+
+@instances.command
+def restart(id: str, *, from_step: str | None = None, occurrence: int = 1, of: Of) -> None:
+    """Run an instance again, from its beginning or from a step.
+
+    Parameters
+    ----------
+    from_step
+        The step's name, with its group's path before it; what was recorded before it began stays.
+    occurrence
+        Which one, where several steps have the name.
+    """
+    with of.instance(id) as run:
+        found = run.restart(from_step=None if from_step is None else (from_step, occurrence))
+    _show(of, found, _text().status)
+
+
+@instances.command
+def set_attributes(id: str, *attributes: str, of: Of) -> None:
+    """Change search attributes: NAME=VALUE for each; NAME=null takes one away.
+
+    Parameters
+    ----------
+    attributes
+        The value is JSON (5, true, null), or a text as it stands.
+    """
+    changes: dict[str, Any] = {}
+    for text in attributes:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise Refused(f"{text!r} is not NAME=VALUE.", hint="For example customer=acme amount=5")
+        changes[name] = _word(value)
+    with of.instance(id) as run:
+        found = run.set_attributes(changes)
+    _show(of, found, _text().status)
+
+
+@instances.command
+def update(
+    id: str,
+    name: str,
+    payload: Payload = "null",
+    *,
+    update_id: str | None = None,
+    timeout: float | None = None,
+    of: Of,
+) -> None:
+    """Send update NAME to an instance, wait for its answer, and print it.
+
+    Parameters
+    ----------
+    payload
+        JSON; @FILE reads a file, - reads standard input.
+    update_id
+        The same id is the same update, however often it is sent.
+    timeout
+        Longest wait, in seconds. Default: as long as it takes.
+    """
+    given = _payload(payload)
+    with of.instance(id) as run:
+        value = run.update(name, given, id=update_id, timeout=timeout)
+    _answer(of, value)
+
+
+@instances.command
+def ask(id: str, name: str, payload: Payload = "null", *, of: Of) -> None:
+    """Ask query handler NAME of an instance and print its answer. Nothing is journaled.
+
+    Parameters
+    ----------
+    payload
+        JSON; @FILE reads a file, - reads standard input.
+    """
+    given = _payload(payload)
+    with of.instance(id) as run:
+        value = run.ask(name, given)
+    _answer(of, value)
+
+
+@instances.command
+def query(
+    id: str,
+    sql: str,
+    *,
+    parameter: Annotated[list[str] | None, Parameter(negative="", consume_multiple=False)] = None,
+    limit: int = 1000,
+    of: Of,
+) -> None:
+    """Read an instance's facet with one SQL statement.
+
+    Parameters
+    ----------
+    parameter
+        For each ? of the statement, in order: JSON, or a text as it stands.
+    limit
+        Rows to show at most.
+    """
+    given = [_word(text) for text in parameter or ()]
+    with of.instance(id) as run:
+        found = run.query(sql, given, limit=limit)
+    _show(of, found, _text().rows)
+
+
+@instances.command
+def streams(id: str, *, of: Of) -> None:
+    """List an instance's output streams."""
+    with of.instance(id) as run:
+        found = run.streams()
+    _show(of, found, _text().streams)
+
+
+@instances.command
+def stream(
+    id: str,
+    name: str,
+    *,
+    offset: int = 0,
+    follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative="")] = False,
+    of: Of,
+) -> None:
+    """Print the items of output stream NAME, one JSON value a line. With --json: with offset, time and step.
+
+    Parameters
+    ----------
+    offset
+        Begin at this item; the first is 0.
+    follow
+        Go on with items as they come, until the instance has ended.
+    """
+    with of.instance(id) as run:
+        items = run.stream(name, offset=offset, follow=follow)
+        if of.json and not follow:
+            _text().document(list(items))
+            return
+        for item in items:
+            if of.json:
+                _text().json_line(item)
+            else:
+                _text().line(_text().value(item.item))
 
 
 @instances.command(name="delete")
@@ -794,6 +1009,24 @@ def _result(common: Common, run: Run[Any], timeout: float | None) -> None:
     from executor.operations import ResultView  # noqa: PLC0415
 
     _show(common, ResultView(output=value), _text().value(value))
+
+
+def _answer(common: Common, value: Any) -> None:
+    from executor.operations import ResultView  # noqa: PLC0415
+
+    _show(common, ResultView(output=value), _text().value(value))
+
+
+def _word(text: str) -> Any:
+    """A JSON value, or the text itself where it is none."""
+    import json  # noqa: PLC0415
+
+    from executor.core.values import from_json  # noqa: PLC0415
+
+    try:
+        return from_json(json.loads(text))
+    except (ValueError, RecursionError):
+        return text
 
 
 def _payload(text: str) -> Any:

@@ -33,6 +33,8 @@ ENVIRONMENT_PREFIX = "PERDURE_"
 OTHER_VARIABLES = frozenset({"PERDURE_CONFIG", "PERDURE_URL", "PERDURE_TOKEN", "PERDURE_TENANT", "PERDURE_PROFILE"})
 """Variables of ours that are no settings: where the file is, whom the command line talks to, the test profile."""
 CONFIG_FILE = "config.toml"
+UNLOAD = "every-wait"
+"""The setting by which no run is kept at rest: for tests of replay, and where memory counts more than time."""
 ADMIN_TOKEN_FILE = "admin-token"  # noqa: S105 - the name of a file
 ADDRESS_FILE = "address"
 TOKEN_CHARS_MIN = 16
@@ -69,6 +71,9 @@ class Config:
     sandbox_idle_s: float = _setting(30.0, unit="s", reason="a new fork costs milliseconds; idle memory costs longer")
     retain_complete_days: float = _setting(0.0, unit="days", reason="0: complete instances are kept until deleted")
     retain_failed_days: float = _setting(0.0, unit="days", reason="the same for failed and terminated ones")
+    unload: str = _setting(
+        "", unit='"" or "every-wait"', reason="a run at rest with a long journal stays a moment: replay would cost more"
+    )
     payload_bytes_max: int = _setting(MIB, unit="bytes", reason="one payload, event or step value; larger is a file")
     facet_bytes_max: int = _setting(8 * MIB, unit="bytes", reason="the database of one instance; 1 GiB at most")
     push_bytes_max: int = _setting(256 * MIB, unit="bytes", reason="one pack on the wire; sources are far smaller")
@@ -86,6 +91,8 @@ class Config:
             raise _bad("processes", f"must be between 0 and {PROCESSES_MAX}, is {self.processes}")
         if not 0 <= self.port <= 65_535:
             raise _bad("port", f"must be between 0 and 65535, is {self.port}")
+        if self.unload not in ("", UNLOAD):
+            raise _bad("unload", f'must be "" or "{UNLOAD}", is {self.unload!r}')
         for name in ("sandbox_idle_s", "retain_complete_days", "retain_failed_days"):
             if not getattr(self, name) >= 0:
                 raise _bad(name, f"must not be negative, is {getattr(self, name):g}")

@@ -20,7 +20,7 @@ import trio
 
 from executor.adapters.clock import SystemClock
 from executor.adapters.code import GitCodeSource
-from executor.config import Config, with_admin_token
+from executor.config import UNLOAD, Config, with_admin_token
 from executor.core.errors import PerdureError, Refused
 from executor.engine.engine import EngineLimits
 from executor.engine.peers import PeersOver
@@ -69,6 +69,7 @@ async def running(config: Config) -> AsyncGenerator[Service]:
             trio.open_nursery() as nursery,
         ):
             service = Service(instances, code, SystemClock(), options, schedules=schedules, gate=gate)
+            await service.apply_settings()
             await nursery.start(service.run_schedules)
             yield service
             nursery.cancel_scope.cancel()
@@ -95,6 +96,7 @@ async def _in_this_process(
         sandbox_idle_s=config.sandbox_idle_s,
         retain_complete_s=config.retain_complete_days * DAY_S,
         retain_failed_s=config.retain_failed_days * DAY_S,
+        unloads_at_every_wait=config.unload == UNLOAD,
     )
     async with owning(
         config.data_dir / place,
@@ -130,6 +132,7 @@ async def _in_shard_processes(
                 sandbox_idle_s=config.sandbox_idle_s,
                 retain_complete_s=config.retain_complete_days * DAY_S,
                 retain_failed_s=config.retain_failed_days * DAY_S,
+                unloads_at_every_wait=config.unload == UNLOAD,
                 facet_bytes_max=config.facet_bytes_max,
                 log_level=config.log_level if is_set_up else "warning",
                 log_format=config.log_format,

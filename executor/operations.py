@@ -26,12 +26,16 @@ from executor.views import (
     InstancePage,
     JournalItem,
     LogLine,
+    QueryResult,
     ScheduleView,
     StartOutcome,
     StartRequest,
     Status,
+    StreamItem,
+    StreamView,
     TenantView,
     TokenView,
+    UpdateReceipt,
 )
 
 API_PREFIX = "/api/v1"
@@ -50,6 +54,14 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 class CreateTenant(Arguments, frozen=True):
     name: str
+
+
+class SetTenant(Arguments, frozen=True):
+    """What is not given is the default. `weight`: turns when instances wait for places, relative to other tenants.
+    `concurrency`: runs at once, within the share that no tenant can exceed (null: that share)."""
+
+    weight: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
+    concurrency: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
 
 
 class CreateToken(Arguments, frozen=True):
@@ -173,6 +185,56 @@ class SendEvent(Arguments, frozen=True):
     type: str
     payload: Any = None
     event_id: str | None = None
+
+
+class Terminate(Arguments, frozen=True):
+    """`undo`: once what its finished steps did is undone."""
+
+    undo: bool = False
+
+
+class Restart(Arguments, frozen=True):
+    """`from_step`: name of the step to begin again with (in a group: the group's path before it), and which
+    `occurrence` of it; what was recorded before it began stays."""
+
+    from_step: str | None = None
+    occurrence: Annotated[int, msgspec.Meta(ge=1)] = 1
+
+
+class SetAttributes(Arguments, frozen=True):
+    """Null takes an attribute away; a time is `{"$datetime": "…"}`."""
+
+    attributes: dict[str, Any]
+
+
+class Update(Arguments, frozen=True):
+    """`update_id`: sending it again is the same update. `timeout_s`: longest wait for the handler's end."""
+
+    name: str
+    payload: Any = None
+    update_id: str | None = None
+    timeout_s: Wait = 30.0
+
+
+class Ask(Arguments, frozen=True):
+    name: str
+    payload: Any = None
+
+
+class QueryFacet(Arguments, frozen=True):
+    """One statement that reads. `parameters`: for `?` a list, for `:name` an object; bytes are `{"$bytes": "…"}`."""
+
+    sql: str
+    parameters: list[Any] | dict[str, Any] = []
+    limit: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1000
+
+
+class ReadStream(Arguments, frozen=True):
+    """`wait_s`: wait for an item at `offset`."""
+
+    offset: Position = 0
+    limit: Limit = 1000
+    wait_s: Wait = 0.0
 
 
 class ReadJournal(Arguments, frozen=True):
@@ -317,6 +379,15 @@ _ROWS = [
         status=204,
         access="admin",
         summary="Delete a tenant with its code, tokens and instances",
+    ),
+    Operation(
+        name="set_tenant",
+        method="POST",
+        path=_TENANT,
+        arguments=SetTenant,
+        result=TenantView,
+        access="admin",
+        summary="Set a tenant's weight and concurrency",
     ),
     Operation(
         name="create_token",
@@ -507,9 +578,68 @@ _ROWS = [
         name="terminate",
         method="POST",
         path=_INSTANCE + "/terminate",
+        arguments=Terminate,
         result=Status,
         access="write",
         summary="End the instance now, for good",
+    ),
+    Operation(
+        name="restart",
+        method="POST",
+        path=_INSTANCE + "/restart",
+        arguments=Restart,
+        result=Status,
+        access="write",
+        summary="Run the instance again, from its beginning or from a step",
+    ),
+    Operation(
+        name="set_attributes",
+        method="POST",
+        path=_INSTANCE + "/attributes",
+        arguments=SetAttributes,
+        result=Status,
+        access="write",
+        summary="Change search attributes",
+    ),
+    Operation(
+        name="update",
+        method="POST",
+        path=_INSTANCE + "/updates",
+        arguments=Update,
+        result=UpdateReceipt,
+        access="write",
+        summary="Send an update to the workflow and wait for its answer",
+    ),
+    Operation(
+        name="ask",
+        method="POST",
+        path=_INSTANCE + "/ask",
+        arguments=Ask,
+        result=ResultView,
+        summary="Ask the workflow's query handler; nothing is journaled",
+    ),
+    Operation(
+        name="query",
+        method="POST",
+        path=_INSTANCE + "/query",
+        arguments=QueryFacet,
+        result=QueryResult,
+        summary="Read the instance's facet with one SQL statement",
+    ),
+    Operation(
+        name="streams",
+        method="GET",
+        path=_INSTANCE + "/streams",
+        result=list[StreamView],
+        summary="The instance's output streams",
+    ),
+    Operation(
+        name="stream",
+        method="GET",
+        path=_INSTANCE + "/streams/{name}",
+        arguments=ReadStream,
+        result=list[StreamItem],
+        summary="Items of an output stream from an offset on",
     ),
     Operation(
         name="delete",

@@ -20,6 +20,10 @@ class TenantView(msgspec.Struct, frozen=True, kw_only=True):
     created_at_ms: int
     git_path: str
     """Path of the tenant's repository below the server's address: "/git/acme.git"."""
+    weight: int = 1
+    """Turns when instances wait for places, relative to other tenants."""
+    concurrency: int | None = None
+    """Runs at once, within the share that no tenant can exceed; None: that share."""
 
 
 class TokenView(msgspec.Struct, frozen=True, kw_only=True):

@@ -80,7 +80,7 @@ class Database:
     def tenant(self, name: str) -> TenantRow:
         """Raises TenantNotFound."""
         with self.connections.read() as connection:
-            row = connection.execute("SELECT name, created_at_ms FROM tenants WHERE name = ?", (name,)).fetchone()
+            row = connection.execute("SELECT name, created_at_ms, settings FROM tenants WHERE name = ?", (name,)).fetchone()
         if row is None:
             raise TenantNotFound(name)
         return TenantRow(*row)
@@ -88,8 +88,15 @@ class Database:
     def tenants(self) -> list[TenantRow]:
         """All tenants by name."""
         with self.connections.read() as connection:
-            rows = connection.execute("SELECT name, created_at_ms FROM tenants ORDER BY name")
+            rows = connection.execute("SELECT name, created_at_ms, settings FROM tenants ORDER BY name")
             return [TenantRow(*row) for row in rows]
+
+    def set_settings(self, name: str, settings: str) -> TenantRow:
+        """Replace the tenant's settings. Raises TenantNotFound."""
+        with self.connections.write() as connection:
+            tenant_id = self.tenant_id(connection, name)
+            connection.execute("UPDATE tenants SET settings = ? WHERE id = ?", (settings, tenant_id))
+        return self.tenant(name)
 
     def delete_tenant(self, name: str, *, remove_bundle: Callable[[str], None]) -> None:
         """Remove the tenant with all its rows, and by `remove_bundle` the bundles that no other tenant uses.

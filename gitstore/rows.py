@@ -15,8 +15,11 @@ MoveKind = Literal["push", "deploy", "rollback", "pin", "unpin", "undo"]
 
 @dataclass(frozen=True, slots=True)
 class TenantRow:
+    """`settings`: what `GitStore.set_settings` was given, "" at first; nothing here reads it."""
+
     name: str
     created_at_ms: int
+    settings: str = ""
 
 
 @dataclass(frozen=True, slots=True)

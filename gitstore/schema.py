@@ -3,7 +3,7 @@
 Rules: a migration that was released is never edited; a change is the next number. Each runs in one transaction with
 the bump of the number, so a crash leaves the old schema or the new. A file of a newer program is refused, untouched.
 
-    tenants         one row is a tenant; `refs_version` grows with every change of what the mirror shows, and
+    tenants         one row is a tenant; `settings` are its owner's, opaque here; `refs_version` grows with every change of what the mirror shows, and
                     `mirrored_version` says which of them packed-refs has: different means rewrite it
     refs            the truth about branches and tags
     deployments     commits that were checked and made ready; never changed
@@ -112,6 +112,9 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         revoked_at_ms INTEGER
     ) STRICT;
     CREATE INDEX tokens_by_tenant ON tokens (tenant_id, id);
+    """,
+    """
+    ALTER TABLE tenants ADD COLUMN settings TEXT NOT NULL DEFAULT '';
     """,
 )
 

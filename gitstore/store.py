@@ -118,6 +118,10 @@ class GitStore:
         """All tenants by name."""
         return self._parts.database.tenants()
 
+    def set_settings(self, name: str, settings: str) -> TenantRow:
+        """Keep a text of the caller's with the tenant, in place of the one before. Raises TenantNotFound."""
+        return self._parts.database.set_settings(name, settings)
+
     def delete_tenant(self, name: str) -> None:
         """Remove the tenant, its repository, tokens, versions, and the bundles that nobody else uses."""
         maintenance.delete_tenant(self._parts, self._repositories, name)

@@ -130,6 +130,10 @@ class GitCodeSource:
         return [_tenant(row) for row in self._store.tenants()]
 
     @translated
+    def set_tenant(self, name: str, *, weight: int, concurrency: int | None) -> TenantView:
+        return _tenant(self._store.set_settings(name, json.dumps({"weight": weight, "concurrency": concurrency})))
+
+    @translated
     def delete_tenant(self, name: str) -> None:
         self._store.delete_tenant(name)
 
@@ -313,7 +317,14 @@ def _service(service: str) -> Literal["git-receive-pack", "git-upload-pack"]:
 
 
 def _tenant(row: gitstore.TenantRow) -> TenantView:
-    return TenantView(name=row.name, created_at_ms=row.created_at_ms, git_path=f"/git/{row.name}.git")
+    settings = json.loads(row.settings) if row.settings else {}
+    return TenantView(
+        name=row.name,
+        created_at_ms=row.created_at_ms,
+        git_path=f"/git/{row.name}.git",
+        weight=settings.get("weight", 1),
+        concurrency=settings.get("concurrency"),
+    )
 
 
 def _token(row: gitstore.TokenRow) -> TokenView:

@@ -8,6 +8,7 @@ transport carries it.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,7 +19,8 @@ import msgspec
 
 from executor.config import load
 from executor.core.attributes import Attribute
-from executor.core.errors import PerdureError, Refused, from_json
+from executor.core.errors import PerdureError, Refused, Unavailable, from_json
+from executor.entropy import new_name
 from executor.operations import LONE_SURROGATES, OPERATIONS, Arguments, Operation, lone_surrogates
 from executor.platform import payloads
 from executor.platform.async_remote import AsyncRemote
@@ -37,12 +39,16 @@ from executor.views import (
     InstanceView,
     JournalItem,
     LogLine,
+    QueryResult,
     ScheduleView,
     StartOutcome,
     StartRequest,
     Status,
+    StreamItem,
+    StreamView,
     TenantView,
     TokenView,
+    UpdateReceipt,
 )
 from executor.workflow import Duration, Workflow
 
@@ -50,6 +56,8 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 PAGE = 1000
+UPDATE_CHUNK_S = 30.0
+"""One request of a long wait."""
 
 
 class AsyncTransport(Protocol):
@@ -114,6 +122,14 @@ class AsyncPlatform:
 
     async def tenants(self) -> list[AsyncTenant]:
         return [AsyncTenant(self, view) for view in await self._call("tenants")]
+
+    async def set_tenant(self, name: str, *, weight: int = 1, concurrency: int | None = None) -> AsyncTenant:
+        """Set what a tenant gets; what is not given is the default. Durable on return.
+
+        `weight`: turns when instances wait for places, relative to other tenants, 1 to 100. `concurrency`: runs at once,
+        within the share that no tenant can exceed (None: that share).
+        """
+        return AsyncTenant(self, await self._call("set_tenant", name, weight=weight, concurrency=concurrency))
 
     async def delete_tenant(self, name: str) -> None:
         """Delete a tenant with its code, tokens and instances, for good."""
@@ -629,11 +645,95 @@ class AsyncRun(Generic[R]):
         return found
 
     async def terminate(self, *, undo: bool = False) -> Status:
-        """End the instance now, for good. `undo` is refused in this release."""
-        if undo:
-            raise Refused("Undoing steps is not part of this release.", hint="Call terminate() without undo.")
-        found: Status = await self._call("terminate")
+        """End the instance now, for good; with undo, once what its finished steps did is undone. Durable on return."""
+        found: Status = await self._call("terminate", undo=undo)
         return found
+
+    async def restart(self, *, from_step: str | tuple[str, int] | None = None) -> Status:
+        """Run it again from its first line, or from a step (its name, or name and occurrence), keeping what was
+        recorded before that began; the facet is as it was then. In any state but undoing. Durable on return.
+
+        Raises NotFound (`step_not_found`), Conflict (`invalid_state`), Refused (`facet_refused`).
+        """
+        name, occurrence = (from_step, 1) if from_step is None or isinstance(from_step, str) else from_step
+        found: Status = await self._call("restart", from_step=name, occurrence=occurrence)
+        return found
+
+    async def set_attributes(self, attributes: Mapping[str, Attribute | None]) -> Status:
+        """Change search attributes; None takes one away. Durable on return. Raises Refused (`bad_request`)."""
+        found: Status = await self._call("set_attributes", attributes=dict(attributes))
+        return found
+
+    async def update(
+        self,
+        name: str,
+        payload: Any = None,
+        *,
+        id: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - it bounds the wait elsewhere
+    ) -> Any:
+        """What the workflow's update handler `name` returns. It is done once: accepted by the validator, durable, then
+        handled, also over a crash; the same id is the same update. `timeout` in seconds (None: as long as it takes).
+
+        Raises Refused (`update_refused`: the validator's message), NotFound (`unknown_handler`), TenantError
+        (`update_failed`), Conflict (`instance_finished`, `invalid_state`, `update_exists`), Unavailable (`timeout`).
+        """
+        update_id = new_name("upd") if id is None else id
+        timeout_s = payloads.wait_of(timeout)
+        ends = None if timeout_s is None else time.monotonic() + timeout_s
+        value = payloads.value_of(payload)
+        while True:
+            left_s = UPDATE_CHUNK_S if ends is None else round(max(0.0, ends - time.monotonic()), 3)
+            try:
+                found: UpdateReceipt = await self._call(
+                    "update", name=name, payload=value, update_id=update_id, timeout_s=min(left_s, UPDATE_CHUNK_S)
+                )
+            except Unavailable as error:
+                if error.code != "timeout" or (ends is not None and left_s <= UPDATE_CHUNK_S):
+                    raise
+            else:
+                return found.value
+
+    async def ask(self, name: str, payload: Any = None) -> Any:
+        """What the workflow's query handler `name` answers; nothing is journaled.
+
+        Raises NotFound (`unknown_handler`), TenantError (`query_failed`), Conflict (`instance_finished`,
+        `invalid_state`), Unavailable (`timeout`).
+        """
+        return await self._call("ask", name=name, payload=payloads.value_of(payload))
+
+    async def query(
+        self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = (), *, limit: int = 1000
+    ) -> QueryResult:
+        """The first `limit` rows of one SQL statement that reads the facet, as of the last durable record.
+
+        In any state, whether or not the workflow's code can be imported; within 5 s and 8 MiB. `?` take a sequence,
+        `:name` a mapping. Raises Refused (`facet_refused`, `bad_request`), Unavailable.
+        """
+        given = dict(parameters) if isinstance(parameters, Mapping) else parameters
+        if isinstance(given, tuple):
+            given = list(given)
+        found: QueryResult = await self._call("query", sql=sql, parameters=given, limit=limit)
+        return found
+
+    async def streams(self) -> list[StreamView]:
+        """The output streams that there are, and how many items each has."""
+        found: list[StreamView] = await self._call("streams")
+        return found
+
+    def stream(self, name: str, *, offset: int = 0, follow: bool = False) -> AsyncLines[StreamItem]:
+        """Items that the workflow emitted to stream `name`, in order, from `offset` on.
+
+        With follow, iterating goes on with items as they come, until the instance has ended.
+        """
+
+        async def read(*, after: int, limit: int, wait_s: float) -> list[StreamItem]:
+            found: list[StreamItem] = await self._tenant._call(
+                "stream", self.id, name, offset=after, limit=limit, wait_s=wait_s
+            )
+            return found
+
+        return AsyncLines(read, self._is_final, follow=follow, after=offset, cursor=lambda item: item.offset + 1)
 
     async def delete(self) -> None:
         """Forget the instance: journal, facet and logs. A later instance may take its id."""
@@ -644,12 +744,12 @@ class AsyncRun(Generic[R]):
         found: list[JournalItem] = await self._call("journal", after=after, limit=limit)
         return found
 
-    def logs(self, *, follow: bool = False, after: int = 0) -> AsyncLines:
+    def logs(self, *, follow: bool = False, after: int = 0) -> AsyncLines[LogLine]:
         """What the instance printed and logged, oldest first, after the cursor `after`.
 
         With follow, iterating goes on with lines as they come, until the instance has ended.
         """
-        return AsyncLines(self._read_logs, self._is_final, follow=follow, after=after)
+        return AsyncLines(self._read_logs, self._is_final, follow=follow, after=after, cursor=lambda line: line.cursor)
 
     async def facet(self) -> bytes:
         """The instance's facet as an ordinary SQLite file; empty if it has none."""

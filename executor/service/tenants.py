@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import Literal
 
 from executor.core.errors import Refused
+from executor.ports import Share
 from executor.service.access import Access, Caller, in_thread
 from executor.views import (
     TenantView,
     TokenView,
 )
+
+
+WEIGHT_MAX = 100
+CONCURRENCY_MAX = 1_000_000
 
 
 class Tenants(Access):
@@ -30,6 +35,25 @@ class Tenants(Access):
         self.administrator(caller)
         return await in_thread(self._code.tenants)
 
+    async def set_tenant(
+        self, caller: Caller, name: str, *, weight: int = 1, concurrency: int | None = None
+    ) -> TenantView:
+        """What the tenant gets, from now on; what is not given is the default. Durable on return. Raises NotFound."""
+        self.administrator(caller)
+        if not 1 <= weight <= WEIGHT_MAX:
+            raise Refused(f"weight is {weight}, not between 1 and {WEIGHT_MAX}", code="bad_request")
+        if concurrency is not None and not 1 <= concurrency <= CONCURRENCY_MAX:
+            raise Refused(f"concurrency is {concurrency}, not between 1 and {CONCURRENCY_MAX}", code="bad_request")
+        view = await in_thread(lambda: self._code.set_tenant(name, weight=weight, concurrency=concurrency))
+        await self._instances.set_share(name, Share(weight, concurrency))
+        return view
+
+    async def apply_settings(self) -> None:
+        """Tell whoever has the instances what each tenant gets. Once, when the service begins."""
+        for view in await in_thread(self._code.tenants):
+            if (view.weight, view.concurrency) != (1, None):
+                await self._instances.set_share(view.name, Share(view.weight, view.concurrency))
+
     async def delete_tenant(self, caller: Caller, name: str) -> None:
         """Its instances, code, tokens and bundles, durably. Raises NotFound."""
         self.administrator(caller)
@@ -42,7 +66,9 @@ class Tenants(Access):
                 await in_thread(self._code.delete_tenant, name)
             finally:
                 self._startables.forget(name)
+                self._flows.forget(name)
                 self._forget_tokens()
+            await self._instances.set_share(name, Share())
             await self._forget_schedules(name)  # of a push that came in between
 
     async def create_token(

@@ -28,6 +28,7 @@ class Setup(msgspec.Struct, frozen=True):
     sandbox_idle_s: float
     retain_complete_s: float
     retain_failed_s: float
+    unloads_at_every_wait: bool
     facet_bytes_max: int
     log_level: Literal["debug", "info", "warning", "error"]
     log_format: Literal["human", "json"]

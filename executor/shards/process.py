@@ -272,6 +272,7 @@ def _owned(setup: Setup, channel: Channel) -> Any:
             sandbox_idle_s=setup.sandbox_idle_s,
             retain_complete_s=setup.retain_complete_s,
             retain_failed_s=setup.retain_failed_s,
+            unloads_at_every_wait=setup.unloads_at_every_wait,
         ),
         facet_bytes_max=setup.facet_bytes_max,
         peers=CalledPeers(channel),

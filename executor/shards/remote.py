@@ -22,10 +22,16 @@ class Calling(Protocol):
     async def call(self, name: str, *arguments: Any) -> Any: ...
 
 
+class Process(Calling, Protocol):
+    """And remembers what each of its lives has to be told."""
+
+    async def set_share(self, tenant: str, share: Share) -> None: ...
+
+
 class RemoteInstances:
     """See `executor.ports.Instances`."""
 
-    def __init__(self, process: Calling) -> None:
+    def __init__(self, process: Process) -> None:
         self._process = process
 
     async def start(self, start: Start) -> Seen:
@@ -38,7 +44,7 @@ class RemoteInstances:
         return cast("Seen", await self._process.call("reschedule", tenant, instance, payload, start_at_ms, debounce))
 
     async def set_share(self, tenant: str, share: Share) -> None:
-        await self._process.call("set_share", tenant, share)
+        await self._process.set_share(tenant, share)
 
     async def status(self, tenant: str, instance: str) -> Seen:
         return cast("Seen", await self._process.call("status", tenant, instance))

@@ -22,7 +22,7 @@ import trio
 
 from executor.core.errors import PerdureError, Unavailable
 from executor.engine.peers import NoPeers
-from executor.ports import CodeSource, Peers
+from executor.ports import CodeSource, Peers, Share
 from executor.shards.calls import METHODS, Setup
 from executor.shards.channel import Call, Channel
 from executor.wire import innermost
@@ -48,6 +48,8 @@ class ShardProcess:
         self._code = code
         self.peers: Peers = NoPeers()
         """Who answers what instances of this process ask of others."""
+        self._shares: dict[str, Share] = {}
+        """What tenants get that do not get the default."""
         self._channel: Channel | None = None
         self._nursery: trio.Nursery | None = None
         self._is_stopping = False
@@ -66,6 +68,15 @@ class ShardProcess:
         if self._channel is None:
             raise self._lost()
         return await self._channel.call(name, *arguments)
+
+    async def set_share(self, tenant: str, share: Share) -> None:
+        """Tell this life of the process what a tenant gets, and each one that follows."""
+        if share == Share():
+            self._shares.pop(tenant, None)
+        else:
+            self._shares[tenant] = share
+        if self._channel is not None:
+            await self._channel.call("set_share", tenant, share)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a process alive until `stop`. Started once the first one answers; raises why it could not be opened,
@@ -136,6 +147,8 @@ class ShardProcess:
                 self._nursery = nursery
                 nursery.start_soon(_carry, channel, nursery)
                 await channel.call("open", self._setup)
+                for tenant, share in list(self._shares.items()):
+                    await channel.call("set_share", tenant, share)
                 self._channel = channel
                 self.lives += 1
                 if self.lives == 1:

@@ -11,7 +11,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from executor.core.errors import NotFound, Refused, Unavailable
-from executor.ports import CodeSource, Instances, Row, Seen, Start, StoredRow, Vitals
+from executor.ports import CodeSource, Instances, Row, Seen, Share, Start, StoredRow, Vitals
 from executor.service import ADMINISTRATOR, Caller, Service, ServiceOptions
 from executor.service.admission import Admission, AdmissionLimits
 from executor.service.gate import Gate
@@ -97,6 +97,7 @@ class Fixed:
         return set()
 
     async def delete_tenant(self, _tenant: str) -> None: ...
+    async def set_share(self, _tenant: str, _share: Share) -> None: ...
 
     async def vitals(self) -> Vitals:
         return Vitals(True, 1, 0, 0)

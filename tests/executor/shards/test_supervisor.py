@@ -105,6 +105,7 @@ SETUP = Setup(
     sandbox_idle_s=1.0,
     retain_complete_s=0,
     retain_failed_s=0,
+    unloads_at_every_wait=False,
     log_level="info",
     log_format="human",
 )
