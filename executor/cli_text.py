@@ -22,8 +22,10 @@ from executor.views import (
     InstanceView,
     JournalItem,
     LogLine,
+    QueryResult,
     ScheduleView,
     Status,
+    StreamView,
     TenantView,
     TokenView,
     format_ms,
@@ -222,6 +224,20 @@ def bulk(operation: str, found: BulkResult, *, dry_run: bool) -> None:
         line(f"  {error.id}: {error.error['message']} [{error.error['code']}]")
 
 
+def rows(found: QueryResult) -> None:
+    table(
+        tuple(found.columns),
+        [tuple(cell if isinstance(cell, str) else value(cell) for cell in row) for row in found.rows],
+        empty="No rows.",
+    )
+    if found.is_cut:
+        line("There are more rows: raise --limit.")
+
+
+def streams(views: list[StreamView]) -> None:
+    table(("stream", "items"), [(view.name, view.count) for view in views], empty="Nothing was emitted yet.")
+
+
 def status(view: Status) -> None:
     facts(
         [
@@ -230,7 +246,12 @@ def status(view: Status) -> None:
             ("commit", view.commit),
             ("state", view.state),
             ("waits for", view.waiting_for),
+            ("executes", ", ".join(f"{step.path} ({step.attempt})" for step in view.executing)),
             ("attempts", ", ".join(f"{step} {count}" for step, count in view.attempts.items())),
+            ("status", value(view.status) if view.status is not None else None),
+            ("attributes", value(view.attributes) if view.attributes else None),
+            ("parent", f"{view.parent.id} {view.parent.path}" if view.parent else None),
+            ("warning", "; ".join(view.warnings) or None),
             ("error", f"{view.error.type}: {view.error.message} [{view.error.code}]" if view.error else None),
             ("output", value(view.output) if view.state == "complete" else None),
             ("entries", view.sequence),

@@ -64,16 +64,17 @@ def payload_inward(arguments: _Arguments) -> _Arguments:
 
 
 def _request(arguments: _Arguments, convert: Callable[[Any], Any]) -> _Arguments:
-    """Arguments with what is a tenant's in them converted: payload and attributes, of each start."""
+    """Arguments with what is a tenant's in them converted: payload, attributes and parameters, of each start."""
     requests: list[StartRequest] | None = getattr(arguments, "requests", None)
     if requests is not None:
         return msgspec.structs.replace(arguments, requests=[_request(item, convert) for item in requests])
     payload = getattr(arguments, "payload", None)
     if payload is not None:
         arguments = msgspec.structs.replace(arguments, payload=convert(payload))
-    attributes = getattr(arguments, "attributes", None)
-    if attributes:
-        arguments = msgspec.structs.replace(arguments, attributes=convert(attributes))
+    for name in ("attributes", "parameters"):
+        value = getattr(arguments, name, None)
+        if value:
+            arguments = msgspec.structs.replace(arguments, **{name: convert(value)})
     return arguments
 
 

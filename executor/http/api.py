@@ -1,4 +1,4 @@
-"""Routes under /api/v1, made from the table of operations; and the two live streams of an instance."""
+"""Routes under /api/v1, made from the table of operations; and the live streams of an instance."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from executor.core.values import DEPTH_MAX
 from executor.http import bodies, openapi, streams
 from executor.http.requests import bearer
 from executor.operations import API_PREFIX, OPERATIONS, Arguments, Operation, ResultView
-from executor.views import FINAL_STATES, JournalItem, LogLine, Status
+from executor.views import FINAL_STATES, JournalItem, LogLine, Status, StreamItem
 
 if TYPE_CHECKING:
     from executor.service import Caller, Service
@@ -62,6 +62,7 @@ def routes(service: Service, config: Config, closing: trio.Event) -> list[Route]
         *found,
         Route(instance + "/logs/stream", _stream(service, closing, _log_events), methods=["GET"]),
         Route(instance + "/stream", _stream(service, closing, _journal_events), methods=["GET"]),
+        Route(instance + "/streams/{name}/live", _stream(service, closing, _item_events), methods=["GET"]),
         Route(API_PREFIX + "/openapi.json", _constant(document), methods=["GET"]),
     ]
 
@@ -183,13 +184,14 @@ async def _while_awaited(call: Callable[[], Awaitable[Any]], receive: Receive, c
 
 @dataclass(frozen=True)
 class _Watch:
-    """Who watches which instance."""
+    """Who watches which instance, and which output stream of it."""
 
     service: Service
     secret: str | None = field(repr=False)
     caller: Caller
     tenant: str
     instance: str
+    stream: str = ""
 
     async def status(self) -> Status:
         return await self.service.status(self.caller, self.tenant, self.instance)
@@ -206,7 +208,8 @@ def _stream(service: Service, closing: trio.Event, events: Events) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         secret = bearer(request.scope)
         caller = await service.authenticate(secret)
-        watch = _Watch(service, secret, caller, request.path_params["tenant"], request.path_params["id"])
+        path = request.path_params
+        watch = _Watch(service, secret, caller, path["tenant"], path["id"], path.get("name", ""))
         items = events(watch, streams.last_event_id(request))
         return streams.Streamed(streams.told(items), media_type="text/event-stream", closing=closing)
 
@@ -241,9 +244,24 @@ async def _journal_events(watch: _Watch, after: int) -> AsyncGenerator[bytes, No
             yield item
 
 
+async def _item_events(watch: _Watch, after: int) -> AsyncGenerator[bytes, None]:
+    """`item` events of an output stream, whose ids are the offset behind each, then `end` once the instance has ended
+    and all is told."""
+
+    async def items(after: int, wait_s: float) -> list[tuple[int, StreamItem]]:
+        found = await watch.service.stream(
+            watch.caller, watch.tenant, watch.instance, watch.stream, offset=after, limit=1000, wait_s=wait_s
+        )
+        return [(item.offset + 1, item) for item in found]
+
+    async with aclosing(_events("item", items, watch, after)) as events:
+        async for item in events:
+            yield item
+
+
 async def _events(
     name: str,
-    read: Callable[[int, float], Awaitable[Sequence[tuple[int, LogLine | JournalItem]]]],
+    read: Callable[[int, float], Awaitable[Sequence[tuple[int, LogLine | JournalItem | StreamItem]]]],
     watch: _Watch,
     after: int,
 ) -> AsyncGenerator[bytes, None]:

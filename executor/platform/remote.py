@@ -13,7 +13,7 @@ import msgspec
 
 from executor import wire
 from executor.core.errors import PerdureError, Refused, Unavailable, from_json
-from executor.operations import API_PREFIX, OPERATIONS, Arguments, Operation, Result
+from executor.operations import API_PREFIX, OPERATIONS, Arguments, Operation, Result, ResultView
 
 CONNECT_S = 10.0
 ANSWER_S = 60.0
@@ -106,7 +106,7 @@ class Remote:
             value = wire.decode(answer.content, operation.result)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._strange(answer) from error
-        return value.output if operation.name == "result" else value
+        return value.output if isinstance(value, ResultView) else value
 
     def _error(self, answer: httpx2.Response) -> PerdureError:
         try:

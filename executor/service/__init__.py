@@ -12,6 +12,7 @@ from pathlib import Path
 
 from executor.core.errors import Conflict, Refused
 from executor.service.access import ADMINISTRATOR, Caller, ServiceOptions, in_thread
+from executor.service.asking import Asking
 from executor.service.bulk import Bulk
 from executor.service.schedules import Schedules
 from executor.service.tenants import Tenants
@@ -22,7 +23,7 @@ SCHEDULES_FILE = "schedules.db"
 """In the data directory, and in a backup."""
 
 
-class Service(Tenants, Versions, Schedules, Bulk):
+class Service(Tenants, Versions, Schedules, Bulk, Asking):
     """See the module's text. Made by `executor.main.running`."""
 
     # --- the platform

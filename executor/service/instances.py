@@ -78,7 +78,7 @@ class Instances(Access):
         try:
             await self._gate.enter()
             try:
-                return _status(await self._flows.start(await self._prepared(tenant, request, encoded)))
+                return status_of(await self._flows.start(await self._prepared(tenant, request, encoded)))
             finally:
                 self._gate.leave()
         finally:
@@ -108,7 +108,7 @@ class Instances(Access):
                             wanted = await self._prepared(tenant, request, encoded[index])
                             if wanted.is_alone:
                                 # It may replace or end one that came just before it, here too.
-                                outcomes[index] = StartOutcome(status=_status(await self._flows.start(wanted)))
+                                outcomes[index] = StartOutcome(status=status_of(await self._flows.start(wanted)))
                             else:
                                 starts.append((index, await self._flows.timed(wanted)))
                         except PerdureError as error:
@@ -122,14 +122,14 @@ class Instances(Access):
             outcomes[index] = (
                 StartOutcome(error=answer.to_json())
                 if isinstance(answer, PerdureError)
-                else StartOutcome(status=_status(answer))
+                else StartOutcome(status=status_of(answer))
             )
         return [outcome for outcome in outcomes if outcome is not None]
 
     async def status(self, caller: Caller, tenant: str, id: str) -> Status:
         """Raises NotFound."""
         self.may(caller, tenant, "read")
-        return _status(await self._of(tenant, id, self._instances.status(tenant, id)))
+        return status_of(await self._of(tenant, id, self._instances.status(tenant, id)))
 
     async def result(self, caller: Caller, tenant: str, id: str, *, timeout_s: float | None = None) -> Any:
         """What `run()` returned, waiting for it. Raises TenantError (it failed), Conflict (`instance_terminated`,
@@ -171,17 +171,18 @@ class Instances(Access):
     async def pause(self, caller: Caller, tenant: str, id: str) -> Status:
         """No further step starts until it is resumed; steps that execute finish. Idempotent."""
         self.may(caller, tenant, "write")
-        return _status(await self._of(tenant, id, self._instances.pause(tenant, id)))
+        return status_of(await self._of(tenant, id, self._instances.pause(tenant, id, by=caller.who)))
 
     async def resume(self, caller: Caller, tenant: str, id: str) -> Status:
         """Go on after a pause, or try again after being held. Idempotent."""
         self.may(caller, tenant, "write")
-        return _status(await self._of(tenant, id, self._instances.resume(tenant, id)))
+        return status_of(await self._of(tenant, id, self._instances.resume(tenant, id, by=caller.who)))
 
-    async def terminate(self, caller: Caller, tenant: str, id: str) -> Status:
-        """End it now, for good. Idempotent."""
+    async def terminate(self, caller: Caller, tenant: str, id: str, *, undo: bool = False) -> Status:
+        """End it now, for good; `undo`: once what its finished steps did is undone. Idempotent."""
         self.may(caller, tenant, "write")
-        return _status(await self._of(tenant, id, self._instances.terminate(tenant, id)))
+        answer = self._instances.terminate(tenant, id, undo=undo, by=caller.who)
+        return status_of(await self._of(tenant, id, answer))
 
     async def delete(self, caller: Caller, tenant: str, id: str) -> None:
         """Remove everything of an ended instance. Its id can be used again."""
@@ -280,7 +281,8 @@ class Instances(Access):
         )
 
 
-def _status(seen: Seen) -> Status:
+def status_of(seen: Seen) -> Status:
+    """What callers see of it."""
     return status_view(seen.row, None if seen.output is None else readable(seen.output), seen.queued)
 
 
@@ -310,7 +312,7 @@ def _outcome(seen: Seen) -> Any:
         return None if seen.output is None else readable(seen.output)
     if state == "terminated":
         raise Conflict(f'instance "{name}" was terminated and has no result', code="instance_terminated")
-    error = _status(seen).error
+    error = status_of(seen).error
     if state == "held":
         raise Conflict(
             f'instance "{name}" is held: {error.message if error else ""}',

@@ -12,11 +12,14 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any, BinaryIO
 
 import trio
+from msgspec.structs import replace
 
 from executor.config import Config
+from executor.core import attributes as search_attributes
 from executor.core import ids, search, values
 from executor.core.errors import Conflict, NotFound, PerdureError, Refused, TenantError, Unavailable
 from executor.service import Caller
@@ -35,11 +38,15 @@ from executor.views import (
     InstanceView,
     JournalItem,
     LogLine,
+    QueryResult,
     StartOutcome,
     StartRequest,
     Status,
+    StreamItem,
+    StreamView,
     TenantView,
     TokenView,
+    UpdateReceipt,
     WaitingFor,
     WorkflowView,
 )
@@ -59,6 +66,8 @@ class _Instance:
         self.events: dict[str, tuple[str, Any]] = {}
         self.journal: list[JournalItem] = []
         self.lines: list[LogLine] = []
+        self.attributes: dict[str, Any] = {}
+        self.updates: dict[str, Any] = {}
         self.changed = trio.Event()
         self.write("started", workflow=workflow, payload=payload)
 
@@ -101,6 +110,8 @@ class FakeService(FakeSchedules):
         self.cancelled_calls = 0
         self.closed_exchanges = 0
         self.received: list[bytes] = []
+        self.start_options: dict[str, Any] = {}
+        """Of the latest start."""
         self.break_next: BaseException | None = None
         self.is_ready = True
 
@@ -151,6 +162,15 @@ class FakeService(FakeSchedules):
 
     async def tenant(self, caller: Caller, name: str) -> TenantView:
         view: TenantView = self._tenant(caller, name)["view"]
+        return view
+
+    async def set_tenant(
+        self, caller: Caller, name: str, *, weight: int = 1, concurrency: int | None = None
+    ) -> TenantView:
+        self._admin(caller)
+        kept = self._tenant(caller, name)
+        kept["view"] = replace(kept["view"], weight=weight, concurrency=concurrency)
+        view: TenantView = kept["view"]
         return view
 
     async def tenants(self, caller: Caller) -> list[TenantView]:
@@ -348,7 +368,21 @@ class FakeService(FakeSchedules):
         id: str | None = None,
         channel: str = "live",
         commit: str | None = None,
+        delay: str | float | None = None,
+        at: datetime | None = None,
+        attributes: dict[str, Any] | None = None,
+        priority: int | None = None,
+        retention: dict[str, str | float] | None = None,
+        unload: str | None = None,
     ) -> Status:
+        self.start_options = {
+            "delay": delay,
+            "at": at,
+            "attributes": attributes,
+            "priority": priority,
+            "retention": retention,
+            "unload": unload,
+        }
         if self.break_next is not None:
             error, self.break_next = self.break_next, None
             raise error
@@ -396,6 +430,12 @@ class FakeService(FakeSchedules):
                     id=item.id,
                     channel=item.channel,
                     commit=item.commit,
+                    delay=item.delay,
+                    at=item.at,
+                    attributes=item.attributes,
+                    priority=item.priority,
+                    retention=item.retention,
+                    unload=item.unload,
                 )
                 outcomes.append(StartOutcome(status=status))
             except PerdureError as error:
@@ -418,6 +458,7 @@ class FakeService(FakeSchedules):
             sequence=len(found.journal),
             created_at_ms=NOW_MS,
             updated_at_ms=NOW_MS + len(found.journal),
+            attributes=found.attributes,
         )
 
     async def status(self, caller: Caller, tenant: str, id: str) -> Status:
@@ -481,8 +522,101 @@ class FakeService(FakeSchedules):
     async def resume(self, caller: Caller, tenant: str, id: str) -> Status:
         return await self._operate(caller, tenant, id, "waiting", "resumed")
 
-    async def terminate(self, caller: Caller, tenant: str, id: str) -> Status:
+    async def terminate(self, caller: Caller, tenant: str, id: str, *, undo: bool = False) -> Status:
+        if undo:
+            self._instance(caller, tenant, id, "write").write("undoing")
         return await self._operate(caller, tenant, id, "terminated", "terminated")
+
+    async def restart(
+        self, caller: Caller, tenant: str, id: str, *, from_step: str | None = None, occurrence: int = 1
+    ) -> Status:
+        found = self._instance(caller, tenant, id, "write")
+        if from_step is not None and (from_step, occurrence) != ("wait for go", 1):
+            raise NotFound(f'there is no step "{from_step}#{occurrence}"', code="step_not_found")
+        found.state, found.output, found.error = "waiting", None, None
+        found.write("restarted")
+        return self._status(found)
+
+    async def set_attributes(self, caller: Caller, tenant: str, id: str, attributes: dict[str, Any]) -> Status:
+        found = self._instance(caller, tenant, id, "write")
+        found.attributes = search_attributes.visible(
+            search_attributes.merge(search_attributes.encode(found.attributes), attributes)
+        )
+        return self._status(found)
+
+    async def update(
+        self,
+        caller: Caller,
+        tenant: str,
+        id: str,
+        name: str,
+        payload: Any = None,
+        *,
+        update_id: str | None = None,
+        timeout_s: float = 30.0,
+    ) -> UpdateReceipt:
+        """Handlers: `echo` gives its payload back, `refuse` refuses, `break` raises, `hang` does not end."""
+        found = self._instance(caller, tenant, id, "write")
+        payload = self._encode(payload)
+        self.number += 1
+        update_id = update_id or f"upd_{self.number}"
+        if update_id in found.updates:
+            return UpdateReceipt(id=update_id, name=name, value=found.updates[update_id], is_duplicate=True)
+        if name == "refuse":
+            raise Refused("not like this", code="update_refused")
+        if name == "break":
+            raise TenantError("ValueError: no luck", code="update_failed", type="ValueError")
+        if name == "hang":
+            await trio.sleep(timeout_s)
+            raise Unavailable("it has not ended", code="timeout")
+        if name != "echo":
+            raise NotFound(f'there is no update "{name}"', code="unknown_handler")
+        if found.is_final:
+            raise Conflict(f'instance "{id}" has already ended', code="instance_finished")
+        found.updates[update_id] = payload
+        return UpdateReceipt(id=update_id, name=name, value=payload, is_duplicate=False)
+
+    async def ask(self, caller: Caller, tenant: str, id: str, name: str, payload: Any = None) -> Any:
+        found = self._instance(caller, tenant, id)
+        if name != "state":
+            raise NotFound(f'there is no query "{name}"', code="unknown_handler")
+        return {"state": found.state, "payload": self._encode(payload)}
+
+    async def query(
+        self, caller: Caller, tenant: str, id: str, sql: str, parameters: Any = (), *, limit: int = 1000
+    ) -> QueryResult:
+        """Understands `select ?`, and refuses everything else."""
+        found = self._instance(caller, tenant, id)
+        if sql != "select ?":
+            raise Refused("This facet is open for reading only.", code="facet_refused", reason="facet_read_only")
+        rows = [[value] for value in parameters]
+        return QueryResult(columns=["?"], rows=rows[:limit], is_cut=len(rows) > limit, sequence=len(found.journal))
+
+    async def streams(self, caller: Caller, tenant: str, id: str) -> list[StreamView]:
+        lines = self._instance(caller, tenant, id).lines
+        return [StreamView(name="words", count=len(lines))] if lines else []
+
+    async def stream(
+        self,
+        caller: Caller,
+        tenant: str,
+        id: str,
+        name: str,
+        *,
+        offset: int = 0,
+        limit: int = 1000,
+        wait_s: float = 0,
+    ) -> list[StreamItem]:
+        """What a Talker said is its stream `words`."""
+        found = self._instance(caller, tenant, id)
+        with trio.move_on_after(wait_s):
+            while len(found.lines) <= offset and not found.is_final:
+                await found.changed.wait()
+        lines = found.lines[offset : offset + limit] if name == "words" else []
+        return [
+            StreamItem(offset=line.cursor - 1, item={"said": line.text}, at_ms=line.at_ms, step=line.step, attempt=1)
+            for line in lines
+        ]
 
     async def delete(self, caller: Caller, tenant: str, id: str) -> None:
         self._instance(caller, tenant, id, "write")
