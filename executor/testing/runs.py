@@ -190,7 +190,7 @@ class Runs:
             if isinstance(command, StepDone | StepError):
                 hosted.reports.append(command)
             else:
-                if not isinstance(command, StepBegun):
+                if isinstance(command, Cancel):
                     self.journal_reports(hosted, of_all=True)  # it may be about one of these steps
                 self._journal(hosted, command)
         self.journal_reports(hosted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -229,6 +230,24 @@ def test_what_handlers_refuse_and_raise_comes_out() -> None:
         with pytest.raises(NotFound, match="has no query 'any'; it has all"):
             run.ask("any")
         assert run.state == "waiting"
+
+
+class Quiet(Workflow):
+    @Workflow.query
+    def how(self, payload):
+        return "well"
+
+    async def run(self, event, step):
+        print("begun")
+        await asyncio.Event().wait()
+
+
+def test_a_line_is_kept_once_however_often_it_is_printed_again() -> None:
+    with WorkflowTest(Quiet) as test:
+        run = test.start()
+        assert [run.ask("how"), run.ask("how")] == ["well", "well"]
+        assert run.activations == 3
+        assert [line.text for line in run.logs] == ["begun"]
 
 
 class Patient(Workflow):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -121,6 +121,21 @@ def test_a_forced_event_timeout_ends_the_wait_at_once_whatever_was_sent() -> Non
         run.send_event("approved", 1)
         assert run.result() == ["approval#1", 1], "the event is still there for another wait"
         assert test.clock.now == START
+
+
+class Late(Approval):
+    async def run(self, event, step):
+        await step.sleep("a day", "1 day")
+        return await super().run(event, step)
+
+
+def test_a_forced_event_timeout_leaves_an_early_event_for_another_wait() -> None:
+    with WorkflowTest(Late, now=START) as test:
+        test.force_event_timeout("approval", occurrence=1)
+        run = test.start()
+        run.send_event("approved", 1)
+        assert run.result() == ["approval#1", 1]
+        assert test.clock.now == START + timedelta(days=1)
 
 
 class Uses(Workflow):
