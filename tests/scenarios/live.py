@@ -269,3 +269,11 @@ def wait_waiting(run: Any, kind: str, timeout_s: float = TIMEOUT_S) -> Status:
         lambda status: status.state == "waiting" and kind in [wait.kind for wait in status.waits],
         timeout_s,
     )
+
+
+TRACES = frozenset({"activated", "released", "step_started"})
+
+
+def facts(run: Any) -> list[str]:
+    """Kinds of an instance's journal, without those that tell how often it was activated and which attempts began."""
+    return [item.kind for item in run.journal() if item.kind not in TRACES]

@@ -30,7 +30,7 @@ from typing import Any
 
 import facets
 from executor.core import codec, entries
-from executor.core.entries import AnyEntry
+from executor.core.entries import HIDDEN, AnyEntry
 from tests.scenarios import crash_server
 
 TIMEOUT_S = 30.0
@@ -339,7 +339,8 @@ class World:
                 assert now[key][: len(stored)] == stored, f"{key}: its journal did not only grow"
 
     def journal(self, key: Key) -> list[AnyEntry]:
-        return codec.decode_journal(self.read_disk()[key])
+        """Without traces of how it was executed."""
+        return [entry for entry in codec.decode_journal(self.read_disk()[key]) if type(entry) not in HIDDEN]
 
     def rows(self, key: Key, table: str = "note") -> list[tuple[Any, ...]]:
         """The rows of a table of the facet, as the sqlite3 module of Python reads it."""
