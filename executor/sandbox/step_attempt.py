@@ -18,28 +18,22 @@ import asyncio
 import contextvars
 import functools
 import inspect
-import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal
 
 from executor.core import values
-from executor.core.commands import Beat, Emit, StepDone, StepError
+from executor.core.commands import StepDone, StepError
 from executor.core.errors import Refused
 from executor.core.failure import ErrorFact
 from executor.sandbox import faults, step_failures, step_streams
-from executor.sandbox.facets_inside import AttemptFacet, RunFacet
-from executor.sandbox.output import Recorder, Scope, nowhere
-from executor.sandbox.step_calls import StepCall, declared_result, is_async
-from executor.sandbox.step_signals import Signals
+from executor.sandbox.step_calls import declared_result, is_async
+from executor.sandbox.step_surface import NOBODY, making
+from executor.sandbox.step_winding import WindingAttempt
 from executor.sandbox.threads import ThreadPlace
-from executor.workflow.errors import HeartbeatTimeout, NotHere, StepTimeout
-from executor.workflow.runtime import Parameters, current_attempt
-
-if TYPE_CHECKING:
-    from executor.sandbox.steps import Steps
+from executor.workflow.errors import HeartbeatTimeout, StepTimeout
+from executor.workflow.runtime import current_attempt
 
 _time_ns = time.time_ns
 """The real clock, taken before `ambient` replaces the name."""
@@ -48,152 +42,10 @@ _RESULT_HINT = (
 )
 
 
-class Owner(Protocol):
-    """The run that an attempt belongs to."""
+class Attempt(WindingAttempt):
+    """See the module."""
 
-    recorder: Recorder
-
-    @property
-    def facet(self) -> RunFacet: ...
-
-    def attempt_begun(self, attempt: Attempt) -> None:
-        """It executes from now on. To be told along with whatever is told next."""
-
-    def attempt_lasts(self, attempt: Attempt) -> None:
-        """It has executed for a while: if its beginning has not been told, now is the time."""
-
-    def attempt_says(self, attempt: Attempt, command: Beat | Emit) -> None: ...
-
-    def attempt_over(self, attempt: Attempt, report: StepDone | StepError) -> None: ...
-
-
-class _Nobody:
-    """The owner of an attempt that has ended: code that outlives its attempt does not keep the run."""
-
-    recorder: Any = None
-
-    @property
-    def facet(self) -> RunFacet:
-        raise _over()
-
-    def attempt_begun(self, attempt: Attempt) -> None: ...
-
-    def attempt_lasts(self, attempt: Attempt) -> None: ...
-
-    def attempt_says(self, attempt: Attempt, command: Beat | Emit) -> None: ...
-
-    def attempt_over(self, attempt: Attempt, report: StepDone | StepError) -> None: ...
-
-
-_NOBODY = _Nobody()
-_making = threading.RLock()
-"""Held while an attempt's facet, output or signals are made, or while it ends: they are made at first use, often in a
-thread."""
-
-
-class Attempt:
-    """See the module. Implements `executor.workflow.runtime.AttemptRuntime`."""
-
-    __slots__ = (
-        "__weakref__", "_children", "_facet", "_given_details", "_output", "_place", "_signals", "_steps", "_task",
-        "_then", "_timer", "_watch", "attempt", "call", "deadline", "is_ended", "is_over", "is_started",
-        "owner", "started_at_ms",
-    )  # fmt: skip
-
-    def __init__(self, steps: Steps, owner: Owner, call: StepCall, number: int, details: bytes = b"") -> None:
-        """`details`: of the last heartbeat of the attempt before, or of this one before it was lost."""
-        self.call = call
-        self.attempt = number
-        self.deadline: datetime | None = None
-        self.owner = owner
-        self.is_over = False
-        self.is_ended = False
-        self.is_started = False
-        self.started_at_ms = 0
-        self._steps = steps
-        self._given_details = details
-        self._facet: AttemptFacet | None = None
-        self._output: Scope | None = None
-        self._signals: Signals | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._children: set[asyncio.Task[Any]] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._watch: asyncio.TimerHandle | None = None
-        self._then: Callable[[], None] | None = None
-        self._place: ThreadPlace | None = None
-
-    # --- what tenant code reaches through the context
-
-    @property
-    def name(self) -> str:
-        return self.call.name
-
-    @property
-    def path(self) -> str:
-        return self.call.path
-
-    @property
-    def idempotency_key(self) -> str:
-        return self.call.idempotency_key
-
-    @property
-    def last_heartbeat(self) -> Any:
-        return values.decode(self._given_details, what="heartbeat details") if self._given_details else None
-
-    @property
-    def output(self) -> Scope:
-        """Where its lines go; made at the first. See `executor.sandbox.output.current`."""
-        if self._output is None:
-            with _making:  # or an end that comes between would leave it open
-                if self.is_ended:
-                    return nowhere
-                self._output = Scope(self.owner.recorder, self.call.path, self.attempt)
-        return self._output
-
-    @property
-    def facet(self) -> AttemptFacet:
-        """Made at the first use: most attempts have none."""
-        if self._facet is None:
-            with _making:
-                if self._facet is None:
-                    facet = AttemptFacet(self.owner)
-                    if self.is_over:
-                        facet.end(commit=False)
-                    self._facet = facet
-        return self._facet
-
-    def facet_execute(self, sql: str, parameters: Parameters) -> list[Any]:
-        return self.facet.execute(sql, parameters)
-
-    def facet_executemany(self, sql: str, parameters: Sequence[Parameters]) -> None:
-        self.facet.executemany(sql, parameters)
-
-    def facet_exclusive(self) -> AbstractAsyncContextManager[None]:
-        return self.facet.exclusive()
-
-    def stream_part(self, id: int, number: int) -> bytes | None:
-        return step_streams.part(self.facet, id, number)
-
-    def heartbeat(self, details: Any) -> None:
-        self._speaking().beat(details)
-
-    def emit(self, stream: str, item: Any) -> None:
-        self._speaking().emit(stream, item)
-
-    def _speaking(self) -> Signals:
-        if self._signals is None:
-            with _making:
-                if self._signals is None and not self.is_over:
-                    self._signals = self._new_signals()
-        if self.is_over or self._signals is None:
-            raise _over()
-        return self._signals
-
-    def _new_signals(self) -> Signals:
-        return Signals(self, self._steps, self.call.options.heartbeat_ms, self._given_details)
-
-    def say(self, command: Beat | Emit) -> None:
-        self.owner.attempt_says(self, command)
+    __slots__ = ()
 
     # --- executing
 
@@ -211,7 +63,7 @@ class Attempt:
         self._place = place = ThreadPlace(self._steps)
         if place.is_free:
             self._told_begun()  # else when one is
-        self._steps.pool.submit(functools.partial(context.run, self._run_in_thread, place))
+        self._steps.pool.submit(lambda: context.run(self._run_in_thread, place))
 
     def _new_context(self) -> contextvars.Context:
         context = self.call.context.copy()  # a later attempt begins with the same variables
@@ -246,7 +98,7 @@ class Attempt:
         if options.timeout_ms is not None:
             self._timer = self._steps.call_later(options.timeout_ms / 1000, self._timed_out)
         if options.heartbeat_ms is not None:
-            with _making:
+            with making:
                 if self._signals is None:
                     self._signals = self._new_signals()
             self._watch = self._steps.call_later(options.heartbeat_ms / 1000, self._watch_heartbeat)
@@ -316,17 +168,6 @@ class Attempt:
             self._finish_async(result), loop=self._steps.loop, name=self.call.path, context=context
         )
 
-    def adopt(self, task: asyncio.Task[Any]) -> None:
-        """A task that its code has made: it ends with the attempt."""
-        if self._children is None:
-            self._children = set()
-        self._children.add(task)
-        task.add_done_callback(self._children.discard)
-        if self.is_over:
-            task.add_done_callback(self._one_ended)
-        if self.is_ended:
-            task.cancel()
-
     # --- outcomes
 
     def cancel(self, *, is_dropped: bool = False) -> None:
@@ -334,9 +175,9 @@ class Attempt:
 
         `is_dropped`: with its run, so nobody takes what it says any more.
         """
-        if not self.is_over and not is_dropped and self._signals is not None:
-            self._signals.send_items()
-        was_over, self._then = self.is_over, self._nothing_to_tell
+        if is_dropped and self._signals is not None:
+            self._signals.close()
+        was_over, self._then = self.is_over, self._end
         if not was_over:
             self._conclude()
             self._roll_back()
@@ -346,9 +187,6 @@ class Attempt:
             self._wind_up()
         elif not self._left():  # it was asking for its retry
             self._end()
-
-    def _nothing_to_tell(self) -> None:
-        self._end()
 
     def _timed_out(self) -> None:
         timeout_s = (self.call.options.timeout_ms or 0) / 1000
@@ -391,7 +229,7 @@ class Attempt:
         call = self.call
         try:
             value = result if call.options.is_stream else self._encoded(result)
-            with _making:
+            with making:
                 facet = self._facet
                 self.is_over = facet is None  # and none is made from here on
             delta = b"" if facet is None else facet.end(commit=True)
@@ -429,7 +267,7 @@ class Attempt:
         if self._signals is not None and not self._signals.is_closed:
             self._signals.send_items()
             self._signals.close()
-        with _making:
+        with making:
             self.is_over = True
         for timer in (self._timer, self._watch):
             if timer is not None:
@@ -440,68 +278,10 @@ class Attempt:
             self._place = None
 
     def _roll_back(self) -> None:
-        with _making:
+        with making:
             facet = self._facet
         if facet is not None:
             facet.end(commit=False)
-
-    def _left(self) -> list[asyncio.Task[Any]]:
-        """Tasks of it that have not ended, but for the one that executes now."""
-        own = _current_task(self._steps.loop)
-        tasks: list[asyncio.Task[Any]] = list(self._children or ())
-        if self._task is not None:
-            tasks.append(self._task)
-        return [task for task in tasks if task is not own and not task.done()]
-
-    def _wind_up(self) -> None:
-        """Cancel what still executes; when that has ended, or has overstayed its grace time, go on with `_then`."""
-        left = self._left()
-        if not left:
-            self._wound_up()
-            return
-        for task in left:
-            task.add_done_callback(self._one_ended)
-            task.cancel()
-        context = contextvars.Context()
-        context.run(current_attempt.set, self)  # its own: what is closed in the end may print
-        grace_s = self.call.options.grace_ms / 1000
-        self._timer = self._steps.call_later(grace_s, self._overstayed, context=context)
-
-    def _one_ended(self, task: asyncio.Task[Any]) -> None:
-        _look_at(task)
-        if self._timer is None or self._task is None:
-            return  # it had its time
-        left = self._left()
-        if not left:
-            self._timer.cancel()
-            self._timer = None
-            self._wound_up()
-        elif self._task.done():
-            for other in left:
-                if not other.cancelling():  # its clean-up has left it behind
-                    other.cancel()
-
-    def _overstayed(self) -> None:
-        self._timer = None
-        for task in self._left():
-            _close(task)
-        self._wound_up()
-
-    def _wound_up(self) -> None:
-        self._task = None
-        then, self._then = self._then, None
-        if then is not None:
-            then()
-
-    def _wind_up_children(self) -> None:
-        """What a step that has its result leaves behind: nobody waits for it."""
-        left = [task for task in self._children or () if not task.done()]
-        for task in left:
-            task.add_done_callback(_look_at)
-            task.cancel()
-        if left:
-            grace_s = self.call.options.grace_ms / 1000
-            self._steps.call_later(grace_s, functools.partial(_close_all, left), context=contextvars.Context())
 
     def _judge(self, error: BaseException, fact: ErrorFact) -> None:
         """What the retry option says of it: at once, or by functions of the tenant's, which may not take for ever."""
@@ -516,8 +296,8 @@ class Attempt:
             self._tell_failed(context.run(ask))
             return
         self._then = functools.partial(self._tell_failed, self._not_answered(fact))
-        self._place = ThreadPlace(self._steps)
-        self._steps.pool.submit(functools.partial(context.run, self._ask_in_thread, ask, self._place))
+        self._place = place = ThreadPlace(self._steps)
+        self._steps.pool.submit(lambda: context.run(self._ask_in_thread, ask, place))
 
     def _not_answered(self, fact: ErrorFact) -> step_failures.Verdict:
         retry = self.call.options.retry
@@ -556,7 +336,7 @@ class Attempt:
 
     def _end(self) -> None:
         """Nothing of it is to come: free its place."""
-        with _making:
+        with making:
             if self.is_ended:
                 return
             self.is_ended = True
@@ -568,7 +348,7 @@ class Attempt:
             self._place.abandon()
             self._place = None
         self._task = self._timer = self._then = None
-        self.owner = _NOBODY
+        self.owner = NOBODY
         self._steps.ended(self)
 
 
@@ -584,39 +364,3 @@ class _Stored:
 
     def __init__(self, value: bytes) -> None:
         self.value = value
-
-
-def _over() -> NotHere:
-    return NotHere("this attempt of the step is over (timed out, cancelled or finished)")
-
-
-def _look_at(task: asyncio.Task[Any]) -> None:
-    """Or asyncio would complain that nobody has."""
-    if not task.cancelled():
-        task.exception()
-
-
-def _close(task: asyncio.Task[Any]) -> None:
-    """Put an end to a task that its cancellation did not end: GeneratorExit at the place where it waits.
-
-    Code that awaits again even then is torn from what would wake it up, and never executes again.
-    """
-    try:
-        task.get_coro().close()  # type: ignore[union-attr]  # of a task that has not ended it is there
-    except BaseException:  # it goes on, or raises
-        return
-    finally:
-        task.cancel()  # it is woken up once more, and finds its coroutine closed
-
-
-def _close_all(tasks: list[asyncio.Task[Any]]) -> None:
-    for task in tasks:
-        if not task.done():
-            _close(task)
-
-
-def _current_task(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any] | None:
-    try:
-        return asyncio.current_task(loop)
-    except RuntimeError:
-        return None

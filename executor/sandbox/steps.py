@@ -10,8 +10,9 @@ from contextvars import Context
 from typing import Any
 
 from executor.sandbox.child_limits import ChildLimits
-from executor.sandbox.step_attempt import Attempt, Owner
+from executor.sandbox.step_attempt import Attempt
 from executor.sandbox.step_calls import StepCall
+from executor.sandbox.step_surface import Owner
 from executor.sandbox.threads import StepPool
 from executor.workflow.runtime import current_attempt
 
