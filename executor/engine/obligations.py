@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PAUSE_MS = 200
+"""A process that died is back after about this; the pause doubles each time."""
 GRACE_MS = 2_000
 PAUSE_MS_MAX = 60_000
 
@@ -122,7 +124,7 @@ class Obligations:
 
     async def _tend(self, resident: Resident) -> None:
         engine = self._engine
-        pause_ms = GRACE_MS
+        pause_ms = PAUSE_MS
         try:
             while self.is_owing(resident) and not resident.is_lost:
                 try:
@@ -130,8 +132,8 @@ class Obligations:
                 except Unavailable as error:
                     facts = {"tenant": resident.key[0], "instance": resident.key[1], "error": str(error)}
                     log.warning("what it owes to other instances is tried again", extra=facts)
-                    if engine.state(resident) not in ACTIVE:
-                        return  # Its row is due before long.
+                    if 2 * pause_ms > GRACE_MS and engine.state(resident) not in ACTIVE:
+                        return  # Its row is due: memory need not keep it.
                     await engine.clock.sleep_until_ms(engine.clock.now_ms() + pause_ms)
                     pause_ms = min(2 * pause_ms, PAUSE_MS_MAX)
             if resident.instance.outcome is not None and not resident.is_lost:

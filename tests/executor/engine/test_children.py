@@ -550,8 +550,11 @@ async def test_ended_child_is_deleted_only_when_its_parent_knows(tmp_path, host)
         inner, peers.inner = peers.inner, HinderedPeers()
         await w.engine.send_event(CHILD, id="e", type="go", payload=NIL)
         await w.until_final(CHILD)
+        peers.inner.times = 100
         while w.engine.residents.get(CHILD) is not None:
             await wait_all_tasks_blocked(0.001)
+            w.clock.advance(50)  # not as far as what wakes it again
+            assert w.clock.now_ms() < BASE_MS + GRACE_MS
         with pytest.raises(Unavailable):
             await w.engine.delete(CHILD)
         peers.inner = inner
