@@ -219,6 +219,11 @@ class Instance:
         return None if options is None else options.parent
 
     @property
+    def can_go_on(self) -> bool:
+        """It has not ended, and is not held."""
+        return self.outcome is None and self.held is None
+
+    @property
     def is_paused(self) -> bool:
         return self.paused is not None
 

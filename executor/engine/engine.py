@@ -332,7 +332,7 @@ class Engine:
                 resident.journal_bytes = 0
         if instance.resolved_at != before or instance.sequence == len(entries):
             resident.is_resting = False
-        if resident.is_resting and instance.outcome is None and self.runner.releases(resident):
+        if resident.is_resting and instance.can_go_on and self.runner.releases(resident):
             encoded += self._release(resident)
         resident.stored += encoded
         if not more_follow:

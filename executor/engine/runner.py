@@ -260,7 +260,7 @@ class Runner:
         if run is None:
             return
         instance = resident.instance
-        if instance.outcome is not None or instance.held is not None or run.execution != instance.execution:
+        if not instance.can_go_on or run.execution != instance.execution:
             if resident.is_settled:
                 self.drop(resident)
         elif run.is_released:
