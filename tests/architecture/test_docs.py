@@ -107,7 +107,8 @@ def test_every_command_is_told() -> None:
         ("tenants tokens ", cli.tokens),
         ("versions ", cli.versions),
         ("instances ", cli.instances),
+        ("schedules ", cli.schedules),
     ):
         for name in app:
-            if not name.startswith("-") and name not in ("tenants", "versions", "instances", "tokens"):
+            if not name.startswith("-") and name not in ("tenants", "versions", "instances", "schedules", "tokens"):
                 assert f"perdure {group}{name}" in page, f"{group}{name}"

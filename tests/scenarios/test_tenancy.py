@@ -77,6 +77,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         secret = acme.start("Recipe", SECRET, id="secret")
         wait_waiting(secret, "event")
         umbrella.start("Own", id="own").result(timeout=30)
+        acme.create_schedule("Fine", SECRET, name="nightly", cron="0 3 * * *")
         owner, reader = acme.create_token(label=SECRET), acme.create_token(access="read")
         stranger = umbrella.create_token()
         yield World(
@@ -92,6 +93,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "start": {"workflow": "Fine"},
     "start_many": {"requests": [{"workflow": "Fine"}]},
     "send_event": {"type": "go"},
+    "create_schedule": {"workflow": "Fine", "cron": "0 6 * * *"},
     "backup": {"target": "/nowhere/at/all"},
 }
 """What an operation cannot do without."""
@@ -107,6 +109,7 @@ def _path(operation: Operation, world: World, tenant: str, **named: str) -> str:
         "path": "workflows.py",
         "channel": "live",
         "token_id": world.acme.tokens()[0].id,
+        "name": "nightly",
     } | named
     path = operation.path.replace(":path}", "}")
     for name, text in values.items():
