@@ -11,10 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import trio
 
 from executor.core.errors import PerdureError, Refused, Unavailable
 from executor.core.search import COUNT_MAX, Query
+from executor.entropy import new_name
 from executor.ports import ChildEnd, Emission, Instances, Queried, Seen, Share, Start, StoredRow, Updated, Vitals
 from executor.shards.pages import ENDED as _ENDED
 from executor.shards.pages import merged_page
@@ -43,10 +45,26 @@ class RoutedInstances:
     def _of(self, tenant: str, instance: str) -> Instances:
         return self._parts[self._owners[shard_of(tenant, instance)]]
 
+    def _placed(self, start: Start) -> Start:
+        """The start; one with limits and a new id has an id of the part where all such of its key are.
+
+        A limit is enforced by each part for its own instances, so it holds for all of them only if they are together.
+        """
+        options = start.options
+        if not start.is_new or options is None or not options.limits or len(self._parts) == 1:
+            return start
+        tenant, name = start.key
+        part = self._owners[shard_of(tenant, options.limits[0].key)]
+        while self._owners[shard_of(tenant, name)] != part:
+            name = new_name(name.partition("_")[0])
+        return msgspec.structs.replace(start, key=(tenant, name))
+
     async def start(self, start: Start) -> Seen:
+        start = self._placed(start)
         return await self._of(*start.key).start(start)
 
     async def start_many(self, starts: Sequence[Start]) -> list[Seen | PerdureError]:
+        starts = [self._placed(start) for start in starts]
         by_part: dict[int, list[int]] = {}
         for index, start in enumerate(starts):
             by_part.setdefault(self._owners[shard_of(*start.key)], []).append(index)

@@ -79,6 +79,7 @@ class Flowing:
         with trio.fail_after(5):
             while not self.runs(id):
                 await trio.testing.wait_all_tasks_blocked(0.01)
+        await trio.testing.wait_all_tasks_blocked(0.01)  # The sandbox has taken it.
 
     async def pass_ms(self, ms: int) -> None:
         self.w.clock.advance(ms)

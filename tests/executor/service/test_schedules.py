@@ -109,6 +109,7 @@ class Made:
         return await self.status(tenant, instance)
 
     async def delete_tenant(self, _tenant: str) -> None: ...
+    async def set_share(self, _tenant: str, _share: object) -> None: ...
 
 
 class World:

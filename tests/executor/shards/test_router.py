@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from executor.adapters.state import facets_query, translated
 from executor.core import attributes
+from executor.core.entries import FlowLimit, StartOptions
 from executor.core.errors import Conflict, PerdureError, Refused, Unavailable
 from executor.core.search import EVERYTHING, Query
-from executor.ports import ChildEnd, Row, Seen, Start, StoredRow, Vitals
-from executor.shards.router import RoutedInstances
+from executor.ports import ChildEnd, Row, Seen, Share, Start, StoredRow, Vitals
+from executor.shards.router import RoutedInstances, share_of_part
 from facets import search, shard_of
 
 COUNT = 3
@@ -119,6 +120,40 @@ async def test_instance_goes_to_the_owner_of_its_shard() -> None:
     for index, part in enumerate(parts):
         assert part.rows
         assert {OWNERS[shard_of("acme", row.instance)] for row in part.rows} == {index}
+
+
+async def test_new_instances_of_one_limit_are_all_with_one_owner_so_that_it_holds_for_all_of_them() -> None:
+    router, parts = routed()
+    owners: dict[str, set[int]] = {}
+    for key in ("k1", "k2", "k3", "k4"):
+        options = StartOptions(limits=(FlowLimit("L", key, 1),))
+        starts = [Start(("acme", f"run_{n}"), "W", "c" * 40, b"", is_new=True, options=options) for n in range(20)]
+        for answer in [*await router.start_many(starts), await router.start(starts[0])]:
+            assert isinstance(answer, Seen)
+            owners.setdefault(key, set()).add(OWNERS[shard_of("acme", answer.row.instance)])
+            assert answer.row.instance.startswith("run_")
+    assert all(len(found) == 1 for found in owners.values())
+    assert len(set[int]().union(*owners.values())) > 1
+    assert sum(len(part.rows) for part in parts) == 4 * 21
+
+
+async def test_an_id_that_was_asked_for_is_kept_whatever_limits_there_are() -> None:
+    router, _ = routed()
+    options = StartOptions(limits=(FlowLimit("L", "k", 1),))
+    names = [f"i{n}" for n in range(9)]
+    starts = [Start(("acme", name), "W", "c" * 40, b"", options=options) for name in names]
+    answers = await router.start_many(starts)
+    assert [answer.row.instance for answer in answers if isinstance(answer, Seen)] == names
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "parts"), [(None, [None, None, None]), (7, [3, 2, 2]), (3, [1, 1, 1]), (1, [1, 1, 1])]
+)
+def test_a_tenants_concurrency_is_shared_out_and_each_part_has_one(
+    concurrency: int | None, parts: list[int | None]
+) -> None:
+    found = [share_of_part(Share(5, concurrency), COUNT, number) for number in range(COUNT)]
+    assert found == [Share(5, part) for part in parts]
 
 
 async def test_many_starts_are_one_call_to_each_owner_and_answered_in_their_order() -> None:

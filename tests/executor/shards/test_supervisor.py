@@ -13,7 +13,7 @@ import trio.testing
 
 from executor.core.errors import Conflict, Corrupt, NotFound, PerdureError, Refused, Unavailable
 from executor.core.failure import ErrorFact
-from executor.ports import ChildEnd, ChildStart, CodeSource, Row, Seen, StoredRow
+from executor.ports import ChildEnd, ChildStart, CodeSource, Row, Seen, Share, StoredRow
 from executor.shards.calls import Setup
 from executor.shards.supervisor import ShardProcess
 
@@ -25,14 +25,20 @@ from executor.core.entries import Parent, StartOptions
 from executor.core.errors import Corrupt, Refused, Unavailable, from_json
 from executor.core.failure import ErrorFact
 from executor.ports import ChildEnd, ChildStart, Start
+from executor.shards.calls import METHODS
 from executor.shards.channel import Channel
 
 LIFE = len(open(sys.argv[1]).read()) if os.path.exists(sys.argv[1]) else 0
 open(sys.argv[1], "a").write("x")
 HOW = sys.argv[2]
 
+shares = 10
+
 def take(calls):
+    global shares
     for call in calls:
+        if call.method == "set_share":
+            shares += 100 * METHODS["set_share"].arguments(call.arguments)[1].weight
         if call.method == "open" and HOW == "asks-first":
             nursery.start_soon(bundle, call.number, None)
         elif call.method == "open" and (HOW == "refuses" or (HOW == "second-refuses" and LIFE)):
@@ -47,7 +53,7 @@ def take(calls):
         elif call.method == "counts" and (LIFE == 0 or HOW == "dies-always"):
             os._exit(3)
         elif call.method == "counts":
-            channel.answer(call.number, {"life": LIFE})
+            channel.answer(call.number, {"life": LIFE, "shares": shares} if shares > 10 else {"life": LIFE})
         elif call.method == "check":
             nursery.start_soon(peers, call.number)
         elif call.method == "commits":
@@ -162,6 +168,20 @@ async def test_process_that_dies_fails_its_callers_at_once_and_is_started_again(
     with pytest.raises(Unavailable) as stopped:
         await process.call("counts", "acme")
     assert stopped.value.code == "shutting_down"
+
+
+async def test_each_life_of_a_process_is_told_what_tenants_get(made: Any) -> None:
+    process = made("")
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await process.set_share("early", Share(weight=1))  # the default: nothing to be told
+            await process.set_share("acme", Share(weight=2))
+            await nursery.start(process.run)
+            await process.set_share("other", Share(weight=4))
+            with pytest.raises(Unavailable):
+                await process.call("counts", "acme")
+            assert await answered(process) == {"life": 1, "shares": 610}
+            await process.stop()
 
 
 @pytest.mark.parametrize(
