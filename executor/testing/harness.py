@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 
+from executor.core import attributes as search_attributes
+from executor.core.entries import StartOptions
 from executor.core.errors import Conflict
 from executor.core.ids import parse_instance_id
 from executor.sandbox.child_limits import ChildLimits
@@ -164,12 +166,36 @@ class WorkflowTest(Generic[P, R]):
     # --- runs and time
 
     @overload
-    def start(self, payload: P, *, id: str | None = None) -> WorkflowRun[R]: ...
+    def start(
+        self,
+        payload: P,
+        *,
+        id: str | None = None,
+        delay: Duration | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        schedule: str | None = None,
+    ) -> WorkflowRun[R]: ...
     @overload
-    def start(self: WorkflowTest[None, R], *, id: str | None = None) -> WorkflowRun[R]: ...
-    def start(self, payload: Any = None, *, id: str | None = None) -> WorkflowRun[R]:
+    def start(
+        self: WorkflowTest[None, R],
+        *,
+        id: str | None = None,
+        delay: Duration | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        schedule: str | None = None,
+    ) -> WorkflowRun[R]: ...
+    def start(
+        self,
+        payload: Any = None,
+        *,
+        id: str | None = None,
+        delay: Duration | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        schedule: str | None = None,
+    ) -> WorkflowRun[R]:
         """Start a run, and let it go on as far as it can without time passing.
 
+        `delay`: until it begins. `attributes`: what it can be found by. `schedule`: what `event.schedule` tells.
         Raises Refused (the payload is no value, or not of the declared type), Conflict (`instance_exists`).
         """
         world = self._opened
@@ -177,8 +203,17 @@ class WorkflowTest(Generic[P, R]):
         name = parse_instance_id(f"run-{self._numbers}" if id is None else id)
         if name in world.hosted:
             raise Conflict(f'an instance "{name}" exists already', code="instance_exists")
+        options = None
+        if delay is not None or attributes is not None or schedule is not None:
+            now_ms = self.clock.now_ms
+            options = StartOptions(
+                start_at_ms=None if delay is None else now_ms + duration_ms(delay, of="delay="),
+                attributes=search_attributes.encode(dict(attributes or {})),
+                schedule=schedule,
+                scheduled_ms=None if schedule is None else now_ms,
+            )
         code = self._tree.workflows[self.workflow.__name__]
-        hosted = world.start(name, self.workflow.__name__, encoded(payload, "payload", code.payload_type))
+        hosted = world.start(name, self.workflow.__name__, encoded(payload, "payload", code.payload_type), options)
         run: WorkflowRun[R] = WorkflowRun(world, hosted)
         world.drive()
         return run

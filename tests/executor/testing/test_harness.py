@@ -240,6 +240,7 @@ def test_a_date_that_passes_during_a_pause_is_not_shifted() -> None:
         assert (run.state, run.journal_kinds()[-1]) == ("paused", "paused")
         assert run.resume().state == "complete"
         assert run.journal_kinds()[-3:] == ["resumed", "sleep_ended date#1", "completed"]
+        assert test.clock.now == START + timedelta(days=10), "it does not go back to that date"
 
 
 def test_terminate_ends_it() -> None:

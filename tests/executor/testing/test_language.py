@@ -323,3 +323,35 @@ def test_the_causes_of_an_error_are_kept() -> None:
     given_up = caught.value.__cause__
     assert isinstance(given_up, RuntimeError)
     assert isinstance(given_up.__cause__, StepFailed)
+
+
+class Scheduled(Workflow):
+    async def run(self, event, step):
+        return event.schedule
+
+
+def test_a_delayed_start_waits_and_its_options_are_seen() -> None:
+    with WorkflowTest(Scheduled, now=START) as test:
+        run = test.start(None, delay="2 hours", attributes={"customer": "acme"}, schedule="nightly")
+        assert (run.state, run.waiting_for.kind, run.attributes) == ("waiting", "start", {"customer": "acme"})
+        assert run.result() == "nightly"
+        assert test.clock.now == START + timedelta(hours=2)
+        assert run.journal_kinds() == ["started", "start_due", "completed"]
+
+
+class Large(Workflow):
+    async def run(self, event, step):
+        blob = await step.options(stream=True).do("fetch", lambda: [b"abc", b"def"])
+        await step.sleep("a day", "1 day")
+        return [blob.size, await step.do("read", lambda: blob.read())]
+
+
+def test_a_stream_of_bytes_is_kept_in_the_facet() -> None:
+    with WorkflowTest(Large) as test:
+        assert test.start().result() == [6, b"abcdef"]
+
+
+def test_a_mocked_stream_is_one() -> None:
+    with WorkflowTest(Large) as test:
+        test.mock_step("fetch", result=b"mocked")
+        assert test.start().result() == [6, b"mocked"]
