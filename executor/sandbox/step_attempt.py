@@ -20,7 +20,6 @@ import functools
 import inspect
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from executor.core import values
@@ -82,14 +81,6 @@ class Attempt(WindingAttempt):
             self.started_at_ms = _time_ns() // 1_000_000
         self.owner.attempt_begun(self)
         self._steps.began(self)
-
-    def _set_deadline(self) -> None:
-        now_ms = _time_ns() // 1_000_000
-        if not self.started_at_ms:
-            self.started_at_ms = now_ms
-        timeout_ms = self.call.options.timeout_ms
-        if timeout_ms is not None:
-            self.deadline = datetime.fromtimestamp((now_ms + timeout_ms) / 1000, UTC)
 
     def _arm_timers(self) -> None:
         options = self.call.options

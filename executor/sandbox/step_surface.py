@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from executor.core import values
@@ -26,6 +27,10 @@ from executor.workflow.runtime import Parameters
 if TYPE_CHECKING:
     from executor.sandbox.step_attempt import Attempt
     from executor.sandbox.steps import Steps
+
+
+_time_ns = time.time_ns
+"""The real clock, taken before `ambient` replaces the name."""
 
 
 class Owner(Protocol):
@@ -80,13 +85,11 @@ class AttemptSurface:
         "owner", "started_at_ms",
     )  # fmt: skip
 
-    deadline: datetime | None
-
     def __init__(self, steps: Steps, owner: Owner, call: StepCall, number: int, details: bytes = b"") -> None:
         """`details`: of the last heartbeat of the attempt before, or of this one before it was lost."""
         self.call = call
         self.attempt = number
-        self.deadline = None
+        self.deadline: datetime | None = None
         self.owner = owner
         self.is_over = False
         self.is_ended = False
@@ -103,6 +106,14 @@ class AttemptSurface:
         self._watch: asyncio.TimerHandle | None = None
         self._then: Callable[[], None] | None = None
         self._place: ThreadPlace | None = None
+
+    def _set_deadline(self) -> None:
+        now_ms = _time_ns() // 1_000_000
+        if not self.started_at_ms:
+            self.started_at_ms = now_ms
+        timeout_ms = self.call.options.timeout_ms
+        if timeout_ms is not None:
+            self.deadline = datetime.fromtimestamp((now_ms + timeout_ms) / 1000, UTC)
 
     @property
     def name(self) -> str:
