@@ -77,6 +77,27 @@ def test_a_tenants_whole_day(perdure: Perdure, served: Served, tmp_path: Path) -
     assert _json(perdure("tenants", "delete", "globex", "--yes", "--json")) == {"deleted": "globex"}
 
 
+def test_options_of_a_start_and_what_a_tenant_gets(perdure: Perdure, served: Served) -> None:
+    options = ["--delay", "1 hour", "--priority", "5", "--keep-failed", "30 days", "--unload", "every-wait"]
+    facts = ["--attribute", "customer=acme", "--attribute", "n=3", "--at", "2030-01-31T06:00:00+00:00"]
+    code, _, error = perdure("start", "Waiter", "--tenant", "acme", *options, *facts)
+    assert (code, error) == (0, "")
+    found = served.service.start_options
+    assert found.pop("at").timestamp() == 1_896_069_600
+    assert found == {
+        "delay": "1 hour",
+        "attributes": {"customer": "acme", "n": 3},
+        "priority": 5,
+        "retention": {"failed": "30 days"},
+        "unload": "every-wait",
+    }
+    assert perdure("start", "Waiter", "--tenant", "acme", "--attribute", "customer")[0] == 2
+    _, out, _ = perdure("tenants", "set", "acme", "--weight", "3", "--concurrency", "9")
+    assert out == "acme has weight 3, at most 9 runs at once.\n"
+    shown = _json(perdure("tenants", "show", "acme", "--json"))
+    assert (shown["weight"], shown["concurrency"]) == (3, 9)
+
+
 def test_every_command_prints_text_for_people(perdure: Perdure, served: Served, tmp_path: Path) -> None:
     served.http.post("/tenants/acme/instances", json={"workflow": "Talker", "id": "t"})
     served.http.post("/tenants/acme/instances", json={"workflow": "Broken", "id": "b"})
