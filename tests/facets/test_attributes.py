@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from facets import Condition, Query, Record, Refused, RowUpdate, StateStore, attributes, listing, search
+from facets import Condition, Query, Record, Refused, RowUpdate, StateStore, attributes, listing, ranges, search
 from tests.facets.making import names, record
 
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
@@ -146,7 +146,7 @@ def test_many_matches_are_met_along_the_order_and_few_are_sorted_with_one_outcom
         for is_descending in (False, True)
     ]
     sorted_ones = [names(filled.list("acme", wanted)[0]) for wanted in searches]
-    monkeypatch.setattr("facets.listing.SORTED_MAX", -1)
+    monkeypatch.setattr("facets.ranges.SORTED_MAX", -1)
     assert [names(filled.list("acme", wanted)[0]) for wanted in searches] == sorted_ones
 
 
@@ -245,7 +245,7 @@ def test_a_damaged_index_is_found(filled: StateStore) -> None:
 def test_a_search_is_a_walk_along_an_index_without_sorting(
     filled: StateStore, wanted: Query, plan: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("facets.listing.SORTED_MAX", -1)
+    monkeypatch.setattr("facets.ranges.SORTED_MAX", -1)
     filled.fold()
     asked: list[tuple[str, Any]] = []
 
@@ -265,11 +265,11 @@ def test_a_search_is_a_walk_along_an_index_without_sorting(
 
 
 def test_texts_are_in_the_order_of_code_points_also_behind_the_surrogates() -> None:
-    assert listing._after_prefix("ab") == "ac"
-    assert listing._after_prefix("\ud7ff") == "\ue000"
-    assert listing._after_prefix("a\U0010ffff") == "b"
-    assert listing._after_prefix("\U0010ffff") is None
-    assert listing._after_prefix("") is None
+    assert ranges._after_prefix("ab") == "ac"
+    assert ranges._after_prefix("\ud7ff") == "\ue000"
+    assert ranges._after_prefix("a\U0010ffff") == "b"
+    assert ranges._after_prefix("\U0010ffff") is None
+    assert ranges._after_prefix("") is None
 
 
 def test_a_cursor_of_strange_content_is_refused() -> None:

@@ -74,7 +74,7 @@ def test_listing_by_a_commit_of_many_versions_is_the_same_by_either_way(
             names(store.list("acme", Query(commit="c1"), limit=7)[0]),
             names(store.list("acme", Query(workflow="W3"))[0]),
         ]
-        monkeypatch.setattr("facets.listing.VERSION_COUNT_MAX", 0)
+        monkeypatch.setattr("facets.ranges.VERSION_COUNT_MAX", 0)
         assert by_versions == [
             names(store.list("acme", Query(commit="c1"), limit=7)[0]),
             names(store.list("acme", Query(workflow="W3"))[0]),

@@ -354,7 +354,7 @@ class Machine(RuleBasedStateMachine):
         found: list[str] = []
         cursor = None
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("facets.listing.SORTED_MAX", sorted_max)
+            patch.setattr("facets.ranges.SORTED_MAX", sorted_max)
             while True:
                 page, cursor = self.store.list(tenant, wanted, limit=limit, after=cursor)
                 assert len(page) <= limit
