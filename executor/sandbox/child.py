@@ -147,8 +147,9 @@ class Child:
 
     def _query(self, question: Query) -> None:
         self._queried = QueriedFacet(question.run, self, self._limits)
-        self._outbox.append(self._queried.answer(question))
+        answer = self._queried.answer(question)
         self._queried = None
+        self._outbox.append(answer)  # the list is another one by now
         self._flush_soon()
 
     def _drop(self, number: int) -> None:

@@ -1,0 +1,202 @@
+"""A running instance is asked: SQL on its facet, updates, queries, streams, over a live server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from executor import Conflict, NotFound, Refused, TenantError
+from executor.platform import Tenant
+from tests.scenarios.live import LiveServer, serving, wait_status
+
+SOURCE = """
+from executor.workflow import Workflow
+
+
+class Cart(Workflow):
+    async def run(self, event, step):
+        self.items = []
+        self.status = {"items": 0}
+        step.emit("log", "open")
+        await step.do("make", self.make)
+        await step.wait_for_event("checkout", type="go")
+        step.emit("log", "closed")
+        return self.items
+
+    def make(self):
+        self.facet.execute("create table item(name text, price real, data blob)")
+        self.facet.execute("insert into item values ('tea', 2.5, x'00ff'), ('jam', null, null)")
+
+    @Workflow.update
+    async def add(self, payload, step):
+        await step.do("insert", self.insert, payload)
+        self.items.append(payload)
+        self.status = {"items": len(self.items)}
+        if payload == "poison":
+            raise ValueError("it is not for sale")
+        return len(self.items)
+
+    @add.validator
+    def add_validator(self, payload):
+        if not isinstance(payload, str):
+            raise TypeError("an item is a text")
+
+    def insert(self, name):
+        self.facet.execute("insert into item values (?, 1, null)", [name])
+
+    @Workflow.query
+    def contents(self, payload):
+        return list(self.items)
+"""
+BROKEN = SOURCE + "\nraise RuntimeError('this version cannot be imported')\n"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    with serving(tmp_path_factory.mktemp("asking")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def acme(server: LiveServer) -> Tenant:
+    tenant = server.platform().create_tenant("acme")
+    tenant.deploy({"workflows.py": SOURCE})
+    return tenant
+
+
+def test_sql_reads_the_facet_in_every_state(acme: Tenant) -> None:
+    run = acme.start("Cart")
+    wait_status(run, lambda status: status.state == "waiting")
+    sql = "select * from item where name > ? order by name"
+    expected: list[list[Any]] = [["jam", None, None], ["tea", 2.5, b"\x00\xff"]]
+    found = run.query(sql, ["a"])
+    assert (found.columns, found.rows, found.is_cut) == (["name", "price", "data"], expected, False)
+    assert run.query(sql, ("a",), limit=1).is_cut
+    assert run.query("select :n as n", {"n": "x"}).rows == [["x"]]
+    run.pause()
+    assert run.query(sql, ["a"]).rows == expected
+    run.terminate()
+    assert run.query(sql, ["a"]).rows == expected
+
+
+def test_sql_on_an_instance_whose_code_cannot_be_imported(acme: Tenant, server: LiveServer) -> None:
+    broken = server.platform().create_tenant("broken")
+    broken.deploy({"workflows.py": BROKEN})
+    run = broken.start("Cart")
+    wait_status(run, lambda status: status.state == "failed")
+    assert run.query("select 1 as one").rows == [[1]]
+
+
+@pytest.mark.parametrize(
+    ("sql", "reason"),
+    [
+        ("insert into item values ('x', 1, null)", "facet_read_only"),
+        ("drop table item", "facet_read_only"),
+        ("attach 'other.db' as other", "facet_sql_forbidden"),
+        ("pragma writable_schema = 1", "facet_sql_forbidden"),
+        ("select load_extension('x')", "facet_sql_forbidden"),
+        ("begin", "facet_transaction"),
+        ("select 1; delete from item", "facet_sql_error"),
+        ("select nonsense", "facet_sql_error"),
+    ],
+)
+def test_hostile_sql_is_refused_or_stopped(acme: Tenant, cart: Any, sql: str, reason: str) -> None:
+    with pytest.raises(Refused) as refused:
+        cart.query(sql)
+    assert (refused.value.code, refused.value.details["reason"]) == ("facet_refused", reason)
+    assert cart.query("select count(*) from item where name = 'tea'").rows == [[1]]
+
+
+@pytest.fixture(scope="module")
+def cart(acme: Tenant) -> Any:
+    run = acme.start("Cart", id="cart")
+    wait_status(run, lambda status: status.state == "waiting")
+    return run
+
+
+def test_an_update_is_accepted_durable_and_answered_once(acme: Tenant) -> None:
+    run = acme.start("Cart")
+    wait_status(run, lambda status: status.state == "waiting")
+    assert run.update("add", "tea", id="u1") == 1
+    assert run.update("add", "tea", id="u1") == 1
+    assert run.update("add", "jam") == 2
+    assert run.status().status == {"items": 2}
+    assert run.ask("contents") == ["tea", "jam"]
+    kinds = [item.kind for item in run.journal()]
+    assert (kinds.count("update_accepted"), kinds.count("update_ended")) == (2, 2)
+    with pytest.raises(Conflict) as other:
+        run.update("add", "other", id="u1")
+    assert other.value.code == "update_exists"
+    run.send_event("go")
+    assert run.result(timeout=20) == ["tea", "jam"]
+    with pytest.raises(Conflict) as late:
+        run.update("add", "late")
+    assert late.value.code == "instance_finished"
+    assert run.update("add", "tea", id="u1") == 1
+
+
+def test_an_update_is_refused_by_its_validator_and_leaves_nothing(cart: Any) -> None:
+    before = cart.status().sequence
+    with pytest.raises(Refused) as refused:
+        cart.update("add", 5)
+    assert (refused.value.code, refused.value.message) == ("update_refused", "an item is a text")
+    with pytest.raises(NotFound) as unknown:
+        cart.update("remove", "tea")
+    assert unknown.value.code == "unknown_handler"
+    assert cart.ask("contents") == []
+    with pytest.raises(NotFound):
+        cart.ask("prices")
+    assert cart.status().sequence == before
+
+
+def test_an_update_whose_handler_raises_fails_alone(acme: Tenant) -> None:
+    run = acme.start("Cart")
+    wait_status(run, lambda status: status.state == "waiting")
+    with pytest.raises(TenantError) as failed:
+        run.update("add", "poison")
+    assert failed.value.code == "update_failed"
+    assert failed.value.details["text"] == "it is not for sale"
+    assert run.update("add", "tea") == 2
+
+
+def test_a_paused_instance_answers_queries_and_takes_no_updates(acme: Tenant) -> None:
+    run = acme.start("Cart")
+    wait_status(run, lambda status: status.state == "waiting")
+    run.pause()
+    assert run.ask("contents") == []
+    with pytest.raises(Conflict) as refused:
+        run.update("add", "tea")
+    assert refused.value.code == "invalid_state"
+    run.resume()
+    assert run.update("add", "tea") == 1
+
+
+def test_updates_survive_the_server(acme: Tenant, server: LiveServer) -> None:
+    run = acme.start("Cart")
+    wait_status(run, lambda status: status.state == "waiting")
+    assert run.update("add", "tea", id="u1") == 1
+    server.kill()
+    server.start()
+    assert run.update("add", "tea", id="u1") == 1
+    assert run.update("add", "jam", id="u2") == 2
+    assert run.query("select name from item order by rowid").rows == [["tea"], ["jam"], ["tea"], ["jam"]]
+
+
+def test_a_stream_is_read_from_an_offset_and_followed(acme: Tenant, server: LiveServer) -> None:
+    run = acme.start("Cart")
+    wait_status(run, lambda status: status.state == "waiting")
+    assert [item.item for item in run.stream("log")] == ["open"]
+    run.send_event("go")
+    followed = [(item.offset, item.item, item.step, item.attempt) for item in run.stream("log", follow=True)]
+    assert followed == [(0, "open", "", 0), (1, "closed", "", 0)]
+    assert [item.item for item in run.stream("log", offset=1)] == ["closed"]
+    assert [(stream.name, stream.count) for stream in run.streams()] == [("log", 2)]
+    events = server.http().get(f"/tenants/acme/instances/{run.id}/streams/log/live?after=1").text
+    assert [line for line in events.split("\n") if line.startswith(("id", "event"))] == [
+        "id: 2",
+        "event: item",
+        "event: end",
+    ]
