@@ -268,6 +268,7 @@ class Run(RunRequests):
             workflow,
             commit,
             None if options is None else options.schedule,
+            None if options is None or options.scheduled_ms is None else outcomes.moment(options.scheduled_ms),
         )
         self._enter()
         self._task = self._loop.create_task(
@@ -411,5 +412,13 @@ _OTHERS: dict[type, Callable[[Run, Any], None]] = {
 async def _main(run: Run, code: WorkflowCode, step: Step, event: Event[Any]) -> Any:
     payload = values.decode(event.payload, declared=code.payload_type, what="payload")
     workflow = run._workflow_self = code.workflow()
-    event = Event(payload, event.timestamp, event.instance_id, event.workflow, event.commit, event.schedule)
+    event = Event(
+        payload,
+        event.timestamp,
+        event.instance_id,
+        event.workflow,
+        event.commit,
+        event.schedule,
+        event.scheduled_at,
+    )
     return await workflow.run(event, step)

@@ -26,7 +26,10 @@ else:
 
 @dataclass(frozen=True, slots=True)
 class Event(Generic[P]):
-    """Why this instance runs: its payload and identity. `timestamp` (UTC) is when it was started."""
+    """Why this instance runs: its payload and identity. `timestamp` (UTC) is when it was started.
+
+    `schedule`: the name of the schedule that started it for the time `scheduled_at` (UTC), which may be long past.
+    """
 
     payload: P
     timestamp: datetime
@@ -34,6 +37,7 @@ class Event(Generic[P]):
     workflow: str
     commit: str
     schedule: str | None = None
+    scheduled_at: datetime | None = None
 
 
 class Row(Protocol):

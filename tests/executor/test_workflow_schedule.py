@@ -7,11 +7,14 @@ import dataclasses
 import inspect
 from typing import Any
 
+import msgspec
 import pytest
 
+from executor.core.entries import AnyEntry, Started, StartOptions
 from executor.core.schedule import ScheduleSpec, parse_declared, parse_spec
 from executor.workflow import Schedule
 from gitstore.declared import value_of
+from tests.executor.fake_executor import Story, play
 
 
 def test_schedule_has_the_arguments_that_the_platform_reads() -> None:
@@ -37,3 +40,26 @@ def test_schedule_has_cron_or_every(arguments: dict[str, Any]) -> None:
 def test_duration_that_is_none_is_told_where_it_is_written() -> None:
     with pytest.raises(ValueError, match=r"^Schedule\(jitter=…\) is 'soon', which is not a duration"):
         Schedule(cron="0 6 * * *", jitter="soon")
+
+
+def test_run_is_told_its_schedule_and_time() -> None:
+    source = """
+from executor.workflow import Workflow
+
+class Job(Workflow):
+    async def run(self, event, step):
+        return [event.schedule, event.scheduled_at.isoformat()]
+"""
+
+    class Scheduled(Story):
+        def append(self, *entries: AnyEntry, **more: Any) -> None:
+            options = StartOptions(schedule="nightly", scheduled_ms=1_798_761_600_000)
+            super().append(
+                *(
+                    msgspec.structs.replace(one, options=options) if isinstance(one, Started) else one
+                    for one in entries
+                ),
+                **more,
+            )
+
+    assert play(source, Scheduled("Job")).result == ["nightly", "2027-01-01T00:00:00+00:00"]
