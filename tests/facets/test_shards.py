@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import msgspec
 import pytest
 
-from facets import Corrupt, DataInUse, OutputLine, StateStore, StorageFull, delta, shard_of, shards
+from facets import Condition, Corrupt, DataInUse, OutputLine, Query, StateStore, StorageFull, delta, shard_of, shards
 from facets.database import storage_full
 from tests.facets.making import record
 
@@ -28,7 +29,8 @@ def fill(store: StateStore, names: list[str], *, first_ms: int) -> None:
         at = first_ms + number
         image = (name.encode() * 1000)[:2048]
         update = record(name, 1, tenant=tenant, delta=delta.between(b"", image), wake=at if number % 3 else None)
-        row = type(update.row)("waiting", at if number % 3 else None, f"W{number % 4}", "c" * 40, at, at, b"s")
+        found = msgspec.msgpack.encode({"number": number, "name": name}) if number % 5 else b""
+        row = type(update.row)("waiting", at if number % 3 else None, f"W{number % 4}", "c" * 40, at, at, b"s", found)
         store.append([type(update)(tenant, name, 1, update.entry, update.delta, row)])
         store.append([type(update)(tenant, name, 2, b"second of " + name.encode(), None, row)])
         store.append_output([line(tenant, name, 1), line(tenant, name, 2)])
@@ -41,6 +43,9 @@ def content(path: Path) -> dict[tuple[str, str], Any]:
         found: dict[tuple[str, str], Any] = {}
         for tenant in TENANTS:
             rows, _ = store.list(tenant, limit=10_000)
+            having = [row.instance for row in rows if row.attributes]
+            by_name = Query(where=(Condition("name", "exists", (True,)),))
+            assert [row.instance for row in store.list(tenant, by_name, limit=10_000)[0]] == having
             assert store.count(tenant) == ({"waiting": len(rows)} if rows else {})
             for row in rows:
                 found[tenant, row.instance] = (
@@ -51,6 +56,7 @@ def content(path: Path) -> dict[tuple[str, str], Any]:
                     row.commit,
                     row.created_at_ms,
                     row.summary,
+                    row.attributes,
                     row.facet_bytes,
                     [(item.sequence, item.entry) for item in store.journal(tenant, row.instance)],
                     store.image(tenant, row.instance),

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from random import Random
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,7 +42,13 @@ class Marked:
         if random.random() < 0.6:
             image = (self.image + self.mark(random.choice([512, 2_048])))[-6_000:]
             change, self.image = delta.between(self.image, image), image
-        row = RowUpdate("complete", random.choice([None, 5]), "W", "c" * 40, 1, 1, self.mark(48))
+        found = b""
+        if random.random() < 0.5:
+            # As text, so that it is in the index too; the name is the instance's own mark as well.
+            name, value = self.mark(24).hex(), self.mark(60).hex()
+            self.marks += [name.encode(), value.encode()]
+            found = msgspec.msgpack.encode({name: value})
+        row = RowUpdate("complete", random.choice([None, 5]), "W", "c" * 40, 1, 1, self.mark(48), found)
         store.append([Record(*self.name, self.sequence, self.mark(random.choice([64, 600])), change, row)])
         if random.random() < 0.4:
             text = self.mark(30).hex()

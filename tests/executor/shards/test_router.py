@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from executor.core import attributes
 from executor.core.entries import FlowLimit, StartOptions
 from executor.core.errors import Conflict, PerdureError, Refused, Unavailable
 from executor.core.search import EVERYTHING, Query
+from executor.core.search import query as search_words
 from executor.ports import ChildEnd, Row, Seen, Share, Start, StoredRow, Vitals
+from executor.shards.calls import METHODS, encode
 from executor.shards.router import RoutedInstances, share_of_part
 from facets import search, shard_of
 
@@ -293,6 +296,20 @@ async def test_cursor_of_something_else_is_refused(cursor: str) -> None:
     with pytest.raises(Refused) as refused:
         await page_of(router, limit=3, after=cursor)
     assert refused.value.code == "bad_request"
+
+
+def test_a_search_crosses_the_channel_as_it_is() -> None:
+    query = search_words(
+        state="running,waiting",
+        where={"due": {"<": datetime(2026, 3, 1, tzinfo=UTC)}, "amount": {"in": [1, 2.5, "x", True]}},
+        order_by="-amount",
+        created_from_ms=5,
+    )
+    sent = encode(("acme", query, 10, None))
+    tenant, found, limit, after = METHODS["page"].arguments(sent)
+    assert (tenant, found, limit, after) == ("acme", query, 10, None)
+    values = [value for condition in found.where for value in condition.values]
+    assert [type(value) for value in values] == [datetime, int, float, str, bool]
 
 
 async def test_counts_are_those_of_all() -> None:
