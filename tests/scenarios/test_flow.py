@@ -1,0 +1,92 @@
+"""Flow control over a live server with two shard processes: declared by a push, kept through a kill."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from executor import Conflict, Refused
+from executor.platform.api import Run, Tenant
+from tests.scenarios.live import WorkingCopy, serving
+
+FLOWS = """
+import time
+
+from executor.workflow import Flow, Workflow
+
+
+class One(Workflow):
+    flow = Flow(concurrency=1, per="payload.key")
+
+    async def run(self, event, step):
+        begin = await step.do("begin", time.time)
+        await step.do("work", lambda: time.sleep(0.05))
+        return [begin, await step.do("end", time.time)]
+
+
+class Latest(Workflow):
+    flow = Flow(debounce="1 hour")
+
+    async def run(self, event, step):
+        return event.payload
+
+
+class Sole(Workflow):
+    flow = Flow(singleton="skip")
+
+    async def run(self, event, step):
+        await step.wait_for_event("go", type="go")
+"""
+WITHIN_S = 20.0
+
+
+def until(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + WITHIN_S
+    while not what():
+        assert time.monotonic() < end, "it did not come about in time"
+        time.sleep(0.02)
+
+
+def spans(runs: list[Run]) -> list[tuple[float, float]]:
+    return sorted((begin, end) for begin, end in (run.result(timeout=WITHIN_S) for run in runs))
+
+
+def test_what_a_push_declares_holds_over_two_processes_and_a_kill(tmp_path: Path) -> None:
+    with serving(tmp_path, processes=2) as server:
+        platform = server.platform()
+        acme: Tenant = platform.create_tenant("acme")
+        work = WorkingCopy(tmp_path, acme.git_url, str(acme.create_token().secret))
+        work.commit({"workflows.py": FLOWS.replace('"1 hour"', '"soon"')})
+        refused = work.push()
+        assert refused.code != 0
+        assert "workflows.py:16:1 Latest: flow: Flow(debounce=...) is 'soon'" in refused.err
+        work.commit({"workflows.py": FLOWS})
+        assert work.push().code == 0
+
+        runs = acme.start_many([{"workflow": "One", "payload": {"key": number % 2}} for number in range(12)])
+        for key in (0, 1):
+            of_key = spans(runs[key::2])
+            assert all(end <= begin for (_, end), (begin, _) in zip(of_key, of_key[1:], strict=False))
+
+        first = acme.start("Latest", {"v": 1})
+        assert acme.start("Latest", {"v": 2}).id == first.id
+        sole = acme.start("Sole", id="sole")
+        until(lambda: sole.status().state == "waiting")
+        platform.set_tenant("acme", weight=7, concurrency=5)
+        server.kill()
+        server.start()
+        acme = server.platform().tenant("acme")
+        assert (acme.view.weight, acme.view.concurrency) == (7, 5)
+        assert acme.start("Latest", {"v": 3}).id == first.id
+        assert acme.instance(first.id).status().waiting_for.kind == "start"  # type: ignore[union-attr]
+        with pytest.raises(Conflict) as conflict:
+            acme.start("Sole")
+        assert (conflict.value.code, conflict.value.details["instance"]) == ("singleton_exists", "sole")
+        acme.instance("sole").send_event("go")
+        acme.instance("sole").result(timeout=WITHIN_S)
+        with pytest.raises(Refused):
+            acme.start("Sole", at=None, delay="never")
+        assert acme.start("Sole").id != "sole"
