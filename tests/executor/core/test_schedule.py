@@ -322,6 +322,11 @@ def test_after_downtime_the_policy_says_what_is_made_up_for(policy: str, fire: A
     assert (found.fire, found.missed, found.cursor_ms) == (fire, missed, NOON)
 
 
+def test_time_that_is_exactly_a_minute_late_was_missed() -> None:
+    found = plan(parse_spec(**HOURLY, catch_up="none"), "s", NOON - HOUR, NOON + LATE_MS)
+    assert (found.fire, found.missed, found.cursor_ms) == ((), (NOON, NOON), NOON)
+
+
 def test_last_is_the_one_that_is_due_now_if_there_is_one() -> None:
     found = plan(parse_spec(**HOURLY, catch_up="last"), "s", NOON - 3 * HOUR, NOON)
     assert (found.fire, found.missed) == ((NOON,), (NOON - 2 * HOUR, NOON - HOUR))
