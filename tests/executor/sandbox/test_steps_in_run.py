@@ -32,7 +32,7 @@ def test_step_given_up_by_run_is_closed_after_its_grace_time_on_the_real_clock()
         "try:\n    async with asyncio.TaskGroup() as group:\n"
         "        group.create_task(once.do('stubborn', stubborn))\n        group.create_task(once.do('bad', bad))\n"
         "except ExceptionGroup as error:\n    return str(error.exceptions[0])",
-        "async def stubborn():\n    while True:\n        try:\n            await asyncio.sleep(1000)\n"
+        "async def stubborn():\n    for _ in range(20):\n        try:\n            await asyncio.sleep(1000)\n"
         "        except asyncio.CancelledError:\n            pass",
     )
 

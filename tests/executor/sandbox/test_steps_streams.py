@@ -159,6 +159,16 @@ def test_streams_of_two_steps_have_different_ids_and_a_second_attempt_the_same()
     really(main)
 
 
+def test_file_is_closed_when_it_is_read() -> None:
+    file = io.BytesIO(DATA)
+
+    async def main(world: World) -> None:
+        await world.outcome(lambda: file, stream=True)
+        assert file.closed
+
+    really(main)
+
+
 def test_failed_stream_leaves_nothing_and_closes_its_source() -> None:
     closed: list[bool] = []
 
