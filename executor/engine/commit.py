@@ -1,16 +1,48 @@
-"""Commit: entries of one resident on their way to disk."""
+"""Commit: entries of one resident, applied in memory and on their way to disk."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from executor.core import codec
+from executor.core.entries import AnyEntry, Continued, Restarted
 from executor.core.errors import PerdureError
+from executor.core.instance import fold
 from executor.engine.resident import Resident
 from executor.engine.signal import Landing
 from executor.ports import Row
 
 if TYPE_CHECKING:
     from executor.engine.engine import Engine
+
+
+def apply(resident: Resident, entries: Sequence[AnyEntry], delta: bytes | None = None) -> None:
+    """Take entries into the resident, after the traces that wait; the next commit of it sends them.
+
+    `delta` rides with the first entry, which is never a trace: where a facet changed is told exactly.
+    """
+    resolved_at = resident.instance.resolved_at
+    if resident.traces and entries:
+        traces, resident.traces = resident.traces, []
+        for trace in traces:
+            _apply(resident, trace, None)
+    for entry in entries:
+        _apply(resident, entry, delta)
+        delta = None
+    if resident.instance.resolved_at != resolved_at:
+        resident.is_resting = False
+
+
+def _apply(resident: Resident, entry: AnyEntry, delta: bytes | None) -> None:
+    if isinstance(entry, Restarted):
+        resident.instance = fold([*codec.decode_journal(resident.stored), entry])
+    else:
+        resident.instance.apply(entry)
+    data = codec.encode(entry, resident.instance.chain)
+    resident.journal_bytes = 0 if isinstance(entry, Continued) else resident.journal_bytes + len(data)
+    resident.stored.append(data)
+    resident.unsent.append((data, delta))
 
 
 class Commit:

@@ -22,24 +22,21 @@ from typing import Any
 
 import trio
 
-from executor.core import attributes, codec, decide, summary
+from executor.core import attributes, decide, summary
 from executor.core.entries import (
     AnyEntry,
     AttributesSet,
-    Continued,
     Paused,
     Released,
-    Restarted,
     Resumed,
     Terminated,
     Undoing,
     Unheld,
 )
 from executor.core.errors import NotFound, PerdureError
-from executor.core.instance import fold
 from executor.core.lifecycle import ACTIVE, FINAL, State, check
 from executor.engine.asking import Asking
-from executor.engine.commit import Commit
+from executor.engine.commit import Commit, apply
 from executor.engine.committer import RECORD_BYTES, Committer
 from executor.engine.losses import Losses
 from executor.engine.obligations import Obligations
@@ -73,12 +70,13 @@ QUEUED_IN_MEMORY_MAX = 1_000
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """`active_runs_max`: runs in sandboxes at once; `sandboxes_max`: sandbox processes; `sandbox_idle_s`: how long an
-    unused one is kept; `deaths_max`: how often an instance's sandbox may die without progress before it is held;
-    `queued_max`: instances waiting for their turn before new starts are refused; `waking_queue_max`: before those that
-    are due wait on disk; `stop_grace_s`: how long executing steps may take to finish when the executor stops;
-    `steps_max`, `journal_bytes_max`: of one execution; beyond, the instance is held; `unloads_at_every_wait`: no run is kept at rest, however long its journal;
-    `retain_complete_s`, `retain_failed_s`: how long ended instances are kept (0: for ever; failed: terminated too)."""
+    """`active_runs_max`: runs in sandboxes at once; `sandboxes_max`: sandbox processes; `sandbox_idle_s`: how long
+    an unused one is kept; `deaths_max`: how often an instance's sandbox may die without progress before it is held;
+    `queued_max`: instances waiting for their turn before new starts are refused; `waking_queue_max`: before those
+    that are due wait on disk; `stop_grace_s`: how long executing steps may take to finish when the executor stops;
+    `steps_max`, `journal_bytes_max`: of one execution; beyond, the instance is held; `unloads_at_every_wait`: no
+    run is kept at rest, however long its journal; `retain_complete_s`, `retain_failed_s`: how long ended instances
+    are kept (0: for ever; failed: terminated too)."""
 
     active_runs_max: int = 2_000
     sandboxes_max: int = 64
@@ -233,7 +231,7 @@ class Engine:
             await self.commit_and_wait(resident, entries)
 
     async def terminate(self, key: Key, *, undo: bool = False, by: str = "") -> None:
-        """End it now, durably; what executes is cancelled. `undo`: undo what its finished steps did, and then end it."""
+        """End it now, durably; what executes is cancelled. `undo`: first undo what its finished steps did."""
         async with self.residents.hold(key) as resident:
             is_new = check("terminate_undoing" if undo else "terminate", self.state(resident), key[1])
             entries: list[AnyEntry] = []
@@ -307,65 +305,33 @@ class Engine:
         delta: bytes | None = None,
         *,
         landing: Landing | None = None,
-        more_follow: bool = False,
     ) -> Commit:
-        """Apply `entries` and hand them to the committer; none: write the row alone. See the module's text.
+        """Apply `entries`, and hand them with what was applied before to the committer; nothing: write the row alone.
 
-        `landing` is set once they are durable, or lost. `more_follow`: another commit comes in this same moment, so
-        the row may keep its last summary: making one costs as much as there are waits, and a turn may bring thousands.
+        See the module's text. `delta` rides with the first entry. `landing` is set once they are durable, or lost.
         """
-        instance = resident.instance
-        before = instance.resolved_at
-        encoded: list[bytes] = []
-        if resident.traces and entries:
-            entries = [*resident.traces, *entries]
-            resident.traces.clear()
-        for entry in entries:
-            if isinstance(entry, Restarted):
-                journal = codec.decode_journal([*resident.stored, *encoded])
-                instance = resident.instance = fold([*journal, entry])
-            else:
-                instance.apply(entry)
-            encoded.append(codec.encode(entry, instance.chain))
-            resident.journal_bytes += len(encoded[-1])
-            if isinstance(entry, Continued):
-                resident.journal_bytes = 0
-        if instance.resolved_at != before or instance.sequence == len(entries):
-            resident.is_resting = False
-        if resident.is_resting and instance.can_go_on and self.runner.releases(resident):
-            encoded += self._release(resident)
-        resident.stored += encoded
-        if not more_follow:
-            resident.summary = summary.encode(instance)
+        apply(resident, entries, delta)
+        if resident.is_resting and resident.instance.can_go_on and self.runner.releases(resident):
+            assert resident.run is not None
+            resident.run.is_released = True
+            apply(resident, (Released(self.clock.now_ms(), "waits"),))
+        resident.summary = summary.encode(resident.instance)
         row = self.row(resident)
+        unsent, resident.unsent = resident.unsent, []
         tenant, name = resident.key
         size = RECORD_BYTES
         records: list[Append] = []
-        sequence = instance.sequence - len(encoded)
-        for data in encoded:
-            sequence += 1
+        last = resident.instance.sequence
+        for sequence, (data, carried) in enumerate(unsent, start=last - len(unsent) + 1):
             size += RECORD_BYTES + len(data)
-            records.append(Append(tenant, name, sequence, data, delta, row))
-            if delta is not None:
-                size += len(delta)
-                delta = None
+            if carried is not None:
+                size += len(carried)
+            records.append(Append(tenant, name, sequence, data, carried, row))
         if not records:
             records.append(Append(tenant, name, 0, b"", None, row))
-        commit = Commit(self, resident, sequence, row, landing)
+        commit = Commit(self, resident, last, row, landing)
         self.committer.submit(records, size, commit.done)
         return commit
-
-    def _release(self, resident: Resident) -> list[bytes]:
-        """The entries that say that its run is gone, which it is once they are durable."""
-        assert resident.run is not None
-        resident.run.is_released = True
-        instance = resident.instance
-        encoded: list[bytes] = []
-        for entry in (*resident.traces, Released(self.clock.now_ms(), "waits")):
-            instance.apply(entry)
-            encoded.append(codec.encode(entry, instance.chain))
-        resident.traces.clear()
-        return encoded
 
     def row(self, resident: Resident) -> Row:
         instance = resident.instance

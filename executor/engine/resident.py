@@ -31,9 +31,9 @@ Key = tuple[str, str]
 @dataclass(slots=True)
 class Run:
     """`sent`: sequence of the last entry sent. `attempting`: retries that were asked for and have not reported.
-    `is_quiet`: by its last Turn nothing executes. `is_quiesced`: it was asked to start nothing more. `execution`: of the
-    instance, when it was begun; a run of an earlier one is of no use. `is_released`: the journal says that it is gone,
-    so it goes once that is durable, whatever comes in between."""
+    `is_quiet`: by its last Turn nothing executes. `is_quiesced`: it was asked to start nothing more. `execution`: of
+    the instance, when it was begun; a run of an earlier one is of no use. `is_released`: the journal says that it is
+    gone, so it goes once that is durable, whatever comes in between."""
 
     number: int
     sandbox: WarmSandbox
@@ -73,6 +73,8 @@ class Resident:
     run: Run | None = None
     traces: list[AnyEntry] = field(default_factory=list)
     """How it was executed, to be journaled along with what comes next."""
+    unsent: list[tuple[bytes, bytes | None]] = field(default_factory=list)
+    """Entries at the end of `stored` that no commit has yet, each with its facet delta."""
     journal_bytes: int = 0
     """Of this execution."""
     is_warned: bool = False

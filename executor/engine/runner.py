@@ -20,6 +20,7 @@ from executor.core.failure import ErrorFact
 from executor.core.instance import Instance
 from executor.core.visible import is_visible
 from executor.engine.asking import is_unjournaled
+from executor.engine.commit import apply
 from executor.engine.facets import FacetSender
 from executor.engine.parked import Parked
 from executor.engine.resident import Key, Resident, Run
@@ -260,10 +261,7 @@ class Runner:
         if run is None:
             return
         instance = resident.instance
-        if not instance.can_go_on or run.execution != instance.execution:
-            if resident.is_settled:
-                self.drop(resident)
-        elif run.is_released:
+        if not instance.can_go_on or run.execution != instance.execution or run.is_released:
             if resident.is_settled:
                 self.drop(resident)
         elif instance.is_paused or self._is_quiescing or run.is_quiesced:
@@ -421,7 +419,6 @@ class Runner:
             return
         resolved_before = instance.resolved_at
         row_rests, resident.is_resting = resident.is_resting, False
-        row_is_behind = False
         try:
             for index, command in enumerate(turn.commands):
                 if isinstance(command, StepDone | StepError | Cancel):
@@ -432,16 +429,16 @@ class Runner:
                 if decided.delta:
                     self._engine.store.check_delta(decided.delta)
                 if decided.entries:
-                    row_is_behind = index < len(turn.commands) - 1
-                    self._engine.commit(resident, decided.entries, decided.delta, more_follow=row_is_behind)
-                    row_rests = resident.is_resting
+                    apply(resident, decided.entries, decided.delta)
         except (decide.Violation, Refused) as violation:
+            if resident.unsent:
+                self._engine.commit(resident, ())
             self._sandboxes.condemn(warm, str(violation))
             return
         if not turn.commands:
             self._note_idle(resident, run, turn, resolved_before)
-        if row_is_behind or (resident.is_resting and not row_rests):
-            # Nothing to journal, but the index must know that it rests, or a restart would activate it for nothing.
+        if resident.unsent or (resident.is_resting and not row_rests):
+            # With nothing to journal the index must know that it rests, or a restart would activate it for nothing.
             self._engine.commit(resident, ())
         if not resident.is_resting:
             self._set_alarm(resident, run)
@@ -456,18 +453,18 @@ class Runner:
             ("journal entries", instance.sequence - instance.begin_at + more, JOURNAL_ENTRIES_MAX),
             ("bytes of journal", resident.journal_bytes, limits.journal_bytes_max),
         )
-        for what, count, limit in measured:
-            if count < WARNING_SHARE * limit:
+        for what, found, limit in measured:
+            if found < WARNING_SHARE * limit:
                 continue
             hint = "self.continue_as_new(payload) begins a new execution"
-            if count > limit:
+            if found > limit:
                 if instance.held is None and instance.outcome is None:
-                    message = f"its execution has {count} {what}, the limit is {limit}; {hint}"
+                    message = f"its execution has {found} {what}, the limit is {limit}; {hint}"
                     self._engine.commit(resident, (Held(now_ms, "limit_exceeded", message, None, None),))
                 return True
             if not resident.is_warned:
                 resident.is_warned = True
-                text = f"this execution has {count} {what} of at most {limit}; {hint}"
+                text = f"this execution has {found} {what} of at most {limit}; {hint}"
                 position = instance.sequence
                 line = OutputText(*resident.key, position, 0, now_ms, "log", "WARNING", "", 0, text)
                 self._engine.output.add(line)
@@ -537,10 +534,11 @@ class Runner:
 def _awaits_start(instance: Instance, turn: Turn) -> bool:
     """Whether a child is about to be started, the turn's last command included: that takes a moment, which is not worth
     a release."""
-    if not turn.commands and not instance.children:
+    command = turn.commands[-1] if turn.commands else None
+    if not instance.children and type(command) is not Child:
         return False
     starting = set(instance.to_start) if instance.children else set[str]()
-    match turn.commands[-1] if turn.commands else None:
+    match command:
         case Child(path=path):
             starting.add(path)
         case Cancel(path=path):
