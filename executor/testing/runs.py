@@ -222,20 +222,17 @@ class Runs:
         """Journal how attempts ended, in the order in which they began: parallel steps that end at about the same time
         are recorded equally each time. One that takes longer is not waited for (`of_all`)."""
         steps = self.process.steps
-        reports, hosted.reports = hosted.reports, []
-        if reports:
-            number = hosted.number or 0
-            first = NONE_EXECUTES if of_all else steps.first_executing(number)
-            places = [steps.place(number, report.path) for report in reports]
-            ready = [report for place, report in sorted(zip(places, reports, strict=True), key=_place) if place < first]
-            writers = iter([report for report in reports if getattr(report, "delta", None)])
-            if any(getattr(report, "delta", None) for report in reports):
-                # Deltas build on each other: their order is that of the commits, and nothing may be held back.
-                ready = [next(writers) if getattr(report, "delta", None) else report for report in reports]
-            for report in ready:
-                self._journal(hosted, report)
-                steps.forget(number, report.path)
-            hosted.reports = [report for report in reports if report not in ready]
+        number = hosted.number or 0
+        placed = [(steps.place(number, report.path), report) for report in hosted.reports]
+        hosted.reports = []
+        if not any(isinstance(report, StepDone) and report.delta for _, report in placed):
+            first = NONE_EXECUTES if of_all or not placed else steps.first_executing(number)
+            hosted.reports = [report for place, report in placed if place >= first]
+            placed = sorted((item for item in placed if item[0] < first), key=_place)
+        # Deltas build on each other: with one among them, the order is that in which they came.
+        for _, report in placed:
+            self._journal(hosted, report)
+            steps.forget(number, report.path)
         hosted.note_rest()
         self.touch(hosted)
 
@@ -265,7 +262,9 @@ class Runs:
         return msgspec.structs.replace(command, **changes) if changes else command
 
     def _on_output(self, hosted: Hosted, line: Output) -> None:
-        if hosted.take_line(msgspec.structs.replace(line, at_ms=max(line.at_ms, 0))) and line.stream != "log":
+        if line.step:
+            line = msgspec.structs.replace(line, at_ms=self.clock.now_ms)  # it has the real time
+        if hosted.take_line(line) and line.stream != "log":
             inside.write(line.stream, line.text + "\n")
 
     # --- facets

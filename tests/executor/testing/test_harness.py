@@ -412,9 +412,11 @@ def test_output_is_kept_once_and_shown_to_the_test_runner(capsys) -> None:
             await step.sleep("a day", "1 day")
             print("after")
 
-    with WorkflowTest(Talking) as test:
+    with WorkflowTest(Talking, now=START) as test:
         run = test.start()
         run.result()
+        at_ms = round(START.timestamp() * 1000)
+        assert [line.at_ms - at_ms for line in run.logs] == [0, 0, 86_400_000]
         assert [(line.step, line.text) for line in run.logs] == [
             ("", "before"),
             ("say#1", "in a step"),
@@ -626,3 +628,27 @@ def test_another_thread_is_refused() -> None:
     thread.start()
     thread.join()
     assert "is of the main thread" in str(caught[0])
+
+
+class Writers(Workflow):
+    async def run(self, event, step):
+        await step.do("make", self.make)
+        await asyncio.gather(*(step.do("write", self.write, n) for n in range(event.payload)))
+        await step.sleep("a day", "1 day")
+        return await step.do("count", self.count)
+
+    def make(self):
+        self.facet.execute("create table t (n)")
+
+    def write(self, n):
+        self.facet.execute("insert into t values (?)", (n,))
+
+    def count(self):
+        return self.facet.execute("select count(*) as n from t")[0]["n"]
+
+
+def test_parallel_steps_write_to_the_facet_one_after_the_other() -> None:
+    with WorkflowTest(Writers) as test:
+        run = test.start(20)
+        assert run.facet.execute("select count(*) as n from t")[0]["n"] == 20
+        assert run.result() == 20
