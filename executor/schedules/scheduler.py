@@ -54,7 +54,7 @@ class ScheduledRuns(Protocol):
         ...
 
     async def until_ended(self, tenant: str, instance: str) -> None: ...
-    async def end(self, tenant: str, instance: str) -> None:
+    async def end(self, tenant: str, instance: str, *, by: str) -> None:
         """Terminate it; nothing if it has ended."""
 
     async def declared(self, tenant: str) -> list[ScheduleRow]:
@@ -257,7 +257,7 @@ class Scheduler:
             reason = f'"{running[0]}" has not ended'
             return _Waits(msgspec.structs.replace(pending, retry_at_ms=None, reason=reason), running[0])
         for found in running:
-            await self._runs.end(row.tenant, found)
+            await self._runs.end(row.tenant, found, by=f"schedule {row.name}")
         instance = await self._runs.start(pending, instance)
         return self._settled(pending, "fired", () if overlap == "allow" else (instance,), instance=instance)
 

@@ -198,18 +198,20 @@ class SqliteScheduleStore:
                 )
 
     def startable(self, now_ms: int, *, limit: int) -> list[tuple[ScheduleRow, Pending]]:
-        return self._oldest("p.retry_at_ms <= ? AND s.paused_by IS NULL", (now_ms,), limit)
+        # Tenants take turns: one whose schedules have piled up does not hold up the single one of another.
+        turn = "row_number() OVER (PARTITION BY s.tenant ORDER BY p.scheduled_ms, s.id)"
+        return self._oldest("p.retry_at_ms <= ? AND s.paused_by IS NULL", (now_ms,), f"{turn}, s.id LIMIT {limit:d}")
 
     def waiting(self) -> list[Pending]:
-        return [pending for _, pending in self._oldest("p.retry_at_ms IS NULL", (), -1)]
+        return [pending for _, pending in self._oldest("p.retry_at_ms IS NULL", (), "s.id")]
 
-    def _oldest(self, which: str, bindings: tuple[Any, ...], limit: int) -> list[tuple[ScheduleRow, Pending]]:
+    def _oldest(self, which: str, bindings: tuple[Any, ...], order: str) -> list[tuple[ScheduleRow, Pending]]:
         with self._database.read() as connection:
             found = _rows(
                 connection,
                 f"SELECT {_COLUMNS}, {_PENDING} FROM pending p JOIN schedules s ON s.id = p.schedule_id"  # noqa: S608
-                f" WHERE {which} AND {_OLDEST} ORDER BY p.retry_at_ms, p.scheduled_ms, s.id LIMIT ?",
-                (*bindings, limit),
+                f" WHERE {which} AND {_OLDEST} ORDER BY {order}",
+                bindings,
             )
             return [(row := _row(values[:13]), _pending(row.tenant, row.name, values[13:])) for values in found]
 

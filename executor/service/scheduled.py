@@ -13,6 +13,7 @@ from executor.core import schedule, values
 from executor.core.errors import Conflict, NotFound, PerdureError
 from executor.core.lifecycle import FINAL
 from executor.ports import Clock, CodeSource, Instances, Pending, ScheduleRow, Seen
+from executor.service.admission import Admission
 
 LIVE = "live"
 """The channel whose version's declarations count."""
@@ -29,8 +30,11 @@ logger = logging.getLogger(__name__)
 class PlatformRuns:
     """See `executor.schedules.scheduler.ScheduledRuns`. The platform itself asks: nobody's permission is looked at."""
 
-    def __init__(self, instances: Instances, code: CodeSource, clock: Clock, start: Start) -> None:
-        """`start`: makes the instance of a pending time, or finds it made."""
+    def __init__(
+        self, instances: Instances, code: CodeSource, clock: Clock, admission: Admission, start: Start
+    ) -> None:
+        """`admission`: bounds how many are waited for. `start`: makes the instance of a pending time, or finds it."""
+        self._admission = admission
         self._instances = instances
         self._code = code
         self._clock = clock
@@ -48,17 +52,20 @@ class PlatformRuns:
 
     async def until_ended(self, tenant: str, instance: str) -> None:
         while True:
+            self._admission.begin_waiting()
             try:
                 seen = await self._instances.outcome(tenant, instance, wait_s=None)
             except NotFound:
                 return
+            finally:
+                self._admission.end_waiting()
             if seen.row.row.state in FINAL:
                 return
             await self._clock.sleep_until_ms(self._clock.now_ms() + HELD_RECHECK_MS)
 
-    async def end(self, tenant: str, instance: str) -> None:
+    async def end(self, tenant: str, instance: str, *, by: str) -> None:
         try:
-            await self._instances.terminate(tenant, instance)
+            await self._instances.terminate(tenant, instance, by=by)
         except (NotFound, Conflict):
             if not await self.has_ended(tenant, instance):
                 raise

@@ -49,7 +49,9 @@ class Schedules(Instances):
         self._scheduler = (
             None
             if schedules is None
-            else Scheduler(schedules, clock, PlatformRuns(instances, code, clock, self._start_scheduled))
+            else Scheduler(
+                schedules, clock, PlatformRuns(instances, code, clock, self._admission, self._start_scheduled)
+            )
         )
 
     async def run_schedules(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Literal
 
-from executor.core.errors import Refused
+from executor.core.errors import Refused, Unavailable
 from executor.ports import Share
 from executor.service.access import Access, Caller, in_thread
 from executor.views import (
@@ -61,7 +62,8 @@ class Tenants(Access):
         async with self._gate.alone():
             self._kept = {kept for kept in self._kept if kept[0] != name}
             try:
-                await self._forget_schedules(name)
+                with suppress(Unavailable):  # on a full disk there is room once the rest is gone
+                    await self._forget_schedules(name)
                 await self._instances.delete_tenant(name)
                 await in_thread(self._code.delete_tenant, name)
             finally:

@@ -189,6 +189,19 @@ def test_only_the_oldest_pending_time_of_a_schedule_is_startable(world: World) -
     assert world.store.next_ms() is None
 
 
+def test_tenants_take_turns_however_much_one_of_them_has_piled_up(world: World) -> None:
+    for number in range(50):
+        world.add(f"s{number}", every="1 hour")
+    single = msgspec.structs.replace(world.row("single", every="1 hour"), tenant="umbrella")
+    world.store.add(single, count_max=9)
+    for tenant, name in [*((TENANT, f"s{number}") for number in range(50)), ("umbrella", "single")]:
+        row = world.store.get(tenant, name)
+        one = msgspec.structs.replace(pending(NOON_MS, name), tenant=tenant, scheduled_ms=NOON_MS + (tenant != TENANT))
+        world.store.advance([Advanced(row=row, pending=(one,), firings=(), cursor_ms=NOON_MS, due_ms=None)])
+    first = [one.name for _, one in world.store.startable(NOON_MS, limit=2)]
+    assert sorted(first) == ["s0", "single"]
+
+
 def test_next_moment_is_of_what_is_due_or_to_be_tried_again(world: World) -> None:
     assert world.store.next_ms() is None
     world.add(every="1 hour")

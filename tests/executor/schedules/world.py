@@ -99,7 +99,8 @@ class World:
         while instance in self.running:
             await self.running[instance].wait()
 
-    async def end(self, tenant: str, instance: str) -> None:
+    async def end(self, tenant: str, instance: str, *, by: str) -> None:
+        assert by == "schedule s"
         await trio.lowlevel.checkpoint()
         if instance in self.running:
             self.ended_by_us.append(instance)

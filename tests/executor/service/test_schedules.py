@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from executor.core.errors import Conflict, NotFound, Refused
+from executor.core.errors import Conflict, NotFound, Refused, Unavailable
 from executor.ports import CodeSource, Instances, Row, Seen, Start, StoredRow
 from executor.schedules import scheduler
 from executor.schedules.store import SqliteScheduleStore
@@ -346,3 +346,22 @@ async def test_schedules_go_with_their_tenant(world: World) -> None:
         await world.service.delete_tenant(ADMINISTRATOR, "acme")
         await world.after(2 * HOUR)
     assert (world.made.starts, world.store.tenants()) == ({}, [])
+
+
+async def test_tenant_is_deleted_on_a_full_disk_and_its_schedules_with_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deleting is how room is made: what cannot be written first is written last."""
+    await world.create(name="s", every="1 hour")
+    errors = [Unavailable("the disk is full", code="storage_full")]
+    real = world.store.delete_tenant
+
+    def delete(tenant: str) -> None:
+        if errors:
+            raise errors.pop()
+        real(tenant)
+
+    monkeypatch.setattr(world.store, "delete_tenant", delete)
+    async with world.firing():
+        await world.service.delete_tenant(ADMINISTRATOR, "acme")
+    assert (errors, world.store.tenants()) == ([], [])
