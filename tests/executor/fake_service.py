@@ -559,7 +559,7 @@ class FakeService(FakeSchedules):
         found = self._instance(caller, tenant, id, "write")
         payload = self._encode(payload)
         self.number += 1
-        update_id = update_id or f"upd_{self.number}"
+        update_id = f"upd_{self.number}" if update_id is None else ids.parse_update_id(update_id)
         if update_id in found.updates:
             return UpdateReceipt(id=update_id, name=name, value=found.updates[update_id], is_duplicate=True)
         if name == "refuse":

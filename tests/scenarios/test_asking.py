@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from executor import Conflict, NotFound, Refused, TenantError
 from executor.platform import Tenant
-from tests.scenarios.live import LiveServer, serving, wait_status
+from tests.scenarios.live import ROOT, LiveServer, serving, wait_status
+
+VALIDATOR = jsonschema.Draft202012Validator(
+    json.loads((ROOT / "docs" / "journal.schema.json").read_text(encoding="utf-8"))
+)
 
 SOURCE = """
 from executor.workflow import Workflow
@@ -194,9 +199,85 @@ def test_a_stream_is_read_from_an_offset_and_followed(acme: Tenant, server: Live
     assert followed == [(0, "open", "", 0), (1, "closed", "", 0)]
     assert [item.item for item in run.stream("log", offset=1)] == ["closed"]
     assert [(stream.name, stream.count) for stream in run.streams()] == [("log", 2)]
-    events = server.http().get(f"/tenants/acme/instances/{run.id}/streams/log/live?after=1").text
+    events = server.http().get(f"/api/v1/tenants/acme/instances/{run.id}/streams/log/live?after=1").text
     assert [line for line in events.split("\n") if line.startswith(("id", "event"))] == [
         "id: 2",
         "event: item",
         "event: end",
     ]
+
+
+STORIES = """
+from executor.workflow import Retry, Workflow
+
+
+class Leaf(Workflow):
+    async def run(self, event, step):
+        return event.payload
+
+
+class Story(Workflow):
+    async def run(self, event, step):
+        if event.payload == "again":
+            self.set_attributes(customer="acme")
+            self.status = {"at": 1}
+            self.continue_as_new("go")
+        self.step = step
+        with step.group("audit"):
+            await step.options(sensitive=True).do("secret", lambda: "4111")
+            await step.map("square", lambda n: n * n, [1, 2])
+        await step.options(retry=Retry(limit=1, delay=0.01), undo=lambda output, error: None).do("flaky", self.flaky)
+        await step.sleep("nap", 0.01)
+        await step.call("leaf", Leaf, 5)
+        step.emit("log", b"x")
+        await step.wait_for_event("go", type="go", timeout=0.01)
+
+    def flaky(self):
+        self.facet.execute("create table if not exists t(a)")
+        if self.step.current().attempt < 2:
+            raise ValueError("not yet")
+
+"""
+
+
+def test_real_journals_fit_their_schema_and_hide_what_is_sensitive(server: LiveServer) -> None:
+    """Over HTTP, as others read it: a run of everything, which fails, is undone, and restarted from a step."""
+    stories = server.platform().create_tenant("stories")
+    stories.deploy({"workflows.py": STORIES})
+    told = stories.start("Story", "again")
+    error = wait_status(told, lambda status: status.is_final).error
+    assert error is not None
+    assert error.type == "executor.workflow.EventTimeout"
+    assert told.status().attributes == {"customer": "acme"}
+    told.restart(from_step="nap")
+    wait_status(told, lambda status: status.is_final)
+    items = server.http().get(f"/api/v1/tenants/stories/instances/{told.id}/journal").json()
+    for item in items:
+        VALIDATOR.validate(item)
+    kinds = {item["kind"] for item in items}
+    assert [item["sequence"] for item in items] == list(range(1, len(items) + 1))
+    assert "4111" not in str(items)
+    parents = {item["fields"]["path"]: item["parent"] for item in items if item["kind"] == "step_succeeded"}
+    assert (parents["audit#1/secret#1"], parents["undo/flaky#1"]) == ("audit#1", "flaky#1")
+    assert kinds >= {
+        "started",
+        "activated",
+        "continued",
+        "restarted",
+        "group_started",
+        "group_ended",
+        "step_started",
+        "step_succeeded",
+        "attempt_failed",
+        "sleep_started",
+        "sleep_ended",
+        "wait_started",
+        "wait_ended",
+        "child_requested",
+        "child_started",
+        "child_ended",
+        "attributes_set",
+        "emitted",
+        "undoing",
+        "failed",
+    }

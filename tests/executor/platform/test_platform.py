@@ -140,7 +140,17 @@ ERRORS = [
     (lambda acme: acme.rollback(), Conflict, "invalid_state"),
     (lambda acme: acme.start("Broken").result(), TenantError, "workflow_failed"),
     (lambda acme: acme.start("Waiter").result(timeout=0), Unavailable, "timeout"),
-    (lambda acme: acme.start("Waiter").terminate(undo=True), Refused, "bad_request"),
+    (lambda acme: acme.start("Waiter").update("echo", id="no/id"), Refused, "invalid_name"),
+    (lambda acme: acme.start("Waiter").update("refuse"), Refused, "update_refused"),
+    (lambda acme: acme.start("Waiter").update("break"), TenantError, "update_failed"),
+    (lambda acme: acme.start("Waiter").update("hang", timeout=0.01), Unavailable, "timeout"),
+    (lambda acme: acme.start("Echo").update("echo"), Conflict, "instance_finished"),
+    (lambda acme: acme.start("Waiter").ask("nothing"), NotFound, "unknown_handler"),
+    (lambda acme: acme.start("Waiter").query("drop table x"), Refused, "facet_refused"),
+    (lambda acme: acme.start("Waiter").query("select ?", limit=0), Refused, "bad_request"),
+    (lambda acme: acme.start("Waiter").restart(from_step="nothing"), NotFound, "step_not_found"),
+    (lambda acme: acme.start("Waiter").set_attributes({"1x": 1}), Refused, "bad_request"),
+    (lambda acme: acme.start("Waiter").stream("words", offset=-1)[0], Refused, "bad_request"),
     (lambda acme: acme.start_many([{"workflow": "Echo", "paylod": 1}]), Refused, "bad_request"),
 ]
 
@@ -271,9 +281,40 @@ def test_a_result_that_does_not_fit_its_declared_type_is_refused_and_can_still_b
     assert acme.instance("odd").result() == {"m": 1}
 
 
+def test_updates_queries_and_sql_have_the_same_answers_on_both_ways(acme: Tenant) -> None:
+    run = acme.start("Waiter", b"\x00")
+    assert run.update("echo", {"when": date(2026, 1, 2)}, id="u") == {"when": date(2026, 1, 2)}
+    assert run.update("echo", "another", id="u") == {"when": date(2026, 1, 2)}
+    assert run.ask("state", b"\x01") == {"state": "waiting", "payload": b"\x01"}
+    found = run.query("select ?", (b"\x00", 2.5, None), limit=2)
+    assert (found.columns, found.rows, found.is_cut) == (["?"], [[b"\x00"], [2.5]], True)
+
+
+def test_attributes_and_restarts_have_the_same_answers_on_both_ways(acme: Tenant) -> None:
+    run = acme.start("Waiter")
+    at = datetime(2026, 1, 2, tzinfo=UTC)
+    assert run.set_attributes({"customer": "acme", "due": at}).attributes == {"customer": "acme", "due": at}
+    assert run.set_attributes({"due": None}).attributes == {"customer": "acme"}
+    assert run.terminate(undo=True).state == "terminated"
+    assert run.restart().state == "waiting"
+    assert run.restart(from_step=("wait for go", 1)).state == "waiting"
+
+
+def test_a_stream_is_a_list_or_followed(acme: Tenant) -> None:
+    run = acme.start("Talker")
+    assert [(item.offset, item.item, item.step) for item in run.stream("words")] == [
+        (0, {"said": "one"}, ""),
+        (1, {"said": "two"}, "speak"),
+    ]
+    assert [item.offset for item in run.stream("words", offset=1)] == [1]
+    assert [(stream.name, stream.count) for stream in run.streams()] == [("words", 2)]
+    run.terminate()
+    assert [item.offset for item in run.stream("words", follow=True)] == [0, 1]
+
+
 def test_later_names_do_not_exist(acme: Tenant) -> None:
     run = acme.start("Waiter")
-    for name in ("fork", "migrate", "restart", "query"):
+    for name in ("fork", "migrate"):
         assert not hasattr(run, name)
     assert not hasattr(acme, "check")
 
