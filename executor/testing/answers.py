@@ -37,9 +37,9 @@ def of(value: bytes | None, fact: ErrorFact | None, errors: Errors) -> Any:
     error: PerdureError
     if fact.type in _UNKNOWN and not fact.traceback:
         hint = "Mark a method with @Workflow.update or @Workflow.query."
-        error = NotFound(fact.message, code=_known("unknown_handler"), hint=hint)
+        error = NotFound(fact.message, code="unknown_handler", hint=hint)
     elif fact.code == "update_refused":
-        error = Refused(fact.message, code=_known(fact.code), type=fact.type)
+        error = Refused(fact.message, code="update_refused", type=fact.type)
     else:
         error = _tenant_error(f"{fact.type}: {fact.message}", fact, errors)
     error.__cause__ = errors.get((fact.type, fact.message))

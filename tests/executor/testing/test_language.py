@@ -222,13 +222,16 @@ def test_what_handlers_refuse_and_raise_comes_out() -> None:
         with pytest.raises(Refused, match="an item is a text") as refused:
             run.update("add", 5)
         assert isinstance(refused.value.__cause__, TypeError)
+        assert refused.value.code == "update_refused"
         with pytest.raises(TenantError, match="LookupError: it is not there") as raised:
             run.update("broken", 1)
         assert isinstance(raised.value.__cause__, LookupError)
+        assert raised.value.code == "update_failed"
         with pytest.raises(NotFound, match="has no update 'remove'; it has add, broken"):
             run.update("remove")
-        with pytest.raises(NotFound, match="has no query 'any'; it has all"):
+        with pytest.raises(NotFound, match="has no query 'any'; it has all") as unknown:
             run.ask("any")
+        assert unknown.value.code == "unknown_handler"
         assert run.state == "waiting"
 
 
