@@ -124,7 +124,16 @@ def test_an_instance_carries_its_attributes(filled: StateStore) -> None:
         ("updated", False, ["d", "a", "b", "c", "e", "changed", "cleared"]),
     ],
 )
-def test_orders_and_their_pages(filled: StateStore, order: str, is_descending: bool, found: list[str]) -> None:
+@pytest.mark.parametrize("sorted_max", [-1, 2000])
+def test_orders_and_their_pages(
+    filled: StateStore,
+    order: str,
+    is_descending: bool,
+    found: list[str],
+    sorted_max: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("facets.ranges.SORTED_MAX", sorted_max)
     wanted = Query(order=order, is_descending=is_descending)
     assert names(filled.list("acme", wanted)[0]) == found
     for limit in (1, 2, 3):

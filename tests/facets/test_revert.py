@@ -132,12 +132,16 @@ def test_too_much_at_once_is_refused_with_its_size(tmp_path: Path) -> None:
 
 
 def test_changes_that_undid_each_other_do_not_count(tmp_path: Path) -> None:
-    """Ten times as much was changed as one delta may hold."""
-    limits = dataclasses.replace(SMALL, facet_history_bytes_max=1024 * KIB)
-    first, other = noise(1, 30 * KIB), noise(2, 30 * KIB)
+    """Ten times as much was changed, all over the facet, as one delta may hold."""
+    limits = dataclasses.replace(SMALL, facet_history_bytes_max=4096 * KIB)
+    part = 30 * KIB
+    whole = noise(1, 10 * part)
+    images = [whole[:size] for size in range(part, 11 * part, part)]
+    for at in range(0, 10 * part, part):
+        images += [whole[:at] + noise(2, part) + whole[at + part :], whole]
     with StateStore.open(tmp_path, fold="manual", limits=limits) as store:
-        grown(store, [first, *[other, first] * 6, first[:1000] + b"!" + first[1001:]])
-        back = store.revert("acme", "a", after=1)
+        grown(store, [*images, b"!" + whole[1:]])
+        back = store.revert("acme", "a", after=10)
         assert back is not None
         header = delta.read_header(back, bytes_max=1 << 20)
         assert header is not None

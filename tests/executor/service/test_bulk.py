@@ -39,6 +39,7 @@ class Stored:
         self.errors: dict[str, PerdureError] = {}
         self.under_way = self.most_under_way = 0
         self.before_each = 0
+        self.progress = False
 
     def begin(self, name: str, state: str = "waiting", *, workflow: str = "W", at_ms: int = 0, **found: Any) -> None:
         row = Row(state, None, workflow, COMMIT, at_ms, at_ms, b"", attributes.encode(found))
@@ -71,7 +72,9 @@ class Stored:
             found = self.store.row(tenant, instance)
             if found is None:
                 raise NotFound("none", code="instance_not_found")
-            if check(operation, cast("Any", found.row.state), instance):
+            if self.progress:
+                self.store.append([Append(tenant, instance, found.sequence + 1, b"entry", None, found.row)])
+            elif check(operation, cast("Any", found.row.state), instance):
                 row = found.row
                 changed = Row(state, None, row.workflow, row.commit, 0, 9, b"", row.attributes)
                 self.store.append([Append(tenant, instance, found.sequence + 1, b"entry", None, changed)])
@@ -214,6 +217,12 @@ async def test_each_instance_has_its_own_outcome(stored: Stored) -> None:
         ("held", "invalid_state"),
         ("complete", "instance_finished"),
     ]
+
+
+async def test_what_goes_on_by_itself_meanwhile_does_not_count_as_done(stored: Stored) -> None:
+    stored.begin("a")
+    stored.progress = True
+    assert await bulk(stored, "resume") == BulkResult(matched=1, unchanged=1)
 
 
 async def test_what_has_ended_is_no_failure_of_a_termination(stored: Stored) -> None:
