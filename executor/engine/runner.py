@@ -281,8 +281,11 @@ class Runner:
                 run.is_released = True
                 self._engine.commit(resident, (Released(self._engine.clock.now_ms(), reason),))
         elif resident.is_resting:
-            if resident.is_settled and not resident.asked and not self._parked.keep(resident):
-                if is_unjournaled(resident):
+            if resident.is_settled and not resident.asked:
+                if self._parked.keep(resident):
+                    if self._engine.queue.wants_places:
+                        self._engine.queue.changed.notify()  # `run` lets it go again.
+                elif is_unjournaled(resident):
                     self._drop_untold(resident)
                 else:
                     self._let_go(resident)

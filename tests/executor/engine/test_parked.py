@@ -1,11 +1,14 @@
 """A run that is kept at rest in its sandbox goes on like one that was begun again."""
 
+import trio
+
 from executor.core.commands import Command, Complete, StepDone, StepError
 from executor.core.entries import AnyEntry, AttemptFailed, StepSucceeded
 from executor.core.failure import ErrorFact
-from executor.engine.parked import JOURNAL_ENTRIES_MIN
+from executor.engine.engine import EngineLimits
+from executor.engine.parked import JOURNAL_ENTRIES_MIN, KEPT_S
 from executor.sandbox.protocol import Activate
-from tests.executor.engine.test_engine import ASKED, KEY, RETRY, done, has, start
+from tests.executor.engine.test_engine import ASKED, KEY, RETRY, done, has, start, three_steps
 from tests.executor.engine.world import ScriptedHost, world
 
 
@@ -31,3 +34,15 @@ async def test_kept_run_attempts_its_retry_when_it_is_due(tmp_path):
         w.clock.advance(RETRY.delay_ms)
         assert await w.until_final(KEY) == "complete"
     assert sum(isinstance(frame, Activate) for frame in host.log) == 1
+
+
+async def test_run_that_comes_to_rest_while_others_wait_for_its_place_gives_it_at_once(tmp_path):
+    host = ScriptedHost()
+    host.scripts["Long"] = long_then_shaky
+    host.scripts["W3"] = three_steps
+    async with world(tmp_path, host=host, limits=EngineLimits(active_runs_max=1, stop_grace_s=1.0)) as w:
+        await start(w, "Long")
+        await start(w, "W3", ("acme", "two"))
+        with trio.fail_after(KEPT_S / 4):
+            assert await w.until_final(("acme", "two")) == "complete"
+        assert await w.until(KEY, "waiting") == "waiting"
