@@ -29,9 +29,11 @@ from executor.core.entries import (
 from executor.core.errors import NotFound, PerdureError, Unavailable
 from executor.core.failure import ErrorFact
 from executor.core.ids import INSTANCE_ID_CHARS_MAX, child_id, is_instance_id
+from executor.engine.engine import EngineLimits
 from executor.engine.local import LocalInstances
 from executor.engine.obligations import GRACE_MS
 from executor.engine.peers import PeersOver
+from executor.engine.retention import Retention
 from executor.ports import ChildEnd, ChildStart, Peers, Seen, Start
 from executor.shards.router import RoutedInstances
 from facets import shard_of
@@ -205,6 +207,7 @@ def test_child_ids_are_legal_and_differ_by_parent_step_and_execution():
     asked = [
         ("boss", "a#1", 0),
         ("boss", "a#1", 1),
+        ("boss", "a#1", 10),
         ("boss", "a#11", 0),
         ("bossa", "#1", 0),
         ("x" * 100, "a#1", 0),
@@ -413,9 +416,11 @@ async def test_grandchilds_value_comes_up_through_everybody(tmp_path, host):
 async def test_nobody_terminates_an_instance_that_is_not_its_child(tmp_path, host):
     async with world(tmp_path, host=host) as w:
         await begin(w, "Waiter", ("acme", "other"))
-        await w.until(("acme", "other"), "waiting")
-        await LocalInstances(w.engine, w.store).close_children("acme", "boss", ["other", "nobody"])
-        assert w.store.row("acme", "other").row.state == "waiting"
+        await begin(w, "Waiter", ("acme", "nephew"), parent=Parent("brother", PATH, is_awaited=True))
+        for name in ("other", "nephew"):
+            await w.until(("acme", name), "waiting")
+        await LocalInstances(w.engine, w.store).close_children("acme", "boss", ["other", "nephew", "nobody"])
+        assert [w.store.row("acme", name).row.state for name in ("other", "nephew")] == ["waiting", "waiting"]
 
 
 async def test_paused_parent_keeps_its_childs_end_until_it_is_resumed(tmp_path, host):
@@ -540,6 +545,38 @@ async def test_what_is_busy_is_tried_again_with_pauses_by_parent_and_child(tmp_p
         assert await w.until_final(PARENT) == "complete"
 
 
+async def test_child_that_was_asked_for_is_not_started_while_its_parent_is_paused(tmp_path, host):
+    peers = HinderedPeers()
+    async with world(tmp_path, host=host, peers=peers) as w:
+        peers.inner = PeersOver(LocalInstances(w.engine, w.store), NoCode(host))  # type: ignore[arg-type]
+        peers.times = 1
+        await begin(w, "Calls")
+        while peers.times:
+            await wait_all_tasks_blocked(0.001)
+        await w.engine.pause(PARENT)
+        w.clock.advance(60_000)
+        await wait_all_tasks_blocked(0.01)
+        assert peers.calls == []
+        assert w.store.row(*PARENT).row.wake_at_ms is None
+        await w.engine.resume(PARENT)
+        assert await w.until_final(PARENT) == "complete"
+
+
+async def test_request_that_a_crash_could_take_back_is_not_acted_upon(tmp_path, host):
+    async with faulty(tmp_path, host) as (w, peers):
+        await begin(w, "Waiter")
+        await w.until(PARENT, "waiting")
+        request = ChildRequested(BASE_MS, PATH, ASKED, "w.py:1", CHILD[1], "Quick", COMMIT, None, NIL, "abandon", True)
+        async with w.engine.residents.hold(PARENT) as resident:
+            async with w.engine.committer._writing:  # the disk takes its time
+                w.engine.commit(resident, [request])
+                w.engine.obligations.tend(resident)
+                await wait_all_tasks_blocked(0.01)
+                assert peers.calls == []
+            await w.until_final(CHILD)
+        assert "ChildStarted" in story(w)
+
+
 # --- deletions and expiry
 
 
@@ -623,6 +660,23 @@ async def test_expiry_waits_until_the_parent_knows(tmp_path, host):
     async with world(tmp_path, host=host) as w:
         w.clock.advance(GRACE_MS)
         assert await w.until_final(PARENT) == "failed"
+
+
+async def test_platforms_retention_leaves_alone_what_has_its_own_time_or_owes_something(tmp_path, host):
+    limits = EngineLimits(retain_complete_s=1, retain_failed_s=1, stop_grace_s=0.1)
+    peers = FaultyPeers(lost_before={"child_ended"})
+    async with world(tmp_path, host=host, limits=limits, peers=peers) as w:
+        peers.inner = PeersOver(LocalInstances(w.engine, w.store), NoCode(host))  # type: ignore[arg-type]
+        await begin(w, "Quick", ("acme", "plain"))
+        await begin(w, "Quick", ("acme", "own"), retain_complete_ms=86_400_000)
+        await begin(w, "Calls")
+        for key in (("acme", "plain"), ("acme", "own"), CHILD):
+            await w.until_final(key)
+        w.clock.advance(GRACE_MS - 1)
+        w.store._store.fold()
+        await Retention(w.engine)._look()
+        kept = [w.store.row(*key) is not None for key in (("acme", "plain"), ("acme", "own"), CHILD)]
+        assert kept == [False, True, True]
 
 
 async def test_instance_that_somebody_works_on_is_not_expired_now(tmp_path, host):
