@@ -93,10 +93,10 @@ class NoPeers:
     async def start_children(self, starts: Sequence[ChildStart]) -> list[Seen | PerdureError]:
         return [self._none() for _ in starts]
 
-    async def close_children(self, *_arguments: object) -> None:
+    async def close_children(self, tenant: str, parent: str, children: Sequence[str]) -> None:  # noqa: ARG002
         raise self._none()
 
-    async def child_ended(self, *_arguments: object) -> None:
+    async def child_ended(self, tenant: str, parent: str, end: ChildEnd) -> None:  # noqa: ARG002
         raise self._none()
 
     def _none(self) -> Unavailable:
