@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -94,6 +94,7 @@ class Database:
         connection.pragma("journal_mode", "wal")
         connection.pragma("synchronous", "FULL")
         connection.pragma("foreign_keys", True)
+        connection.pragma("secure_delete", True)  # what is deleted is overwritten with zeros
         connection.pragma("trusted_schema", False)
         connection.execute("BEGIN IMMEDIATE")
         version = int(str(connection.pragma("user_version")))
@@ -137,6 +138,11 @@ class Database:
             except BaseException:
                 self._roll_back()
                 raise
+
+    def erase(self) -> None:
+        """Leave nothing of what was deleted in the write-ahead file either; on a full disk, at the next occasion."""
+        with suppress(Unavailable), self.read() as connection:
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     def copy(self, target: Path) -> None:
         """A consistent copy in the new file `target`."""

@@ -113,6 +113,7 @@ class SqliteScheduleStore:
                     hint="Pause it, or push a version that does not declare it.",
                 )
             connection.execute("DELETE FROM schedules WHERE id = ?", (number,))
+        self._database.erase()
 
     def delete_tenant(self, tenant: str) -> None:
         with self._database.read() as connection:
@@ -120,6 +121,7 @@ class SqliteScheduleStore:
                 return
         with self._database.write() as connection:
             connection.execute("DELETE FROM schedules WHERE tenant = ?", (tenant,))
+        self._database.erase()
 
     def pause(self, tenant: str, name: str, *, by: str) -> None:
         with self._database.write() as connection:

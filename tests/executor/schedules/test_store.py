@@ -118,6 +118,24 @@ def test_tenants_do_not_see_each_other(world: World) -> None:
     assert world.store.tenants() == [TENANT]
 
 
+@pytest.mark.parametrize("whole_tenant", [True, False])
+def test_deletion_leaves_no_byte_in_any_file(tmp_path: Path, world: World, whole_tenant: bool) -> None:
+    secret = b"the tenant's secret " * 400
+    world.store = SqliteScheduleStore.open(tmp_path / "schedules.db")
+    world.add(every="1 hour", payload=secret)
+    one = msgspec.structs.replace(pending(NOON_MS + 1), payload=secret)
+    row = world.store.get(TENANT, "s")
+    world.store.advance([Advanced(row=row, pending=(one,), firings=(), cursor_ms=NOON_MS, due_ms=None)])
+    world.store.record(TENANT, "s", msgspec.structs.replace(firing(1), reason="the tenant's secret reason"))
+    if whole_tenant:
+        world.store.delete_tenant(TENANT)
+    else:
+        world.store.delete(TENANT, "s")
+    for path in tmp_path.iterdir():
+        assert b"the tenant's secret" not in path.read_bytes(), path.name
+    world.store.close()
+
+
 def test_declared_schedule_is_not_deleted_by_hand(world: World) -> None:
     world.store.declare(TENANT, [world.declaration("W:1", every="1 hour")])
     with pytest.raises(Conflict) as conflict:
