@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from executor.core import flow
@@ -53,6 +53,7 @@ def test_a_crowd_has_its_burst_at_once_and_then_the_rate_and_no_less(rate: Rate,
     assert times == [-(-late // rate.count) for late in exact]
 
 
+@example(Rate(1, 1_000, 5), [0] * 20)
 @given(_RATES, _GAPS)
 def test_a_rate_that_was_forgotten_is_taken_up_where_it_was_or_later(rate: Rate, gaps: list[int]) -> None:
     """After a restart the debt comes from the latest start alone: no window gets more than before."""
