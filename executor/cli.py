@@ -571,7 +571,13 @@ def _given(**values: str | None) -> dict[str, str] | None:
 
 
 @instances.command(name="list")
-def list_instances(*, fits: Fits = FITS, order_by: str | None = None, limit: int = 100, of: Of) -> None:
+def list_instances(
+    *,
+    fits: Fits = FITS,
+    order_by: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    limit: int = 100,
+    of: Of,
+) -> None:
     """List instances, newest first.
 
     Parameters
