@@ -1,22 +1,14 @@
 """Schedules: a description in, the times at which it fires out. Pure: the present is an argument.
 
-A time is an integer of milliseconds since the Unix epoch. Cron fields are those of Debian's cron, read by cronsim on
-wall-clock times without a zone; what a wall-clock time is in real time is decided here, by Debian's two rules:
-
-  fixed     minute and hour do not begin with `*` ("0 6 * * *"). A time that the clocks skip fires at the first moment
-            after the gap; one that they show twice fires the first time only. So each day has as many as it should.
-  frequent  minute or hour begins with `*` ("*/15 * * * *"). Fires whenever the clock on the wall shows a time that
-            fits: not in a gap, and again in an hour that comes again. So there is no hour without.
-
-Times of one schedule are strictly increasing, whatever the clocks do.
+A time is an integer of milliseconds since the Unix epoch. Times of one schedule are strictly increasing, whatever the
+clocks do: see `core.wall_clock`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Literal, get_args
 from zoneinfo import ZoneInfo
@@ -25,6 +17,7 @@ import msgspec
 from cronsim import CronSim, CronSimError
 
 from executor.core.errors import Refused
+from executor.core.wall_clock import EPOCH, least, next_s
 from executor.workflow.durations import duration_ms
 
 Overlap = Literal["skip", "queue", "cancel", "allow"]
@@ -42,7 +35,6 @@ PLAN_MAX = 100
 DECLARED_MAX = 50
 
 _DAY_S = 86_400
-_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - wall-clock arithmetic
 _NICKNAMES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -166,7 +158,7 @@ def _cron(text: str) -> str:
             f'has cron "{text[:80]}", which is not five fields', 'Minute, hour, day, month, weekday: "0 6 * * 1-5".'
         )
     try:
-        CronSim(" ".join(fields), _EPOCH)
+        CronSim(" ".join(fields), EPOCH)
     except (CronSimError, AssertionError, TypeError, ValueError) as error:
         # Some texts that are no cron fields end the library's parser with an error of another kind.
         reason = str(error) if isinstance(error, CronSimError) else "it cannot be read"
@@ -229,7 +221,7 @@ def next_ms(spec: ScheduleSpec, after_ms: int) -> int | None:
     else:
         assert spec.cron is not None, "a schedule has cron or every"
         try:
-            second = _next_s(spec.cron, _zone(spec.timezone), after_ms // 1000)
+            second = next_s(spec.cron, _zone(spec.timezone), after_ms // 1000)
         except (OverflowError, ValueError):  # beyond the year 9999
             second = None
         found = None if second is None else second * 1000
@@ -246,70 +238,6 @@ def upcoming(spec: ScheduleSpec, after_ms: int, count: int) -> list[int]:
             break
         found.append(at)
     return found
-
-
-def _next_s(cron: str, zone: ZoneInfo, after: int) -> int | None:
-    minute, hour = cron.split(" ")[:2]
-    if minute.startswith("*") or hour.startswith("*"):
-        return _next_frequent(cron, zone, after)
-    return _next_fixed(cron, zone, after)
-
-
-def _next_fixed(cron: str, zone: ZoneInfo, after: int) -> int | None:
-    # In an hour that comes again, or at the end of a gap, some wall-clock times ahead are real times that have been.
-    for wall in CronSim(cron, _EPOCH + timedelta(seconds=after + _offset(zone, after))):
-        first = wall.replace(tzinfo=zone, fold=0)
-        second = wall.replace(tzinfo=zone, fold=1)
-        early, late = int(first.timestamp()), int(second.timestamp())
-        # In a gap the two are the wrong way round: by the clocks before it, and by those after it.
-        found = early if early <= late else _transition(zone, late, early)
-        if found is not None and found > after:
-            return found
-    return None
-
-
-def _next_frequent(cron: str, zone: ZoneInfo, after: int) -> int | None:
-    since, offset = after, _offset(zone, after)
-    while True:
-        wall = next(CronSim(cron, _EPOCH + timedelta(seconds=after + offset)), None)
-        if wall is None:
-            return None
-        found = int((wall - _EPOCH).total_seconds()) - offset
-        change = _transition(zone, since, found)
-        if change is None:
-            return found
-        # From then on the clocks go otherwise: look again by the new ones, beginning with that very second.
-        after, since, offset = change - 1, change, _offset(zone, change)
-
-
-def _offset(zone: ZoneInfo, at: int) -> int:
-    """Seconds that the clocks of `zone` are ahead of UTC at the moment `at`."""
-    offset = datetime.fromtimestamp(at, zone).utcoffset()
-    return 0 if offset is None else int(offset.total_seconds())
-
-
-def _transition(zone: ZoneInfo, after: int, until: int) -> int | None:
-    """The first moment in (after, until] at which the clocks have changed. Changes are more than a week apart."""
-    if zone.key == "UTC":
-        return None
-    offset = _offset(zone, after)
-    while after < until:
-        end = min(after + 7 * _DAY_S, until)
-        if _offset(zone, end) != offset:
-            return _first(lambda at: _offset(zone, at) != offset, after, end)
-        after = end
-    return None
-
-
-def _first(holds: Callable[[int], bool], no: int, yes: int) -> int:
-    """The least number for which it holds, of those above `no`, where it does not, and up to `yes`, where it does."""
-    while yes - no > 1:
-        middle = (no + yes) // 2
-        if holds(middle):
-            yes = middle
-        else:
-            no = middle
-    return yes
 
 
 # --- what is due
@@ -375,7 +303,7 @@ def _newest(spec: ScheduleSpec, after_ms: int, until_ms: int) -> int:
         following = next_ms(spec, at_ms)
         return following is None or following > until_ms
 
-    return _first(none_follows, after_ms, until_ms)
+    return least(none_follows, after_ms, until_ms)
 
 
 # --- names

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import apsw
 
-from executor.core.errors import Conflict, NotFound, Refused
+from executor.core.errors import Conflict, Refused
 from executor.ports import Advanced, Pending, ScheduleRow, Settled
 from executor.schedules.database import Database
+from executor.schedules.rows import (
+    COLUMNS,
+    FIRINGS_KEPT,
+    PENDING,
+    find,
+    get,
+    insert,
+    pending_of,
+    put_firing,
+    put_pending,
+    query,
+    row_of,
+    said,
+)
 from executor.views import FiringView
 
-FIRINGS_KEPT = 100
 HIDDEN_MAX = 1_000
 """Schedules of a tenant that no version on its channel declares any more: their pauses and histories are kept."""
 
-_COLUMNS = (
-    "s.tenant, s.name, s.workflow, s.channel, s.origin, s.payload, s.spec, s.created_at_ms, s.cursor_ms, s.due_ms,"
-    " s.revision, s.paused_by, s.running"
-)
-_PENDING = "p.scheduled_ms, p.workflow, p.channel, p.payload, p.attempts, p.retry_at_ms, p.reason"
 _OLDEST = "p.scheduled_ms = (SELECT min(scheduled_ms) FROM pending WHERE schedule_id = s.id)"
 
 
@@ -41,16 +49,16 @@ class SqliteScheduleStore:
 
     def add(self, row: ScheduleRow, *, count_max: int) -> ScheduleRow:
         with self._database.write() as connection:
-            found = _find(connection, row.tenant, row.name)
+            found = find(connection, row.tenant, row.name)
             if found is not None:
-                if _said(found[1]) == _said(row):
+                if said(found[1]) == said(row):
                     return found[1]
                 raise Conflict(
                     f'a schedule "{row.name}" exists with another content',
                     code="schedule_exists",
                     hint="Use another name, or delete it first.",
                 )
-            [[count]] = _rows(
+            [[count]] = query(
                 connection,
                 "SELECT count(*) FROM schedules WHERE tenant = ? AND origin = ? AND is_shown",
                 (row.tenant, row.origin),
@@ -61,7 +69,7 @@ class SqliteScheduleStore:
                     code="limit_exceeded",
                     hint="Delete some first.",
                 )
-            _insert(connection, row)
+            insert(connection, row)
         return row
 
     def declare(self, tenant: str, rows: Sequence[ScheduleRow]) -> None:
@@ -87,13 +95,13 @@ class SqliteScheduleStore:
             )
 
     def _declare(self, connection: apsw.Connection, row: ScheduleRow) -> None:
-        found = _find(connection, row.tenant, row.name, is_shown=None)
+        found = find(connection, row.tenant, row.name, is_shown=None)
         if found is None:
-            _insert(connection, row)
+            insert(connection, row)
             return
         number, there = found
-        [[is_shown]] = _rows(connection, "SELECT is_shown FROM schedules WHERE id = ?", (number,))
-        if is_shown and _said(there) == _said(row):
+        [[is_shown]] = query(connection, "SELECT is_shown FROM schedules WHERE id = ?", (number,))
+        if is_shown and said(there) == said(row):
             return
         # A paused one has nothing due; what is due after a later cursor is found when it is looked at.
         due_ms = None if there.paused_by is not None else row.due_ms
@@ -105,7 +113,7 @@ class SqliteScheduleStore:
 
     def delete(self, tenant: str, name: str) -> None:
         with self._database.write() as connection:
-            number, row = _get(connection, tenant, name)
+            number, row = get(connection, tenant, name)
             if row.origin == "code":
                 raise Conflict(
                     f'schedule "{name}" is declared in the code of the version on channel "{row.channel}"',
@@ -117,7 +125,7 @@ class SqliteScheduleStore:
 
     def delete_tenant(self, tenant: str) -> None:
         with self._database.read() as connection:
-            if not any(_rows(connection, "SELECT 1 FROM schedules WHERE tenant = ? LIMIT 1", (tenant,))):
+            if not any(query(connection, "SELECT 1 FROM schedules WHERE tenant = ? LIMIT 1", (tenant,))):
                 return
         with self._database.write() as connection:
             connection.execute("DELETE FROM schedules WHERE tenant = ?", (tenant,))
@@ -125,7 +133,7 @@ class SqliteScheduleStore:
 
     def pause(self, tenant: str, name: str, *, by: str) -> None:
         with self._database.write() as connection:
-            number, _ = _get(connection, tenant, name)
+            number, _ = get(connection, tenant, name)
             connection.execute(
                 "UPDATE schedules SET paused_by = ?, due_ms = NULL, revision = revision + 1"
                 " WHERE id = ? AND paused_by IS NULL",
@@ -134,7 +142,7 @@ class SqliteScheduleStore:
 
     def resume(self, tenant: str, name: str, *, revision: int, cursor_ms: int, due_ms: int | None) -> bool:
         with self._database.write() as connection:
-            number, row = _get(connection, tenant, name)
+            number, row = get(connection, tenant, name)
             if row.revision != revision:
                 return False
             connection.execute(
@@ -146,37 +154,37 @@ class SqliteScheduleStore:
 
     def get(self, tenant: str, name: str) -> ScheduleRow:
         with self._database.read() as connection:
-            return _get(connection, tenant, name)[1]
+            return get(connection, tenant, name)[1]
 
     def of_tenant(self, tenant: str) -> list[ScheduleRow]:
         with self._database.read() as connection:
-            found = _rows(
+            found = query(
                 connection,
-                f"SELECT {_COLUMNS} FROM schedules s WHERE tenant = ? AND is_shown ORDER BY name",  # noqa: S608
+                f"SELECT {COLUMNS} FROM schedules s WHERE tenant = ? AND is_shown ORDER BY name",  # noqa: S608
                 (tenant,),
             )
-            return [_row(values) for values in found]
+            return [row_of(values) for values in found]
 
     def tenants(self) -> list[str]:
         with self._database.read() as connection:
-            return [tenant for (tenant,) in _rows(connection, "SELECT DISTINCT tenant FROM schedules")]
+            return [tenant for (tenant,) in query(connection, "SELECT DISTINCT tenant FROM schedules")]
 
     # --- firing
 
     def due(self, now_ms: int, *, limit: int) -> list[ScheduleRow]:
         with self._database.read() as connection:
-            found = _rows(
+            found = query(
                 connection,
-                f"SELECT {_COLUMNS} FROM schedules s WHERE due_ms <= ? ORDER BY due_ms, id LIMIT ?",  # noqa: S608
+                f"SELECT {COLUMNS} FROM schedules s WHERE due_ms <= ? ORDER BY due_ms, id LIMIT ?",  # noqa: S608
                 (now_ms, limit),
             )
-            return [_row(values) for values in found]
+            return [row_of(values) for values in found]
 
     def next_ms(self) -> int | None:
         with self._database.read() as connection:
             found = [
-                *_rows(connection, "SELECT min(due_ms) FROM schedules WHERE due_ms IS NOT NULL"),
-                *_rows(
+                *query(connection, "SELECT min(due_ms) FROM schedules WHERE due_ms IS NOT NULL"),
+                *query(
                     connection,
                     "SELECT min(p.retry_at_ms) FROM pending p JOIN schedules s ON s.id = p.schedule_id"  # noqa: S608
                     f" WHERE p.retry_at_ms IS NOT NULL AND s.paused_by IS NULL AND {_OLDEST}",
@@ -187,13 +195,13 @@ class SqliteScheduleStore:
     def advance(self, decisions: Sequence[Advanced]) -> None:
         with self._database.write() as connection:
             for one in decisions:
-                found = _find(connection, one.row.tenant, one.row.name)
+                found = find(connection, one.row.tenant, one.row.name)
                 if found is None or found[1].revision != one.row.revision:
                     continue
                 for pending in one.pending:
-                    _put(connection, found[0], pending)
+                    put_pending(connection, found[0], pending)
                 for firing in one.firings:
-                    _tell(connection, found[0], firing)
+                    put_firing(connection, found[0], firing)
                 connection.execute(
                     "UPDATE schedules SET cursor_ms = ?, due_ms = ?, revision = revision + 1 WHERE id = ?",
                     (one.cursor_ms, one.due_ms, found[0]),
@@ -209,36 +217,36 @@ class SqliteScheduleStore:
 
     def _oldest(self, which: str, bindings: tuple[Any, ...], order: str) -> list[tuple[ScheduleRow, Pending]]:
         with self._database.read() as connection:
-            found = _rows(
+            found = query(
                 connection,
-                f"SELECT {_COLUMNS}, {_PENDING} FROM pending p JOIN schedules s ON s.id = p.schedule_id"  # noqa: S608
+                f"SELECT {COLUMNS}, {PENDING} FROM pending p JOIN schedules s ON s.id = p.schedule_id"  # noqa: S608
                 f" WHERE {which} AND {_OLDEST} ORDER BY {order}",
                 bindings,
             )
-            return [(row := _row(values[:13]), _pending(row.tenant, row.name, values[13:])) for values in found]
+            return [(row := row_of(values[:13]), pending_of(row.tenant, row.name, values[13:])) for values in found]
 
     def pending(self, tenant: str, name: str) -> list[Pending]:
         with self._database.read() as connection:
-            number, _ = _get(connection, tenant, name)
-            found = _rows(
+            number, _ = get(connection, tenant, name)
+            found = query(
                 connection,
-                f"SELECT {_PENDING} FROM pending p WHERE schedule_id = ? ORDER BY scheduled_ms",  # noqa: S608
+                f"SELECT {PENDING} FROM pending p WHERE schedule_id = ? ORDER BY scheduled_ms",  # noqa: S608
                 (number,),
             )
-            return [_pending(tenant, name, values) for values in found]
+            return [pending_of(tenant, name, values) for values in found]
 
     def settle(self, settled: Sequence[Settled], delayed: Sequence[Pending]) -> None:
         with self._database.write() as connection:
             for one in settled:
                 pending = one.pending
-                found = _find(connection, pending.tenant, pending.name, is_shown=None)
+                found = find(connection, pending.tenant, pending.name, is_shown=None)
                 if found is None:  # deleted meanwhile
                     continue
                 connection.execute(
                     "DELETE FROM pending WHERE schedule_id = ? AND scheduled_ms = ?", (found[0], pending.scheduled_ms)
                 )
                 connection.execute("UPDATE schedules SET running = ? WHERE id = ?", (json.dumps(one.running), found[0]))
-                _tell(connection, found[0], one.firing)
+                put_firing(connection, found[0], one.firing)
             for pending in delayed:
                 connection.execute(
                     "UPDATE pending SET attempts = ?, retry_at_ms = ?, reason = ? WHERE scheduled_ms = ?"
@@ -251,17 +259,17 @@ class SqliteScheduleStore:
 
     def record(self, tenant: str, name: str, firing: FiringView) -> None:
         with self._database.write() as connection:
-            found = _find(connection, tenant, name, is_shown=None)
+            found = find(connection, tenant, name, is_shown=None)
             if found is None:
                 return
             running = [*found[1].running, firing.instance][-FIRINGS_KEPT:]
             connection.execute("UPDATE schedules SET running = ? WHERE id = ?", (json.dumps(running), found[0]))
-            _tell(connection, found[0], firing)
+            put_firing(connection, found[0], firing)
 
     def firings(self, tenant: str, name: str, *, limit: int) -> list[FiringView]:
         with self._database.read() as connection:
-            number, _ = _get(connection, tenant, name)
-            found = _rows(
+            number, _ = get(connection, tenant, name)
+            found = query(
                 connection,
                 "SELECT scheduled_ms, at_ms, outcome, instance, until_ms, reason FROM firings WHERE schedule_id = ?"
                 " ORDER BY number DESC LIMIT ?",
@@ -282,106 +290,3 @@ class SqliteScheduleStore:
 
     def close(self) -> None:
         self._database.close()
-
-
-def _rows(connection: apsw.Connection, sql: str, bindings: tuple[Any, ...] = ()) -> Iterator[Any]:
-    """Rows; their types are the schema's, which the driver cannot know: a border."""
-    return connection.execute(sql, bindings)
-
-
-def _row(values: Sequence[Any]) -> ScheduleRow:
-    tenant, name, workflow, channel, origin, payload, spec, created, cursor, due, revision, paused, running = values
-    return ScheduleRow(
-        tenant=tenant,
-        name=name,
-        workflow=workflow,
-        channel=channel,
-        origin=origin,
-        payload=payload,
-        spec=spec,
-        created_at_ms=created,
-        cursor_ms=cursor,
-        due_ms=due,
-        revision=revision,
-        paused_by=paused,
-        running=tuple(json.loads(running)),
-    )
-
-
-def _pending(tenant: str, name: str, values: Sequence[Any]) -> Pending:
-    at, workflow, channel, payload, attempts, retry_at, reason = values
-    return Pending(
-        tenant=tenant,
-        name=name,
-        scheduled_ms=at,
-        workflow=workflow,
-        channel=channel,
-        payload=payload,
-        attempts=attempts,
-        retry_at_ms=retry_at,
-        reason=reason,
-    )
-
-
-def _said(row: ScheduleRow) -> tuple[object, ...]:
-    return row.workflow, row.channel, row.origin, row.payload, row.spec
-
-
-def _find(
-    connection: apsw.Connection, tenant: str, name: str, *, is_shown: bool | None = True
-) -> tuple[int, ScheduleRow] | None:
-    rows = _rows(
-        connection,
-        f"SELECT s.id, {_COLUMNS} FROM schedules s WHERE tenant = ? AND name = ? AND is_shown >= ?",  # noqa: S608
-        (tenant, name, is_shown is True),
-    )
-    return next(((values[0], _row(values[1:])) for values in rows), None)
-
-
-def _get(connection: apsw.Connection, tenant: str, name: str) -> tuple[int, ScheduleRow]:
-    found = _find(connection, tenant, name)
-    if found is None:
-        shown = name[:120].encode("utf-8", "backslashreplace").decode()
-        raise NotFound(
-            f'tenant "{tenant}" has no schedule "{shown}"',
-            code="schedule_not_found",
-            hint="List the tenant's schedules to see which there are.",
-        )
-    return found
-
-
-def _insert(connection: apsw.Connection, row: ScheduleRow) -> None:
-    connection.execute(
-        "INSERT INTO schedules (tenant, name, workflow, channel, origin, payload, spec, created_at_ms, cursor_ms,"
-        " due_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            *(row.tenant, row.name, row.workflow, row.channel, row.origin, row.payload, row.spec),
-            *(row.created_at_ms, row.cursor_ms, row.due_ms),
-        ),
-    )
-
-
-def _put(connection: apsw.Connection, number: int, one: Pending) -> None:
-    connection.execute(
-        "INSERT OR IGNORE INTO pending VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            *(number, one.scheduled_ms, one.workflow, one.channel, one.payload),
-            *(one.attempts, one.retry_at_ms, one.reason),
-        ),
-    )
-
-
-def _tell(connection: apsw.Connection, number: int, firing: FiringView) -> None:
-    connection.execute(
-        "INSERT INTO firings (schedule_id, scheduled_ms, at_ms, outcome, instance, until_ms, reason)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (
-            *(number, firing.scheduled_ms, firing.at_ms, firing.outcome, firing.instance, firing.until_ms),
-            firing.reason[:500],
-        ),
-    )
-    connection.execute(
-        "DELETE FROM firings WHERE schedule_id = ? AND number <= (SELECT number FROM firings WHERE schedule_id = ?"
-        " ORDER BY number DESC LIMIT 1 OFFSET ?)",
-        (number, number, FIRINGS_KEPT),
-    )

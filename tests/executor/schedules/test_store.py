@@ -10,7 +10,8 @@ import pytest
 
 from executor.core.errors import Conflict, Corrupt, NotFound, Refused, Unavailable
 from executor.ports import Advanced, Pending, Settled
-from executor.schedules.store import FIRINGS_KEPT, HIDDEN_MAX, SqliteScheduleStore
+from executor.schedules.rows import FIRINGS_KEPT
+from executor.schedules.store import HIDDEN_MAX, SqliteScheduleStore
 from executor.views import FiringView
 from tests.executor.schedules.world import HOUR, NOON_MS, TENANT, World
 
