@@ -51,9 +51,39 @@ class Children:
 
     async def start(self, resident: Resident, requests: Sequence[ChildRequested]) -> None:
         """Start what was asked for, durably, and journal it. Raises Unavailable if some are to be tried again."""
+        answers = await self._engine.peers.start_children(self._starts(resident, requests))
+        now_ms = self._engine.clock.now_ms()
+        entries: list[AnyEntry] = []
+        later: PerdureError | None = None
+        for request, answer in zip(requests, answers, strict=True):
+            child = resident.instance.children.get(request.path)
+            if isinstance(answer, PerdureError) and is_passing(answer):
+                later = answer
+            elif child is not None and not child.is_started and child.request == request:
+                # Else it was given up meanwhile, or its end came first.
+                entries += _begun(request, answer, now_ms)
+        if entries and not resident.is_lost:
+            self._engine.commit(resident, entries)
+        if later is not None:
+            raise Unavailable(later.message, code="busy", hint=later.hint)
+
+    async def ask_again(self, resident: Resident, requests: Sequence[ChildRequested]) -> None:
+        """Look after started children that have not told how they ended; one that is gone begins again."""
+        answers = await self._engine.peers.start_children(self._starts(resident, requests))
+        now_ms = self._engine.clock.now_ms()
+        entries: list[AnyEntry] = []
+        for request, answer in zip(requests, answers, strict=True):
+            child = resident.instance.children.get(request.path)
+            is_awaited = child is not None and child.request == request
+            if is_awaited and isinstance(answer, Seen) and answer.row.row.state in FINAL:
+                entries.append(_ended(request.path, answer, now_ms))
+        if entries and not resident.is_lost:
+            self._engine.commit(resident, entries)
+
+    def _starts(self, resident: Resident, requests: Sequence[ChildRequested]) -> list[ChildStart]:
         tenant, name = resident.key
         options = resident.instance.start.options or StartOptions()
-        starts = [
+        return [
             ChildStart(
                 Start(
                     (tenant, request.child),
@@ -70,21 +100,6 @@ class Children:
             )
             for request in requests
         ]
-        answers = await self._engine.peers.start_children(starts)
-        now_ms = self._engine.clock.now_ms()
-        entries: list[AnyEntry] = []
-        later: PerdureError | None = None
-        for request, answer in zip(requests, answers, strict=True):
-            child = resident.instance.children.get(request.path)
-            if isinstance(answer, PerdureError) and is_passing(answer):
-                later = answer
-            elif child is not None and not child.is_started and child.request == request:
-                # Else it was given up meanwhile, or its end came first.
-                entries += _begun(request, answer, now_ms)
-        if entries and not resident.is_lost:
-            self._engine.commit(resident, entries)
-        if later is not None:
-            raise Unavailable(later.message, code="busy", hint=later.hint)
 
     async def close(self, resident: Resident, children: Sequence[str]) -> None:
         """Terminate children that are wanted no more, durably, and journal it. Raises Unavailable."""

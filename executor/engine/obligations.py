@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from executor.core.entries import ChildRequested
 from executor.core.errors import PerdureError, Unavailable
 from executor.core.instance import Instance
 from executor.core.lifecycle import ACTIVE, FINAL, State
@@ -39,6 +40,10 @@ PAUSE_MS = 200
 """A process that died is back after about this; the pause doubles each time."""
 GRACE_MS = 2_000
 PAUSE_MS_MAX = 60_000
+AUDIT_MS = 3_600_000
+AUDIT_MS_MAX = 24 * AUDIT_MS
+"""After so long a parent that waits looks after its children by itself, ever more rarely. A backup of several stores is
+not of one moment: after it was restored, one of the two may know what the other has yet to be told."""
 
 
 class Obligations:
@@ -81,9 +86,14 @@ class Obligations:
         instance = resident.instance
         if instance.outcome is None:
             resident.has_told = False
-            if state in ACTIVE or not self.is_owing(resident):
+            if state in ACTIVE:
                 return timer_ms
-            due_ms = _due_ms(resident)
+            if self.is_owing(resident):
+                due_ms = _due_ms(resident)
+            elif state == "waiting" and _awaited(instance):
+                due_ms = max(instance.updated_at_ms + AUDIT_MS, resident.audit_at_ms)
+            else:
+                return timer_ms
             return due_ms if timer_ms is None else min(timer_ms, due_ms)
         expires_ms = expiry_ms(instance)
         if not self.is_owing(resident):
@@ -103,7 +113,7 @@ class Obligations:
         """Begin with what it owes, if that is not under way."""
         if self._nursery is None or resident.key in self._under_way or self._engine.is_stopping:
             return
-        if self.is_owing(resident):
+        if self.is_owing(resident) or resident.asks_again:
             self._under_way[resident.key] = trio.Event()
             resident.holds += 1
             self._nursery.start_soon(self._tend, resident)
@@ -113,6 +123,10 @@ class Obligations:
         now_ms = self._engine.clock.now_ms()
         pause_ms = min(max(now_ms - resident.instance.updated_at_ms, GRACE_MS), PAUSE_MS_MAX)
         resident.tend_at_ms = now_ms + pause_ms
+        silent_ms = now_ms - resident.instance.updated_at_ms
+        if silent_ms >= AUDIT_MS and not self.is_owing(resident) and _awaited(resident.instance):
+            resident.audit_at_ms = now_ms + min(silent_ms, AUDIT_MS_MAX)
+            resident.asks_again = True
 
     async def discharge(self, resident: Resident) -> None:
         """Do what an ended instance owes, now. The caller holds it. Raises Unavailable."""
@@ -126,7 +140,7 @@ class Obligations:
         engine = self._engine
         pause_ms = PAUSE_MS
         try:
-            while self.is_owing(resident) and not resident.is_lost:
+            while (self.is_owing(resident) or resident.asks_again) and not resident.is_lost:
                 try:
                     await self._some(resident)
                 except Unavailable as error:
@@ -158,6 +172,8 @@ class Obligations:
         is_ended = instance.outcome is not None
         starts = [] if is_ended else list(instance.to_start.values())[:TOGETHER_MAX]
         closes = sorted(instance.to_close)[:TOGETHER_MAX]
+        asked = _awaited(instance) if resident.asks_again else []
+        resident.asks_again = False
         await self._engine.until_durable(resident, instance.sequence)
         if resident.is_lost:
             return
@@ -172,6 +188,9 @@ class Obligations:
         if is_ended and not resident.is_lost and _wants_to_tell(instance) and not self._has_told(resident):
             await self.children.tell_parent(resident)
             resident.has_told = resident.instance.outcome is not None
+        while asked and not resident.is_lost:
+            await self.children.ask_again(resident, asked[:TOGETHER_MAX])
+            asked = asked[TOGETHER_MAX:]
         if later is not None:
             raise later
 
@@ -206,6 +225,13 @@ def expiry_ms(instance: Instance) -> int | None:
     is_complete = instance.state(is_resting=False) == "complete"
     retain_ms = options.retain_complete_ms if is_complete else options.retain_failed_ms
     return None if retain_ms is None else outcome.at_ms + retain_ms
+
+
+def _awaited(instance: Instance) -> list[ChildRequested]:
+    """Started children whose end it waits for, if it goes on at all."""
+    if not instance.children or instance.paused is not None or instance.held is not None:
+        return []
+    return [child.request for child in instance.children.values() if child.is_started and child.request.is_awaited]
 
 
 def _wants_to_tell(instance: Instance) -> bool:

@@ -83,6 +83,9 @@ class Resident:
     """Nothing of it may execute now: it is being restarted."""
     has_told: bool = False
     """It has ended, and who waits for that knows it (obligations.py)."""
+    audit_at_ms: int = 0
+    asks_again: bool = False
+    """It waits for children that have been silent for long, and looks after them now; and not again before then."""
     tend_at_ms: int = 0
     """What it owes to others is not due in the wake index before then."""
     asked: dict[int, Question] = field(default_factory=dict)

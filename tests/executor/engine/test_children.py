@@ -31,7 +31,7 @@ from executor.core.failure import ErrorFact
 from executor.core.ids import INSTANCE_ID_CHARS_MAX, child_id, is_instance_id
 from executor.engine.engine import EngineLimits
 from executor.engine.local import LocalInstances
-from executor.engine.obligations import GRACE_MS
+from executor.engine.obligations import AUDIT_MS, GRACE_MS
 from executor.engine.peers import PeersOver
 from executor.engine.retention import Retention
 from executor.ports import ChildEnd, ChildStart, Peers, Seen, Start
@@ -575,6 +575,39 @@ async def test_request_that_a_crash_could_take_back_is_not_acted_upon(tmp_path, 
                 assert peers.calls == []
             await w.until_final(CHILD)
         assert "ChildStarted" in story(w)
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+async def test_parent_looks_after_a_child_whose_end_nobody_told_it(tmp_path, host, is_gone):
+    """As after a backup was restored, whose stores are not of one moment: the child has told, or is not there yet."""
+    async with faulty(tmp_path, host, lost_before={"child_ended"}) as (w, peers):
+        await begin(w, "CallsWaiter")
+        await w.until(CHILD, "waiting")
+        await w.until(PARENT, "waiting")
+        assert w.store.row(*PARENT).row.wake_at_ms == BASE_MS + AUDIT_MS
+        await w.until_gone(CHILD)
+        if is_gone:
+            w.store.delete(*CHILD)
+        else:
+            await w.engine.send_event(CHILD, id="e", type="go", payload=NIL)
+            while "child_ended" not in peers.calls:
+                await wait_all_tasks_blocked(0.001)
+            w.engine.residents.get(CHILD).has_told = True  # and so its row says
+            async with w.engine.residents.hold(CHILD) as child:
+                await w.engine.commit_and_wait(child, (), row_alone=True)
+    async with faulty(tmp_path, host) as (w, peers):
+        w.clock.advance(AUDIT_MS - 1)
+        await wait_all_tasks_blocked(0.01)
+        assert peers.calls == []
+        w.clock.advance(1)
+        if is_gone:
+            await w.until(CHILD, "waiting")
+            await wait_all_tasks_blocked(0.01)
+            assert w.store.row(*PARENT).row.wake_at_ms == BASE_MS + 2 * AUDIT_MS
+            await w.engine.send_event(CHILD, id="e", type="go", payload=NIL)
+        assert await w.until_final(PARENT) == "complete"
+        assert story(w) == CALLED
+        assert peers.calls == ["start_children", *(["child_ended"] if is_gone else [])]
 
 
 # --- deletions and expiry
