@@ -70,6 +70,7 @@ def test_a_rate_that_was_forgotten_is_taken_up_where_it_was_or_later(rate: Rate,
 
 def test_a_hundred_a_minute_are_six_hundred_milliseconds_apart() -> None:
     rate = flow.rate_of(Flow(rate="100/minute"))
+    assert rate is not None
     assert rate == Rate(100, 60_000, 1)
     assert [at_ms - 1_000_000 for _, at_ms in slots(rate, [0, 0, 0, 5_000])] == [0, 600, 1_200, 5_000]
 

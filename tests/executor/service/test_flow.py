@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from executor.core.commands import Command, Complete, Wait
-from executor.core.entries import AnyEntry, EventReceived, Rescheduled, StartDue, WaitEnded
+from executor.core.entries import AnyEntry, Rescheduled, StartDue, Started, WaitEnded
 from executor.core.errors import Conflict, PerdureError, Refused
 from executor.engine.engine import EngineLimits
 from executor.engine.local import LocalInstances
@@ -141,7 +141,10 @@ async def test_options_are_kept_and_do_not_count_when_the_id_comes_again(tmp_pat
         }
         first = await f.start("Busy", {"x": 1}, id="a", **options)
         assert first.attributes == {"customer": "acme", "n": 3}
-        kept = f.w.journal(("acme", "a"))[0].options  # type: ignore[union-attr]
+        started = f.w.journal(("acme", "a"))[0]
+        assert isinstance(started, Started)
+        kept = started.options
+        assert kept is not None
         assert (kept.priority, kept.unload, kept.start_at_ms) == (7, "every-wait", BASE_MS + 10_000)
         assert (kept.retain_complete_ms, kept.retain_failed_ms) == (86_400_000, 60_000)
         assert (await f.start("Busy", {"x": 1}, id="a")).created_at_ms == first.created_at_ms
@@ -343,6 +346,7 @@ async def test_what_declares_nothing_carries_nothing(tmp_path: Path) -> None:
     """An instance without options costs no byte more than before there were any."""
     async with flowing(tmp_path, Busy={}) as f:
         await f.start("Busy", id="a")
-        assert f.w.journal(("acme", "a"))[0].options is None  # type: ignore[union-attr]
+        started = f.w.journal(("acme", "a"))[0]
+        assert isinstance(started, Started)
+        assert started.options is None
         assert f.service._flows._debts == {}
-        assert not any(isinstance(entry, EventReceived) for entry in f.w.journal(("acme", "a")))
