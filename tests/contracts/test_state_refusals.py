@@ -17,10 +17,10 @@ ROW = Row("waiting", None, "W", "c" * 40, 1, 1, b"")
 
 
 def test_going_back_too_far_is_a_refusal_of_the_facet(tmp_path: Path) -> None:
-    store = FacetsStateStore(StateStore.open(tmp_path, fold="manual", limits=Limits(delta_bytes_max=4096)))
+    store = FacetsStateStore(StateStore.open(tmp_path, fold="manual", limits=Limits(delta_bytes_max=4000)))
     try:
-        first = Random(1).randbytes(3000)
-        whole = first + Random(2).randbytes(3000)
+        first = Random(1).randbytes(3072)
+        whole = first + Random(2).randbytes(3072)
         store.append([Append("acme", "a", 1, b"1", delta.between(b"", first), ROW)])
         store.append([Append("acme", "a", 2, b"2", delta.between(first, whole), ROW)])
         with pytest.raises(Refused) as refused:
