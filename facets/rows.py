@@ -88,7 +88,8 @@ class RowWriter:
     def _row(self, tenant: int, held: Held) -> _Row:
         """The values of an instance's row; what is too large for its tail goes into chunks."""
         assert held.last is not None, "only what is there is written"
-        key, (record, sequence, facet_bytes) = held.key, held.last
+        key, last = held.key, held.last
+        record, sequence, facet_bytes = last.record, last.sequence, last.facet_bytes
         row = record.row
         is_new = held.records[0].sequence == 1
         run: list[bytes] = []

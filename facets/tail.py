@@ -17,7 +17,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import heappop, heappush
-from typing import NamedTuple
+
+import msgspec
 
 from facets import delta as deltas
 from facets.records import DeleteInstance, Deletion, InstanceRow, RecordLike
@@ -32,7 +33,7 @@ STORED_IMAGE_BYTES_MAX = 1 << 30
 Wake = tuple[int, int, str, str]  # wake_at_ms, key, tenant, instance: in the order in which they are due
 
 
-class Last(NamedTuple):
+class Last(msgspec.Struct, frozen=True, gc=False):
     """An instance as of its newest record in a segment. `sequence`: of its last entry, wherever that is."""
 
     record: RecordLike
@@ -40,7 +41,7 @@ class Last(NamedTuple):
     facet_bytes: int
 
 
-class Planned(NamedTuple):
+class Planned(msgspec.Struct, frozen=True, gc=False):
     """A record that fits, with what it makes of its instance."""
 
     key: int
@@ -106,7 +107,8 @@ class Segment:
 
     def take(self, planned: Iterable[Planned]) -> None:
         tenants, wakes = self.tenants, self.wakes
-        for key, last in planned:
+        for each in planned:
+            key, last = each.key, each.last
             record = last.record
             tenant = tenants.get(record.tenant)
             if tenant is None:
