@@ -11,10 +11,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 import sys
 import tempfile
+import weakref
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
@@ -55,7 +57,7 @@ class Querying:
         self._engine = engine
         self._host = host
         self._places = trio.CapacityLimiter(AT_ONCE_MAX)
-        self._no_code: IO[bytes] | None = None
+        self._no_code: Path | None = None
 
     async def query(self, key: Key, *, sql: str, parameters: bytes, limit: int) -> Queried:
         """The first `limit` rows that one statement gives. `parameters`: MessagePack of a list or a map.
@@ -136,10 +138,12 @@ class Querying:
                 "workflows": [],
             }
             head = json.dumps(index).encode()
-            file = self._no_code = tempfile.NamedTemporaryFile(prefix="perdure-no-code-")  # noqa: SIM115  # gone with this object
-            file.write(b"PDBUNDL1" + len(head).to_bytes(4, "little") + head)
-            file.flush()
-        return Path(self._no_code.name)
+            descriptor, name = tempfile.mkstemp(prefix="perdure-no-code-")
+            os.close(descriptor)
+            self._no_code = Path(name)
+            self._no_code.write_bytes(b"PDBUNDL1" + len(head).to_bytes(4, "little") + head)
+            weakref.finalize(self, self._no_code.unlink, missing_ok=True)
+        return self._no_code
 
 
 def _answered(answer: QueryAnswer, question: Query, sequence: int) -> Queried | None:

@@ -24,7 +24,18 @@ from executor.engine.engine import Engine, EngineLimits
 from executor.engine.local import LocalInstances
 from executor.engine.peers import PeersOver
 from executor.ports import Peers
-from executor.sandbox.protocol import Activate, Attempt, Drop, Entries, FromSandbox, Quiesce, ToSandbox, Turn
+from executor.sandbox.protocol import (
+    Activate,
+    Ask,
+    Attempt,
+    Drop,
+    Entries,
+    FromSandbox,
+    Quiesce,
+    ToSandbox,
+    Turn,
+    Update,
+)
 from executor.sandbox.spec import SandboxDied, SandboxFailed, SandboxSpec
 
 COMMIT = "c" * 40
@@ -107,6 +118,8 @@ class ScriptedSandbox:
                     self._turn(frame.run)
                 case Drop():
                     self.runs.pop(frame.run, None)
+                case Update() | Ask():
+                    self._host.on_question(self, frame)
                 case _:
                     pass
 
@@ -165,6 +178,7 @@ class ScriptedHost:
         self.log: list[ToSandbox] = []
         self.killed: list[tuple[str, str]] = []
         self.not_loadable: ErrorFact | None = None
+        self.on_question: Callable[[ScriptedSandbox, Update | Ask], None] = lambda _sandbox, _frame: None
 
     async def open(self, spec: SandboxSpec) -> ScriptedSandbox:
         await trio.lowlevel.checkpoint()
