@@ -314,6 +314,7 @@ class Run(RunRequests):
         """`run()` has returned or raised: clear up what it left, then say how it ended, once handlers have too."""
         self._replay.end()
         self._over = True
+        self._over_at = self._replay.seen
         self._clean_up()
         assert self._code is not None
         self._ending = how_it_ended(

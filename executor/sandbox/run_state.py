@@ -81,6 +81,7 @@ class Pending(msgspec.Struct, eq=False):
     attempt: Attempt | None = None
     asked_of_executor: bool = False
     outlives: bool = False
+    given_up_at: int = 0
     details: bytes = b""
 
 
@@ -99,9 +100,9 @@ class RunState:
     __slots__ = (
         "_ambient", "_attributes", "_cancelled", "_code", "_commands", "_coroutine_count", "_dropped", "_ending",
         "_executing", "_facet", "_instance", "_is_live_told", "_is_pressing", "_last_made", "_loop", "_new", "_outer",
-        "_over", "_pending", "_process", "_quiesced", "_replay", "_scope", "_seed", "_shown", "_started", "_stopped",
-        "_task", "_told", "_total", "_unbegun", "_undos", "_updates", "_workflow", "_workflow_self", "number",
-        "recorder",
+        "_over", "_over_at", "_pending", "_process", "_quiesced", "_replay", "_scope", "_seed", "_shown", "_started",
+        "_stopped", "_task", "_told", "_total", "_unbegun", "_undos", "_updates", "_workflow", "_workflow_self",
+        "number", "recorder",
     )  # fmt: skip
 
     def __init__(self, process: Process, activate: Activate) -> None:
@@ -136,6 +137,7 @@ class RunState:
         self._executing = 0
         self._quiesced = activate.paused
         self._over = False
+        self._over_at = 0
         self._stopped = False
         self._dropped = False
         self._told: tuple[int, bool] = (0, False)
@@ -189,6 +191,7 @@ class RunState:
             pending.attempt.cancel()
             self._attempt_gone(pending)
         if not self._over or pending.outlives:
+            pending.given_up_at = self._replay.seen
             if self._cancelled is None:
                 self._cancelled = []
             self._cancelled.append(pending)
@@ -236,8 +239,8 @@ class RunState:
             request = pending.request
             known = pending.asked_of_executor or request.recorded
             is_open = self._replay.find(request.path) is request
-            if self._over and not pending.outlives:
-                continue
+            if self._over and not pending.outlives and pending.given_up_at >= self._over_at:
+                continue  # what is given up with the end of `run()` is not told: the end says it
             if known and not request.cancel_recorded and (is_open or request.event_unseen):
                 self._say(Cancel(request.path))
 

@@ -41,7 +41,6 @@ from executor.core.entries import (
     Held,
     Started,
     StepSucceeded,
-    UpdateAccepted,
 )
 from executor.core.failure import ErrorFact
 from executor.core.instance import Instance
@@ -137,6 +136,7 @@ class Story:
     def __post_init__(self) -> None:
         self.events = list(self.events)
         self.updates = list(self.updates)
+        self.updates_script = list(self.updates)
 
     cuts: list[int] = field(default_factory=list)
     """Lengths at which the journal can end after a crash: what one decision appends is written as one."""
@@ -163,8 +163,8 @@ class Story:
             story.append(entry)
             story.now_ms = max(story.now_ms, entry.at_ms)
         story.events = self.script[len(story.instance.event_ids) :]
-        accepted = [(e.name, values.decode(e.payload)) for e in self.journal if isinstance(e, UpdateAccepted)]
-        story.updates = (accepted + self.updates)[len(story.instance.updates) :]
+        story.updates = self.updates_script[len(story.instance.updates) :]
+        story.updates_script = self.updates_script
         story.children = self.children
         return story
 
@@ -616,5 +616,15 @@ def play(source: Mapping[str, str | bytes] | str, story: Story, **options: Any) 
 
 def without_unwanted(journal: list[AnyEntry], other: list[AnyEntry]) -> list[AnyEntry]:
     """`journal` without results of steps that the run had given up, which another run of the story need not have."""
-    paths = {getattr(entry, "path", None) for entry in other if isinstance(entry, StepSucceeded)}
-    return [entry for entry in journal if not isinstance(entry, StepSucceeded) or entry.path in paths]
+    known = {at for at in _succeeded(other) if at is not None}
+    return [entry for entry, at in zip(journal, _succeeded(journal), strict=True) if at is None or at in known]
+
+
+def _succeeded(journal: list[AnyEntry]) -> list[tuple[int, str] | None]:
+    """For each entry that is a step's result: in which execution it is, and the step's path."""
+    execution = 0
+    found: list[tuple[int, str] | None] = []
+    for entry in journal:
+        execution += isinstance(entry, Continued)
+        found.append((execution, entry.path) if isinstance(entry, StepSucceeded) else None)
+    return found

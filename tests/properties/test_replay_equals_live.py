@@ -7,9 +7,18 @@ import asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from executor.core.entries import AnyEntry, Completed
+from executor.core.entries import AnyEntry, Completed, Failed
+from executor.core.failure import ErrorFact
 from tests.executor.fake_executor import Story, in_process, subprocess_, without_unwanted
-from tests.executor.sandbox.programs import programs, source, stories
+from tests.executor.sandbox.programs import (
+    ENDS,
+    programs,
+    rich_programs,
+    rich_source,
+    rich_stories,
+    source,
+    stories,
+)
 
 QUICK = settings.default.max_examples if settings.default is not None else 50
 
@@ -42,6 +51,35 @@ def test_replay_from_every_prefix_continued_equals_the_unbroken_run(program, sto
             await replays(executor, whole)
             for length in whole.cuts[:-1]:
                 same(whole, await executor.play(whole.prefix(length)))
+
+    asyncio.run(main())
+
+
+CHILDREN = {"Good": {"it": "is"}, "Bad": ErrorFact("ValueError", "it is not")}
+
+
+def ended_alike(one: Story, other: Story) -> None:
+    """As `same`, also for instances that failed."""
+    ends = [story.instance.outcome for story in (one, other)]
+    assert isinstance(ends[0], Completed | Failed), one.held
+    if isinstance(ends[0], Failed):
+        assert (one.error.type, one.error.message) == (other.error.type, other.error.message)
+        assert without_unwanted(one.journal, other.journal) == without_unwanted(other.journal, one.journal)
+    else:
+        same(one, other)
+
+
+@settings(max_examples=max(QUICK // 4, 10))
+@given(rich_programs, st.sampled_from(ENDS), rich_stories)
+def test_programs_of_the_whole_language_replay_from_every_prefix_and_evicted(program, end, story) -> None:
+    """Groups, maps, polls, children, status, attributes, streams, matched events, updates, undo, continue_as_new."""
+
+    async def main() -> None:
+        async with in_process(rich_source(program, end)) as executor:
+            whole = await executor.play(Story("Job", **story, children=CHILDREN))
+            for length in whole.cuts[:-1]:
+                ended_alike(whole, await executor.play(whole.prefix(length)))
+            ended_alike(whole, await executor.play(Story("Job", **story, children=CHILDREN), evict=True, chunk=2))
 
     asyncio.run(main())
 

@@ -7,7 +7,12 @@ import pytest
 from executor.core.entries import (
     AttemptFailed,
     Cancelled,
+    ChildEnded,
+    ChildRequested,
+    ChildStarted,
     EventReceived,
+    GroupEnded,
+    GroupStarted,
     Paused,
     Resumed,
     SleepEnded,
@@ -68,7 +73,8 @@ def test_entries_that_resolve_nothing() -> None:
     step = replay.request("step", "a", ASKED, "")
     failed = AttemptFailed(0, "a#1", ASKED, "", 1, 0, ErrorFact("E", "m"), 9, 5)
     for sequence, entry in enumerate(
-        [SleepStarted(0, "s#1", ASKED, "", 9), failed, EventReceived(0, "e", "t", b"", 1), Paused(0), Resumed(0)], start=2
+        [SleepStarted(0, "s#1", ASKED, "", 9), failed, EventReceived(0, "e", "t", b"", 1), Paused(0), Resumed(0)],
+        start=2,
     ):
         assert replay.accept(sequence, entry) is None
     assert (sleep.recorded, step.recorded, step.attempts_failed) == (True, True, 1)
@@ -198,3 +204,75 @@ def test_asked_tells_kind_name_and_arguments_apart() -> None:
     assert len(digests) == 6
     assert {len(digest) for digest in digests} == {16}
     assert asked("step", "a", (object(),), {"x": 1, "y": 2}) == asked("step", "a", (object(),), {"y": 2, "x": 1})
+
+
+# --- scopes, groups, children, undo
+
+
+def test_occurrences_are_counted_in_their_scope() -> None:
+    replay = started()
+    asked_for = [("", "a"), ("g#1", "a"), ("g#1", "a"), ("", "g#1/a")]
+    paths = [replay.request("step", name, b"", "", scope).path for scope, name in asked_for]
+    assert paths == ["a#1", "g#1/a#1", "g#1/a#2", "g#1/a#3"]
+
+
+def test_skipped_entries_count_as_seen() -> None:
+    replay = started()
+    replay.request("step", "a", ASKED, "")
+    replay.skip_to(5)
+    replay.skip_to(3)
+    assert replay.seen == 5
+    assert replay.accept(6, succeeded("a#1")).outcome == succeeded("a#1")
+
+
+def test_group_is_recorded_and_nobody_waits_for_it() -> None:
+    replay = started()
+    group = replay.request("group", "g", ASKED, "")
+    assert replay.waiting() == []
+    assert replay.accept(2, GroupStarted(0, "g#1", ASKED, "")) is None
+    leave = replay.request_leave("g#1", "")
+    assert replay.accept(3, GroupEnded(0, "g#1")) is None
+    assert (group.recorded, leave.recorded, replay.find("g#1")) == (True, True, None)
+
+
+def test_group_that_is_not_left_here_is_a_divergence() -> None:
+    replay = started()
+    replay.request("group", "g", ASKED, "")
+    replay.accept(2, GroupStarted(0, "g#1", ASKED, ""))
+    assert replay.accept(3, GroupEnded(0, "g#1")).message == (
+        f'the journal records (entry 3) that the code left group "g#1", but here it has not. {VERDICT}'
+    )
+    assert replay.accept(4, GroupEnded(0, "other#1")).message.startswith(
+        'the journal records group "other#1" (entry 4)'
+    )
+
+
+def child(path: str, *, is_awaited: bool) -> ChildRequested:
+    return ChildRequested(0, path, ASKED, "", "child-1", "W", "c", None, b"", "terminate", is_awaited)
+
+
+def test_awaited_child_resolves_with_its_end_and_another_with_its_start() -> None:
+    for is_awaited in (True, False):
+        replay = started()
+        request = replay.request("child", "r", ASKED, "")
+        assert replay.accept(2, child("r#1", is_awaited=is_awaited)) is None
+        assert request.child == "child-1"
+        begun, ended = ChildStarted(0, "r#1", "c"), ChildEnded(0, "r#1", "complete", b"v", None)
+        found = [replay.accept(3, begun), replay.accept(4, ended)]
+        outcomes = [None if each is None else each.outcome for each in found]
+        assert outcomes == ([None, ended] if is_awaited else [begun, None])
+
+
+def test_end_of_a_child_that_was_never_requested_is_a_divergence() -> None:
+    message = started().accept(2, ChildEnded(0, "r#1", "complete", b"v", None)).message
+    assert message == f'the journal records child "r#1" (entry 2), but here the code asks for nothing. {VERDICT}'
+
+
+def test_undo_is_a_step_at_its_own_path_also_after_the_end() -> None:
+    replay = started()
+    replay.end()
+    request = replay.request_undo("g#1/a#1", "w.py:1")
+    assert (request.kind, request.path) == ("undo", "undo/g#1/a#1")
+    entry = succeeded("undo/g#1/a#1", request.asked)
+    assert replay.accept(2, entry).outcome is entry
+    assert "here run() ended without asking for it" in replay.accept(3, succeeded("undo/b#1")).message

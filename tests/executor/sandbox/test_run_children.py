@@ -89,7 +89,7 @@ except TimeoutError:
     [
         ("1", "a child's workflow is named by its class or its name, not by a int"),
         ('"R", id="no/slash"', "the id of a child, 'no/slash', is not one that an instance can have"),
-        ('"R", close="kill"', "close='kill' is not \"terminate\" or \"abandon\""),
+        ('"R", close="kill"', 'close=\'kill\' is not "terminate" or "abandon"'),
         ('"R", {1, 2}', "payload: a set. Return sorted(the_set), a list."),
     ],
 )
@@ -100,7 +100,7 @@ def test_wrong_argument_of_a_call_says_what_is_wrong(arguments: str, message: st
 def test_another_payload_for_a_recorded_child_is_a_divergence() -> None:
     story = play(job('await step.call("r", "R", 1)'), Story("Job"), entries_max=2)
     held = play(job('await step.call("r", "R", 2)'), story.prefix(2)).held
-    assert 'here the code asks for it with other arguments' in held.message
+    assert "here the code asks for it with other arguments" in held.message
 
 
 def test_refused_start_fails_although_nobody_awaits_the_child() -> None:
@@ -146,7 +146,9 @@ return [first.id, second.id]
 
 
 def test_match_is_part_of_what_is_asked() -> None:
-    story = play(job('await step.wait_for_event("w", type="t", match={"a": 1})'), Story("Job", events=[("t", {"a": 1})]))
+    story = play(
+        job('await step.wait_for_event("w", type="t", match={"a": 1})'), Story("Job", events=[("t", {"a": 1})])
+    )
     started = next(entry for entry in story.journal if isinstance(entry, WaitStarted))
     assert values.decode(started.match) == {"a": 1}
     at = story.journal.index(started) + 1

@@ -90,7 +90,10 @@ return await asyncio.gather(*(branch(n) for n in range(3)))
 
 
 def test_group_in_which_run_ends_is_left_before_the_end() -> None:
-    assert paths(play(job('with step.group("g"):\n    return 1'), Story("Job"))) == ["GroupStarted g#1", "GroupEnded g#1"]
+    assert paths(play(job('with step.group("g"):\n    return 1'), Story("Job"))) == [
+        "GroupStarted g#1",
+        "GroupEnded g#1",
+    ]
 
 
 def test_group_is_entered_once() -> None:
@@ -99,7 +102,9 @@ def test_group_is_entered_once() -> None:
 
 
 def test_group_left_here_but_not_recorded_so_is_left_again_and_the_reverse_is_a_divergence() -> None:
-    whole = play(job('with step.group("g"):\n    await step.do("a", lambda: 1)\nawait step.sleep("s", 1)'), Story("Job"))
+    whole = play(
+        job('with step.group("g"):\n    await step.do("a", lambda: 1)\nawait step.sleep("s", 1)'), Story("Job")
+    )
     assert whole.kinds()[3:5] == ["GroupEnded g#1", "SleepStarted s#1"]
     again = play(job('g = step.group("g")\nawait g.do("a", lambda: 1)\nawait step.sleep("s", 1)'), whole.prefix(5))
     assert again.held.message.startswith(
@@ -217,7 +222,7 @@ except TimeoutError:
     [
         ("concurrency=0", "concurrency=0 of step.map() is less than 1"),
         ("concurrency='2'", "concurrency= of step.map() is of type str; write a whole number"),
-        ("stop_on='first'", "stop_on='first' of step.map() is not \"error\" or \"never\""),
+        ("stop_on='first'", 'stop_on=\'first\' of step.map() is not "error" or "never"'),
     ],
 )
 def test_wrong_argument_of_map_says_what_is_wrong(arguments: str, message: str) -> None:
@@ -230,7 +235,9 @@ def test_map_that_is_never_awaited_fails_the_run() -> None:
 
 # --- poll
 
-COUNT = "count = []\ndef check(enough):\n    count.append(1)\n    return {'n': len(count), 'done': len(count) >= enough}"
+COUNT = (
+    "count = []\ndef check(enough):\n    count.append(1)\n    return {'n': len(count), 'done': len(count) >= enough}"
+)
 
 
 def test_poll_gives_the_first_good_result() -> None:
@@ -282,7 +289,7 @@ def test_poll_that_checks_anew_at_every_activation_is_the_same() -> None:
         ("until=1, every=1", "until= of step.poll() is of type int; write a function of the result"),
         (
             "until=bool, every=1, backoff='fast'",
-            "backoff='fast' of step.poll() is not \"constant\", \"linear\" or \"exponential\"",
+            'backoff=\'fast\' of step.poll() is not "constant", "linear" or "exponential"',
         ),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 
 from executor.core import attributes, values
 from executor.core.commands import Emit, SetAttributes, SetStatus
-from executor.core.entries import AttributesSet, Emitted, StartOptions, Started, StatusSet
+from executor.core.entries import AttributesSet, Emitted, Started, StartOptions, StatusSet
 from tests.executor.fake_executor import BASE_MS, COMMIT, Story, in_process, play
 from tests.executor.sandbox.test_run import error, job
 
