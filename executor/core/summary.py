@@ -176,9 +176,10 @@ def _warnings(instance: Instance) -> list[str]:
     """What will hold it before long: its owner can still act, by continue_as_new for instance."""
     found: list[str] = []
     for what, count, count_max in (
-        ("steps in this execution", instance.step_count, STEP_COUNT_MAX),
-        ("journal entries", instance.sequence, JOURNAL_ENTRIES_MAX),
+        ("steps", instance.step_count, STEP_COUNT_MAX),
+        ("journal entries", instance.sequence - instance.begin_at, JOURNAL_ENTRIES_MAX),
     ):
         if count >= count_max * WARN_AT:
-            found.append(f"{count} {what}, the limit is {count_max}: call self.continue_as_new() before it is reached")
+            remedy = "self.continue_as_new(payload) begins another"
+            found.append(f"this execution has {count} {what} of at most {count_max}; {remedy}")
     return found

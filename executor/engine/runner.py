@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import trio
 
 from executor.core import decide
+from executor.core.bounds import JOURNAL_ENTRIES_MAX, WARN_AT
 from executor.core.commands import Cancel, Child, StepDone, StepError
 from executor.core.entries import Activated, AnyEntry, Failed, Held, Released
 from executor.core.errors import Corrupt, NotFound, Refused, Unavailable
@@ -53,10 +54,6 @@ DEATHS_BEFORE_ALONE = 2
 DEATH_PAUSE_S = 0.05
 UNAVAILABLE_PAUSE_S = 1.0
 READ_TOGETHER_MAX = 64
-JOURNAL_ENTRIES_MAX = 200_000
-"""Of one execution, in which each step has two, and traces come on top."""
-WARNING_SHARE = 0.8
-"""Of a limit: from there on the instance's log has a warning."""
 
 
 class Runner:

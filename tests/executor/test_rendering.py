@@ -216,5 +216,5 @@ def test_the_status_warns_before_a_limit_of_the_history_is_reached(monkeypatch: 
     assert status_view(_row(journal), None).warnings == []
     journal.append(e.StepSucceeded(2, "a#7", ASKED, WHERE, 1, 1, VALUE))
     assert status_view(_row(journal), None).warnings == [
-        "8 steps in this execution, the limit is 10: call self.continue_as_new() before it is reached"
+        "this execution has 8 steps of at most 10; self.continue_as_new(payload) begins another"
     ]
