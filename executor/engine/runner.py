@@ -454,7 +454,7 @@ class Runner:
             ("bytes of journal", resident.journal_bytes, limits.journal_bytes_max),
         )
         for what, found, limit in measured:
-            if found < WARNING_SHARE * limit:
+            if found < WARN_AT * limit:
                 continue
             hint = "self.continue_as_new(payload) begins a new execution"
             if found > limit:
