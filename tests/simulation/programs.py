@@ -100,6 +100,8 @@ class SimulatedRun:
     key: Key
     total: int
     seen: list[AnyEntry] = field(default_factory=list)
+    position: int = 0
+    """Sequence of the last entry seen or skipped."""
     asked: set[str] = field(default_factory=set)
     settled: set[str] = field(default_factory=set)
     failed: dict[str, int] = field(default_factory=dict)
@@ -219,11 +221,15 @@ class SimulatedSandbox:
 
     def _deliver(self, frame: Entries) -> None:
         run = self.runs[frame.run]
-        self._host.witness.demand(frame.first == len(run.seen) + 1, f"{run.key}: entries are sent in order, each once")
+        self._host.witness.demand(frame.first == run.position + 1, f"{run.key}: entries are sent in order, each once")
         self._host.witness.sent(run.key, frame.first, frame.entries)
         for data in frame.entries:
-            run.see(codec.decode(data)[0])
-        if len(run.seen) >= run.total:
+            if isinstance(data, int):
+                run.position += data
+            else:
+                run.position += 1
+                run.see(codec.decode(data)[0])
+        if run.position >= run.total:
             self._go_on(frame.run, run)
 
     def _go_on(self, number: int, run: SimulatedRun) -> None:
@@ -252,7 +258,7 @@ class SimulatedSandbox:
         self._turn(number, run, [run.outcome(path, attempt, started_at_ms)])
 
     def _turn(self, number: int, run: SimulatedRun, commands: list[Command]) -> None:
-        self.say([Turn(number, len(run.seen), commands, not run.executing)])
+        self.say([Turn(number, run.position, commands, not run.executing)])
 
     def say(self, frames: list[FromSandbox]) -> None:
         if self.death is None:

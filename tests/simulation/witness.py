@@ -130,14 +130,20 @@ class Witness:
 
     # --- sandboxes
 
-    def sent(self, key: Key, first: int, entries: Sequence[bytes]) -> None:
-        """These entries reached tenant code."""
+    def sent(self, key: Key, first: int, entries: Sequence[bytes | int]) -> None:
+        """These entries reached tenant code; a number stands for so many that were not for it."""
         if self.disk.is_off:
             return
         known = self.memory.get(key)
         if known is not None:  # else it was deleted while this was under way
-            there = known.journal[first - 1 : first - 1 + len(entries)]
-            self.demand(list(entries) == there, f"{key}: entries from {first} reached the sandbox and are not durable")
+            at = first
+            for data in entries:
+                if isinstance(data, int):
+                    at += data
+                    continue
+                is_durable = at <= len(known.journal) and known.journal[at - 1] == data
+                self.demand(is_durable, f"{key}: entry {at} reached the sandbox and is not durable")
+                at += 1
 
     def executes(self, key: Key, path: str, attempt: int) -> None:
         """Tenant code begins to execute an attempt."""
