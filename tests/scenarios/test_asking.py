@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -281,3 +282,22 @@ def test_real_journals_fit_their_schema_and_hide_what_is_sensitive(server: LiveS
         "undoing",
         "failed",
     }
+
+
+def test_an_instance_of_another_process_is_asked_the_same_way(tmp_path: Path) -> None:
+    with serving(tmp_path, processes=2) as server:
+        acme = server.platform().create_tenant("acme")
+        acme.deploy({"workflows.py": SOURCE})
+        for name in ("one", "two"):
+            run = acme.start("Cart", id=name)
+            wait_status(run, lambda status: status.state == "waiting")
+            assert run.update("add", name) == 1
+            assert run.ask("contents") == [name]
+            assert run.query("select count(*) from item where name = ?", [name]).rows == [[1]]
+            assert [item.item for item in run.stream("log")] == ["open"]
+            assert run.set_attributes({"customer": name}).attributes == {"customer": name}
+            assert run.terminate(undo=True).state in {"undoing", "terminated"}
+            wait_status(run, lambda status: status.is_final)
+            assert run.restart().state in {"queued", "running", "waiting"}
+            with pytest.raises(Refused):
+                run.query("drop table item")
