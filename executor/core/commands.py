@@ -20,7 +20,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, array_like=True):
     jitter: float = 0.1
 
 
-class CommandBase(msgspec.Struct, frozen=True, array_like=True, tag_field="frame"):
+class CommandBase(msgspec.Struct, frozen=True, array_like=True, tag_field="frame", gc=False):
     """Base of all commands."""
 
 

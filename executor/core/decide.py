@@ -88,7 +88,7 @@ class Violation(Exception):
     """The sandbox sent a command that no honest one sends."""
 
 
-class Decided(msgspec.Struct, frozen=True):
+class Decided(msgspec.Struct, frozen=True, gc=False):
     """Entries to append, in order, and the facet delta that rides with the first of them."""
 
     entries: tuple[AnyEntry, ...]

@@ -39,7 +39,7 @@ class StepRef(msgspec.Struct, frozen=True, array_like=True):
     asked: bytes = b""
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True, tag_field="entry"):
+class Entry(msgspec.Struct, frozen=True, array_like=True, tag_field="entry", gc=False):
     """Base of all entries."""
 
     at_ms: int

@@ -8,7 +8,7 @@ ERROR_MESSAGE_CHARS_MAX = 4_096
 ERROR_TRACEBACK_CHARS_MAX = 16_384
 
 
-class ErrorFact(msgspec.Struct, frozen=True, array_like=True):
+class ErrorFact(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """`type` is the exception's qualified name; `traceback` holds frames of the tenant's own code only."""
 
     type: str

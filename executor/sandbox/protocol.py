@@ -41,7 +41,7 @@ PAGE_CHUNK_MAX = 1 << 20
 """No image has a chunk of this number."""
 
 
-class Frame(msgspec.Struct, frozen=True, array_like=True, tag_field="frame"):
+class Frame(msgspec.Struct, frozen=True, array_like=True, tag_field="frame", gc=False):
     """Base of all frames and commands."""
 
 
