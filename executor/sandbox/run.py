@@ -58,7 +58,7 @@ class Run(RunRequests):
         sequence = first - 1
         try:
             for data in stored:
-                if data.__class__ is int:
+                if type(data) is int:
                     sequence += data
                     replay.skip_to(sequence)
                 else:
@@ -66,7 +66,7 @@ class Run(RunRequests):
                     if sequence <= replay.seen or self._dropped:
                         continue
                     try:
-                        self._accept(sequence, codec.decode(data)[0])
+                        self._accept(sequence, codec.decode(data)[0])  # type: ignore[arg-type]  # no int: see above
                     except PerdureError as error:  # it cannot be: the instance is held, its bytes are kept
                         self._diverge(str(error), None, None)
                 if not self._is_live_told and replay.seen >= self._total:

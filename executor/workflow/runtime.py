@@ -84,9 +84,11 @@ class RunRuntime(Protocol):
 
     def combined(self, name: str, work: Callable[[], Coroutine[Any, Any, Any]], where: str) -> Coroutine[Any, Any, Any]:
         """A coroutine over `work()`, told of if it is never awaited."""
+        ...
 
     def begin_group(self, name: str, where: str, scope: str | None) -> str:
         """The group's path."""
+        ...
 
     def end_group(self, path: str, where: str) -> None:
         """The code has left it. Does nothing if the run is over."""

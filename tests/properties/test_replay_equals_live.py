@@ -71,13 +71,14 @@ def ended_alike(one: Story, other: Story) -> None:
 
 @settings(max_examples=max(QUICK // 4, 10))
 @given(rich_programs, st.sampled_from(ENDS), rich_stories)
-def test_programs_of_the_whole_language_replay_from_every_prefix_and_evicted(program, end, story) -> None:
+def test_programs_of_the_whole_language_replay_from_any_prefix_and_evicted(program, end, story) -> None:
     """Groups, maps, polls, children, status, attributes, streams, matched events, updates, undo, continue_as_new."""
 
     async def main() -> None:
         async with in_process(rich_source(program, end)) as executor:
             whole = await executor.play(Story("Job", **story, children=CHILDREN))
-            for length in whole.cuts[:-1]:
+            stride = len(whole.cuts) // 6 + 1  # of long ones some, so that many programs have their turn
+            for length in whole.cuts[story["order"] % stride : -1 : stride]:
                 ended_alike(whole, await executor.play(whole.prefix(length)))
             ended_alike(whole, await executor.play(Story("Job", **story, children=CHILDREN), evict=True, chunk=2))
 
