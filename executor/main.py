@@ -64,7 +64,7 @@ async def running(config: Config) -> AsyncGenerator[Service]:
         opening = _in_shard_processes if len(layout.places) > 1 else _in_this_process
         gate = Gate()
         async with (
-            opening(config, layout, code, isolation, seed, gate) as instances,
+            opening(config, layout, code, isolation, seed=seed, gate=gate) as instances,
             _scheduling(config.data_dir / SCHEDULES_FILE) as schedules,
             trio.open_nursery() as nursery,
         ):
@@ -87,7 +87,7 @@ async def _scheduling(path: Path) -> AsyncGenerator[ScheduleStore]:
 
 @asynccontextmanager
 async def _in_this_process(
-    config: Config, layout: Layout, code: CodeSource, isolation: Isolation, seed: int, gate: Gate
+    config: Config, layout: Layout, code: CodeSource, isolation: Isolation, *, seed: int, gate: Gate
 ) -> AsyncGenerator[Instances]:
     [place] = layout.places
     limits = EngineLimits(
@@ -113,7 +113,7 @@ async def _in_this_process(
 
 @asynccontextmanager
 async def _in_shard_processes(
-    config: Config, layout: Layout, code: CodeSource, isolation: Isolation, seed: int, gate: Gate
+    config: Config, layout: Layout, code: CodeSource, isolation: Isolation, *, seed: int, gate: Gate
 ) -> AsyncGenerator[Instances]:
     """One process for each store, all opened at the same time; limits of the platform are shared out among them."""
     count = len(layout.places)

@@ -170,7 +170,7 @@ class Facet:
         return self._run(sql, lambda connection: self._rows(connection, sql, bound))
 
     def execute_as_platform(self, sql: str, parameters: Parameters = ()) -> list[Row]:
-        """As `execute`, for one statement of the platform's own, on tables `perdure_…` that the tenant's cannot write."""
+        """As `execute`, for one statement of the platform's own, on tables `perdure_…` that no tenant's can write."""
         bound = checked(parameters)
         return self._run(sql, lambda connection: self._rows(connection, sql, bound, is_own=True))
 

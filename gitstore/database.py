@@ -80,7 +80,9 @@ class Database:
     def tenant(self, name: str) -> TenantRow:
         """Raises TenantNotFound."""
         with self.connections.read() as connection:
-            row = connection.execute("SELECT name, created_at_ms, settings FROM tenants WHERE name = ?", (name,)).fetchone()
+            row = connection.execute(
+                "SELECT name, created_at_ms, settings FROM tenants WHERE name = ?", (name,)
+            ).fetchone()
         if row is None:
             raise TenantNotFound(name)
         return TenantRow(*row)

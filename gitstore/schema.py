@@ -3,8 +3,9 @@
 Rules: a migration that was released is never edited; a change is the next number. Each runs in one transaction with
 the bump of the number, so a crash leaves the old schema or the new. A file of a newer program is refused, untouched.
 
-    tenants         one row is a tenant; `settings` are its owner's, opaque here; `refs_version` grows with every change of what the mirror shows, and
-                    `mirrored_version` says which of them packed-refs has: different means rewrite it
+    tenants         one row is a tenant; `settings` are its owner's, opaque here; `refs_version` grows with every change
+                    of what the mirror shows, and `mirrored_version` says which of them packed-refs has: different means
+                    rewrite it
     refs            the truth about branches and tags
     deployments     commits that were checked and made ready; never changed
     channel_moves   a channel's history; never changed. `below_id` is the move that was in effect under this one:

@@ -126,8 +126,8 @@ class AsyncPlatform:
     async def set_tenant(self, name: str, *, weight: int = 1, concurrency: int | None = None) -> AsyncTenant:
         """Set what a tenant gets; what is not given is the default. Durable on return.
 
-        `weight`: turns when instances wait for places, relative to other tenants, 1 to 100. `concurrency`: runs at once,
-        within the share that no tenant can exceed (None: that share).
+        `weight`: turns when instances wait for places, relative to other tenants, 1 to 100. `concurrency`: runs at
+        once, within the share that no tenant can exceed (None: that share).
         """
         return AsyncTenant(self, await self._call("set_tenant", name, weight=weight, concurrency=concurrency))
 

@@ -100,7 +100,7 @@ def _play(loop: asyncio.AbstractEventLoop, channel: socket.socket, steps: int, *
                     loop.stop()
 
     started = Started(0, "Rehearsal", "0" * 40, values.encode({"threads": threads}), bytes(16))
-    entries = [codec.encode(started, codec.chain_after(codec.CHAIN_START, started))]
+    entries: list[bytes | int] = [codec.encode(started, codec.chain_after(codec.CHAIN_START, started))]
     loop.add_reader(channel, readable)
     too_long = loop.call_later(_TIMEOUT_S, loop.stop)
     begin: list[ToSandbox] = [Activate(1, "rehearsal", "Rehearsal", "0" * 40, 1), Entries(1, 1, entries)]

@@ -53,7 +53,9 @@ class ServiceOptions:
 class Access:
     """Base of the use cases: the parts they work with, and the checks."""
 
-    def __init__(self, instances: Instances, code: CodeSource, clock: Clock, options: ServiceOptions, *, gate: Gate | None = None) -> None:
+    def __init__(
+        self, instances: Instances, code: CodeSource, clock: Clock, options: ServiceOptions, *, gate: Gate | None = None
+    ) -> None:
         self._instances = instances
         self._code = code
         self._clock = clock

@@ -8,11 +8,7 @@ from typing import Literal
 from executor.core.errors import Refused, Unavailable
 from executor.ports import Share
 from executor.service.access import Access, Caller, in_thread
-from executor.views import (
-    TenantView,
-    TokenView,
-)
-
+from executor.views import TenantView, TokenView
 
 WEIGHT_MAX = 100
 CONCURRENCY_MAX = 1_000_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -69,7 +70,7 @@ def test_what_a_push_declares_holds_over_two_processes_and_a_kill(tmp_path: Path
         runs = acme.start_many([{"workflow": "One", "payload": {"key": number % 2}} for number in range(12)])
         for key in (0, 1):
             of_key = spans(runs[key::2])
-            assert all(end <= begin for (_, end), (begin, _) in zip(of_key, of_key[1:], strict=False))
+            assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(of_key))
 
         first = acme.start("Latest", {"v": 1})
         assert acme.start("Latest", {"v": 2}).id == first.id

@@ -126,8 +126,10 @@ def test_the_limit_is_named_after_workflow_and_path() -> None:
         ({"rate": "0/minute"}, "flow: Flow(rate=0) is not between 1 and 1000000"),
         (
             {"rate": "5/fortnight"},
-            "flow: Flow(rate=…) is '1 fortnight': 'fortnight' is not a unit; units are ms, seconds, minutes, hours, days"
-            " and weeks",
+            (
+                "flow: Flow(rate=…) is '1 fortnight': 'fortnight' is not a unit; units are ms, seconds, minutes, hours,"
+                " days and weeks"
+            ),
         ),
         ({"burst": 2}, "flow: Flow(burst=…) goes with rate=…"),
         ({"debounce": 0}, "flow: Flow(debounce=…) is 0, which debounces nothing"),

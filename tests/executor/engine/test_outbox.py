@@ -6,7 +6,6 @@ from executor.core.instance import Instance
 from executor.engine.outbox import MESSAGE_BYTES, Outbox
 from executor.sandbox.protocol import CHUNK_BYTES, Attempt, Drop, Entries, FacetImage
 
-
 WHOLE = Instance()
 
 
