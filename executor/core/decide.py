@@ -103,13 +103,14 @@ def on_command(instance: Instance, command: Command, *, now_ms: int, id: str = "
     if instance.outcome is not None or instance.held is not None:
         # The instance ended while the command was under way (a terminate from outside): it is too late.
         return NOTHING
+    if instance.undoing is not None and _is_of_run(command):
+        # It crossed the end of `run()`: as if its process had died just before.
+        return NOTHING
     match command:
         case StepBegun():
             return _step_begun(instance, command, now_ms)
         case StepDone():
             _check_attempt(instance, command)
-            if instance.undoing is not None and not command.path.startswith(UNDO):
-                return NOTHING  # It crossed the end of `run()`: as if its process had died just before.
             if len(command.value) > VALUE_BYTES_MAX:
                 raise Violation(f"step {command.path} returned {len(command.value)} bytes")
             succeeded = StepSucceeded(
@@ -125,8 +126,6 @@ def on_command(instance: Instance, command: Command, *, now_ms: int, id: str = "
             return Decided((succeeded,), command.delta)
         case StepError():
             _check_attempt(instance, command)
-            if instance.undoing is not None and not command.path.startswith(UNDO):
-                return NOTHING
             return Decided((_failed_attempt(instance, command, now_ms),))
         case Beat():
             return _beat(instance, command, now_ms)
@@ -157,11 +156,22 @@ def on_command(instance: Instance, command: Command, *, now_ms: int, id: str = "
             return Decided((held,))
 
 
+def _is_of_run(command: Command) -> bool:
+    """Whether only `run()` itself, which is over, can have asked for it."""
+    match command:
+        case Complete() | Continue() | Fail() | Undo():
+            return True
+        case StepBegun() | StepDone() | StepError() | Sleep() | Wait() | Child() | GroupBegin():
+            return not command.path.startswith(UNDO)
+        case _:
+            return False
+
+
 def _end(instance: Instance, command: Complete | Continue | Fail | Undo | Undone, now_ms: int) -> AnyEntry:
     """How `run()`, or the undoing after it, ended."""
     undoing = instance.undoing
-    if isinstance(command, Undone) != (undoing is not None):
-        raise Violation(f"a {type(command).__name__} at the wrong time")
+    if isinstance(command, Undone) and undoing is None:
+        raise Violation("what was not being undone is undone")
     match command:
         case Complete():
             if len(command.value) > VALUE_BYTES_MAX:
@@ -319,8 +329,6 @@ def _step_begun(instance: Instance, command: StepBegun, now_ms: int) -> Decided:
         return NOTHING
     if command.attempt != instance.attempts.get(path, 0) + 1:
         raise Violation(f"step {path} begins attempt {command.attempt} out of order")
-    if instance.undoing is not None and not path.startswith(UNDO):
-        return NOTHING
     at_ms = min(max(command.started_at_ms, instance.updated_at_ms), now_ms)
     return Decided((StepStarted(at_ms, path, command.where, command.attempt),))
 
@@ -381,14 +389,21 @@ def _shown(instance: Instance, command: SetStatus | SetAttributes | Emit, now_ms
 
 
 def merged(instance: Instance, changes: bytes) -> bytes:
-    """The instance's search attributes with these changes, which a run asks for. Raises Violation."""
+    """The instance's search attributes with these changes, which a run asks for. Raises Violation.
+
+    As they were if there would be too many: the run cannot know of those that were set from outside.
+    """
     try:
         found = values.decode(changes)
         if type(found) is not dict:
             raise Violation("changes of attributes that are no dict")
-        return attributes.merge(instance.attributes, found)
+        attributes.merge(b"", found)
     except Refused as refused:
         raise Violation(refused.message) from None
+    try:
+        return attributes.merge(instance.attributes, found)
+    except Refused:
+        return instance.attributes
 
 
 def _update(instance: Instance, command: AcceptUpdate | EndUpdate, now_ms: int) -> Decided:

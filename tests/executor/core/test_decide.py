@@ -4,22 +4,40 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executor.core import decide
-from executor.core.commands import Cancel, Complete, RetryPolicy, Sleep, StepDone, StepError, Wait
+from executor.core import decide, values
+from executor.core.commands import (
+    Cancel,
+    Child,
+    Complete,
+    Continue,
+    Fail,
+    GroupBegin,
+    RetryPolicy,
+    Sleep,
+    StepDone,
+    StepError,
+    Undo,
+    Undone,
+    Wait,
+)
 from executor.core.entries import (
     AttemptFailed,
     Cancelled,
     Completed,
     EventReceived,
+    Failed,
+    Paused,
+    Resumed,
     SleepEnded,
     SleepStarted,
     StepFailed,
     StepSucceeded,
     Terminated,
+    Undoing,
     WaitEnded,
     WaitStarted,
 )
-from executor.core.errors import Conflict
+from executor.core.errors import Conflict, Refused
 from executor.core.failure import ErrorFact
 from executor.core.instance import fold
 from tests.executor.core.strategies import ASKED, begin, journals
@@ -217,3 +235,94 @@ def test_clock_ends_exactly_what_is_due_in_order(journal, later_ms):
     ended = [entry.path for entry in decide.on_clock(instance, now_ms).entries]
     assert sorted(ended) == sorted(path for path, at_ms in due.items() if at_ms <= now_ms)
     assert [due[path] for path in ended] == sorted(due[path] for path in ended)
+
+
+@pytest.mark.parametrize(
+    ("match", "fits"),
+    [
+        ({"order.id": 7}, True),
+        ({"order.id": 7, "paid": True}, True),
+        ({"order.id": "7"}, False),
+        ({"paid": 1}, False),
+        ({"order.id.digit": 7}, False),
+        ({"order.number": None}, False),
+        ({"order": {"id": 7}}, True),
+        ({}, True),
+    ],
+)
+def test_match_compares_type_and_value_and_dots_reach_into_it(match, fits):
+    payload = values.encode({"order": {"id": 7}, "paid": True})
+    assert decide.matches(values.encode(match) if match else b"", payload) is fits
+
+
+def test_more_unread_events_than_the_limit_are_refused(monkeypatch):
+    monkeypatch.setattr(decide, "UNREAD_EVENTS_MAX", 2)
+    instance = begin()
+    event(instance, "e1")
+    event(instance, "e2", type="paid")
+    with pytest.raises(Refused) as caught:
+        event(instance, "e3")
+    assert (caught.value.code, caught.value.message) == (
+        "limit_exceeded",
+        "2 events wait to be read, the limit is 2",
+    )
+    assert event(instance, "e1") == []  # it is there already
+    do(instance, wait())
+    assert event(instance, "e3") == [EventReceived(2_000, "e3", "approved", b"p", 3)]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        done(),
+        Sleep("s#1", ASKED, "w.py:2", 10, None),
+        wait(),
+        Complete(b"v"),
+        Fail(ErrorFact("ValueError", "no")),
+        Continue(b"\xc0"),
+        Undo(ErrorFact("ValueError", "no")),
+        Child("c#1", ASKED, "w.py:3", "W", b"\xc0", None, None, "terminate", True),
+        GroupBegin("g#1", ASKED, "w.py:3"),
+    ],
+)
+def test_what_run_asked_for_before_it_heard_that_it_is_undone_comes_too_late(command):
+    instance = begin()
+    instance.apply(Undoing(1_900, None))
+    assert do(instance, command) == []
+
+
+def test_undoing_ends_as_what_it_began_with_and_names_what_could_not_be_undone():
+    instance = begin()
+    instance.apply(Undoing(1_900, ErrorFact("ValueError", "no")))
+    [failed] = do(instance, Undone(["undo/a#1"]))
+    assert failed == Failed(2_000, ErrorFact("ValueError", "no (and it could not be undone: undo/a#1)"))
+    instance = begin()
+    instance.apply(Undoing(1_900, None, "kim"))
+    assert do(instance, Undone([])) == [Terminated(2_000, "kim")]
+
+
+def test_nothing_is_undone_that_was_not_being_undone():
+    with pytest.raises(decide.Violation, match="what was not being undone is undone"):
+        do(begin(), Undone([]))
+
+
+def test_pause_shifts_durations_and_not_dates():
+    instance = begin()
+    do(instance, Sleep("s#1", ASKED, "w.py:2", 1_000, None))
+    do(instance, Sleep("d#1", ASKED, "w.py:2", None, 9_000, is_date=True))
+    do(instance, wait(timeout_ms=500))
+    instance.apply(Paused(2_100))
+    instance.apply(Resumed(7_100))
+    assert instance.sleeps == {"s#1": 8_000, "d#1": 9_000}
+    assert instance.waits["w#1"].deadline_ms == 7_500
+
+
+def test_event_goes_to_the_first_wait_whose_match_it_has():
+    instance = begin()
+    do(instance, Wait("w#1", ASKED, "w.py:3", "approved", None, values.encode({"who.name": "kim"})))
+    do(instance, Wait("w#2", ASKED, "w.py:3", "approved", None, values.encode({"n": 1})))
+    assert event(instance, "e1", payload=values.encode({"n": True}))[1:] == []
+    assert event(instance, "e2", payload=values.encode({"n": 1}))[1:] == [WaitEnded(2_000, "w#2", 2)]
+    assert event(instance, "e3", payload=values.encode({"who": {"name": "kim"}}))[1:] == [WaitEnded(2_000, "w#1", 3)]
+    taken = do(instance, Wait("w#3", ASKED, "w.py:3", "approved", None, values.encode({"n": True})))
+    assert taken[1:] == [WaitEnded(2_000, "w#3", 1)]
