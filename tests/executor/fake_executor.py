@@ -22,7 +22,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -346,10 +346,11 @@ class FakeExecutor:
         *,
         entries_max: int = 100_000,
         chunk: int = 1000,
-        evict: bool = False,
+        evict: bool | Callable[[Story], bool] = False,
         one_by_one: bool = False,
     ) -> Story:
-        """Run the story to its end, or until its journal has `entries_max` entries. `evict`: drop at every idle turn."""
+        """Run the story to its end, or until its journal has `entries_max` entries. `evict`: drop at every idle turn,
+        or at those for which it is true."""
         run = self.activate(story, chunk=chunk)
         ready: dict[str, StepDone] = {}
         try:
@@ -376,7 +377,7 @@ class FakeExecutor:
                     self._send_update(run, story)
                 elif due_retry is not None:
                     self.link.send([Attempt(run, due_retry, story.instance.attempts[due_retry] + 1)])
-                elif evict:
+                elif evict(story) if callable(evict) else evict:
                     self.drop(run)
                     ready.clear()
                     run = self.activate(story, chunk=chunk)
@@ -412,7 +413,10 @@ class FakeExecutor:
             self._child(story, path)
             return None
         if kind == "step":
+            length = len(story.stored)
             self._append(story, ready.pop(path))
+            if len(story.stored) == length:  # it crossed the end of `run()`
+                return self._choose(story, ready)
         elif kind == "event":
             type_, payload = story.events.pop(0)
             number = len(story.instance.event_ids)
