@@ -28,7 +28,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from facets import Record, RowUpdate, StateStore
+from facets import Query, Record, RowUpdate, StateStore
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,9 +156,9 @@ def sleepers(sizes: Sizes, directory: Path, noise: random.Random) -> dict[str, o
         "due_10_us": lambda: store.due(NOW_MS + instances // 2, limit=10),
         "active_us": lambda: store.in_states(["queued", "running"], limit=256),
         "list_20_us": lambda: store.list("acme", limit=20),
-        "list_20_by_state_us": lambda: store.list("acme", state="waiting", limit=20),
-        "list_20_by_commit_us": lambda: store.list("acme", commit=COMMIT, limit=20),
-        "list_none_us": lambda: store.list("acme", workflow="Other", limit=20),
+        "list_20_by_state_us": lambda: store.list("acme", Query(states=("waiting",)), limit=20),
+        "list_20_by_commit_us": lambda: store.list("acme", Query(commit=COMMIT), limit=20),
+        "list_none_us": lambda: store.list("acme", Query(workflow="Other"), limit=20),
         "count_us": lambda: store.count("acme"),
         "commits_us": lambda: store.commits("acme"),
     }
