@@ -36,8 +36,8 @@ from executor.core.entries import (
     SleepStarted,
     StepFailed,
     StepSucceeded,
-    UpdateEnded,
     Undoing,
+    UpdateEnded,
     WaitStarted,
 )
 from tests.executor.fake_executor import FakeExecutor, Story, in_process
