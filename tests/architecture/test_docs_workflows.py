@@ -11,14 +11,16 @@ from typing import Any
 
 import pytest
 
-from executor.core import ids, values
-from executor.core.errors import Conflict, TenantError
+from executor import workflow as public
+from executor.core import attributes, bounds, decide, ids, values
+from executor.core.errors import Conflict, Refused, TenantError
+from executor.engine.engine import EngineLimits
 from executor.platform import Platform
 from executor.platform.api import Run, Tenant
-from executor.sandbox import run as sandbox_run
+from executor.sandbox import run_requests, run_shown, run_state, step_signals
 from executor.sandbox.child_limits import ChildLimits
 from executor.sandbox.limits import SandboxLimits
-from executor.workflow import Step, Workflow, options
+from executor.workflow import durations, options
 from facets.limits import Limits as FacetLimits
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "workflows.md"
@@ -27,7 +29,8 @@ TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class Example:
-    """A workflow of the page, and the blocks that follow it: `json` its result, `text` its output, `error`."""
+    """A workflow of the page (the last one of its block), and the blocks that follow it: `json` its result, `text` its
+    output, `error` how it fails or is held, `python outside` what its platform does with it."""
 
     workflow: str
     source: str
@@ -40,23 +43,41 @@ class Example:
 
 def _examples() -> list[Example]:
     found: list[Example] = []
-    for language, text in re.findall(r"^```(\w+)\n(.*?)^```$", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL):
+    text = PAGE.read_text(encoding="utf-8")
+    for language, text in re.findall(r"^```([\w ]+)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
         if language == "python":
-            (workflow,) = re.findall(r"^class (\w+)\(Workflow", text, flags=re.MULTILINE)
+            workflow = _workflows(text)[-1]
             found.append(Example(workflow, text, {}))
         else:
             found[-1].shown[language] = text.strip()
     return found
 
 
+def _workflows(source: str) -> list[str]:
+    return re.findall(r"^class (\w+)\(Workflow", source, flags=re.MULTILINE)
+
+
 EXAMPLES = {example.workflow: example for example in _examples()}
 PAYLOADS: dict[str, Any] = {
     "Greeting": {"name": "Ada"},
     "Payment": {"cents": 995},
+    "Import": {"rows": [1, 2, 3]},
     "Ledger": {"postings": [100, 200, 300]},
+    "Countdown": {"left": 3},
     "Onboarding": {"email": "ada@example.com"},
 }
-EVENTS: dict[str, tuple[str, Any]] = {"Expense": ("decided", {"yes": True, "by": "kim"})}
+EVENTS: dict[str, list[tuple[str, Any]]] = {
+    "Expense": [("decided", {"yes": True, "by": "kim"})],
+    "Delivery": [
+        ("delivered", {"parcel": {"id": 2}, "at": "the neighbour"}),
+        ("delivered", {"parcel": {"id": 1}, "at": "the door"}),
+    ],
+}
+HELD = "Unsteady"
+
+
+def _showing(*blocks: str) -> list[str]:
+    return [name for name, example in EXAMPLES.items() if example.shown.keys() & set(blocks)]
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +86,15 @@ def acme(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tenant]:
     with Platform.local(tmp_path_factory.mktemp("platform")) as platform:
         tenant = platform.create_tenant("acme")
         deployed = tenant.deploy({example.path: example.source for example in EXAMPLES.values()})
-        assert {item.name for item in deployed.workflows} == set(EXAMPLES)
+        written = [name for example in EXAMPLES.values() for name in _workflows(example.source)]
+        assert sorted(item.name for item in deployed.workflows) == sorted(written)
         yield tenant
 
 
 def _started(acme: Tenant, workflow: str) -> Run[Any]:
     run = acme.start(workflow, PAYLOADS.get(workflow), id=workflow)
-    if workflow in EVENTS:
-        run.send_event(*EVENTS[workflow])
+    for type_, payload in EVENTS.get(workflow, ()):
+        run.send_event(type_, payload)
     return run
 
 
@@ -80,20 +102,20 @@ def _shown(shown: str, real: str) -> None:
     assert " ".join(real.split()) == " ".join(shown.split())
 
 
-@pytest.mark.parametrize("workflow", [name for name, example in EXAMPLES.items() if "json" in example.shown])
+@pytest.mark.parametrize("workflow", _showing("json"))
 def test_an_example_returns_what_the_page_shows(acme: Tenant, workflow: str) -> None:
     assert _started(acme, workflow).result(timeout=TIMEOUT_S) == json.loads(EXAMPLES[workflow].shown["json"])
 
 
-@pytest.mark.parametrize("workflow", [name for name, example in EXAMPLES.items() if "text" in example.shown])
+@pytest.mark.parametrize("workflow", _showing("text"))
 def test_an_example_prints_what_the_page_shows(acme: Tenant, workflow: str) -> None:
     lines = _started(acme, workflow).logs(follow=True)
     told = [" ".join(filter(None, (f"{line.step}:" if line.step else "", line.level, line.text))) for line in lines]
     _shown(EXAMPLES[workflow].shown["text"], "\n".join(told))
 
 
-@pytest.mark.parametrize("workflow", ["Forgetful", "Tags"])
-def test_a_mistake_fails_with_the_error_that_the_page_shows(acme: Tenant, workflow: str) -> None:
+@pytest.mark.parametrize("workflow", [name for name in _showing("error") if name != HELD])
+def test_an_example_fails_with_the_error_that_the_page_shows(acme: Tenant, workflow: str) -> None:
     run = _started(acme, workflow)
     with pytest.raises(TenantError):
         run.result(timeout=TIMEOUT_S)
@@ -102,8 +124,14 @@ def test_a_mistake_fails_with_the_error_that_the_page_shows(acme: Tenant, workfl
     _shown(EXAMPLES[workflow].shown["error"], f"{error.type.rpartition('.')[2]}: {error.message}")
 
 
+@pytest.mark.parametrize("workflow", _showing("python outside"))
+def test_what_the_platforms_side_does_is_as_the_page_shows(acme: Tenant, workflow: str) -> None:
+    source = compile(EXAMPLES[workflow].shown["python outside"], "docs/workflows.md", "exec", dont_inherit=True)
+    exec(source, {"acme": acme, "Refused": Refused})
+
+
 def test_a_run_that_changes_its_mind_is_held_with_the_error_that_the_page_shows(acme: Tenant) -> None:
-    run = _started(acme, "Unsteady")
+    run = _started(acme, HELD)
     while run.status().state != "waiting":  # then it rests on disk, and the event makes it replay
         assert not run.status().is_final
     run.send_event("go")
@@ -113,7 +141,7 @@ def test_a_run_that_changes_its_mind_is_held_with_the_error_that_the_page_shows(
     status = run.status()
     assert status.state == "held"
     assert status.error is not None
-    _shown(EXAMPLES["Unsteady"].shown["error"], f"{status.error.code}: {status.error.message}")
+    _shown(EXAMPLES[HELD].shown["error"], f"{status.error.code}: {status.error.message}")
 
 
 def test_chance_and_time_stay_as_they_were_drawn(acme: Tenant) -> None:
@@ -123,39 +151,58 @@ def test_chance_and_time_stay_as_they_were_drawn(acme: Tenant) -> None:
 
 
 def test_every_example_is_run_by_a_test() -> None:
-    by_result = {name for name, example in EXAMPLES.items() if example.shown.keys() & {"json", "text"}}
-    assert set(EXAMPLES) - by_result == {"Forgetful", "Tags", "Unsteady", "Lottery"}
+    assert set(EXAMPLES) - set(_showing("json", "text", "error", "python outside")) == {"Lottery"}
+    kinds = {kind for example in EXAMPLES.values() for kind in example.shown}
+    assert kinds == {"json", "text", "error", "python outside"}
 
 
 def test_the_limits_on_the_page_are_those_of_the_code() -> None:
-    mib = 1024 * 1024
+    kib, mib, child, facet = 1024, 1024 * 1024, ChildLimits(), FacetLimits()
     shown = {
-        f"{values.VALUE_BYTES_MAX // mib} MiB, {values.DEPTH_MAX} deep",
-        f"{FacetLimits().facet_bytes_max // mib} MiB",
-        f"{FacetLimits().statement_ms_max // 1000} s, {FacetLimits().result_row_count_max:,} rows",
-        f"{SandboxLimits().memory_bytes // mib} MiB",
-        f"{SandboxLimits().turn_timeout_s:g} s",
-        f"{FacetLimits().output_bytes_max // mib} MiB",
-        f"{options.RETRY_LIMIT_MAX:,}",
-        f"{sandbox_run.NAME_CHARS_MAX}, {ids.EVENT_NAME_CHARS_MAX} characters",
-        f"{ids.INSTANCE_ID_CHARS_MAX} characters",
-        f"{ChildLimits().step_threads}",
-        f"{ChildLimits().attempt_count_max:,}",
-        f"{ChildLimits().line_bytes_max // 1024} KiB",
+        "a value: payload, event, result, update": f"{values.VALUE_BYTES_MAX // mib} MiB, {values.DEPTH_MAX} deep",
+        "retries of a step": f"{options.RETRY_LIMIT_MAX:,}",
+        "steps of one execution": f"{EngineLimits().steps_max:,}",
+        "journal entries of one execution": f"{bounds.JOURNAL_ENTRIES_MAX:,}",
+        "name of a step": f"{run_requests.NAME_CHARS_MAX} characters",
+        "path of a step, with its groups": f"{run_state.PATH_CHARS_MAX:,} characters",
+        "event type, event id": f"{ids.EVENT_NAME_CHARS_MAX} characters",
+        "instance id, update id": f"{ids.INSTANCE_ID_CHARS_MAX} characters",
+        "events that wait to be read": f"{decide.UNREAD_EVENTS_MAX:,}",
+        "`match` of a wait": f"{run_requests.MATCH_BYTES_MAX // kib} KiB",
+        "`self.status`": f"{run_shown.STATUS_BYTES_MAX // kib} KiB",
+        "search attributes": f"{attributes.COUNT_MAX}, texts of {attributes.TEXT_CHARS_MAX} characters",
+        "details of a heartbeat": f"{step_signals.DETAILS_BYTES_MAX // kib} KiB",
+        "an item of a stream": f"{step_signals.EMIT_ITEM_BYTES_MAX // kib} KiB",
+        "a duration": f"{durations.DURATION_MS_MAX // (366 * 86_400_000)} years",
+        "`grace` of a step": f"{options.GRACE_MS_MAX // 60_000} minutes",
+        "a facet": f"{facet.facet_bytes_max // mib} MiB",
+        "what one step changes of it": f"{facet.delta_bytes_max // mib} MiB",
+        "one SQL statement": f"{facet.statement_ms_max // 1000} s, {facet.result_row_count_max:,} rows",
+        "one string or blob in it": f"{facet.value_bytes_max // mib} MiB",
+        "memory of a process": f"{SandboxLimits().memory_bytes // mib} MiB",
+        "code that holds up the process's loop": f"{SandboxLimits().turn_timeout_s:g} s",
+        "sync steps at once in a process": f"{child.step_threads}",
+        "steps at once in a process": f"{child.attempt_count_max:,}",
+        "logs of an instance": f"{facet.output_bytes_max // mib} MiB",
+        "one line of log": f"{child.line_bytes_max // kib} KiB",
     }
-    table = PAGE.read_text().partition("| limit |")[2].partition("\n\n")[0]
-    cells = {cell.strip() for line in table.splitlines()[2:] for cell in line.strip("|").split("|")}
-    assert shown <= cells
-    assert len(cells) == 2 * len(shown), "each limit that is shown is compared"
+    table = PAGE.read_text(encoding="utf-8").partition("| limit |")[2].partition("\n\n")[0]
+    cells = [cell.strip() for line in table.splitlines()[2:] for cell in line.strip("|").split("|")]
+    assert dict(zip(cells[::2], cells[1::2], strict=True)) == shown
 
 
 def test_what_is_not_there_yet_is_refused_and_not_ignored() -> None:
-    listed = PAGE.read_text().partition("## Not there yet")[2]
+    listed = PAGE.read_text(encoding="utf-8").partition("## Not there yet")[2]
+    assert {"isolation"} == options.OPTIONS_LATER
     for option in options.OPTIONS_LATER:
         assert f"`{option}`" in listed
         with pytest.raises(TypeError, match="is not supported by this release"):
             options.StepOptions().changed({option: True})
-    for method in ("map", "group", "poll", "call", "start", "emit"):
-        assert re.search(rf"`(step\.)?{method}`", listed)
-        assert not hasattr(Step, method), f"step.{method} exists: the page should tell of it"
-    assert not hasattr(Workflow, "continue_as_new")
+    for name in ("fork", "migrate"):
+        assert not hasattr(Run, name), f"run.{name} exists: the page should tell of it"
+
+
+def test_every_name_that_workflows_import_is_told() -> None:
+    told = "".join((PAGE.parent / name).read_text(encoding="utf-8") for name in ("workflows.md", "reference.md"))
+    for name in public.__all__:
+        assert re.search(rf"\b{name}\b", told), name

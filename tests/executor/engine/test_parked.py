@@ -1,15 +1,17 @@
 """A run that is kept at rest in its sandbox goes on like one that was begun again."""
 
+import pytest
 import trio
 
 from executor.core.commands import Command, Complete, StepDone, StepError
-from executor.core.entries import AnyEntry, AttemptFailed, StepSucceeded
+from executor.core.entries import AnyEntry, AttemptFailed, StartOptions, StepSucceeded
 from executor.core.failure import ErrorFact
 from executor.engine.engine import EngineLimits
 from executor.engine.parked import JOURNAL_ENTRIES_MIN, KEPT_S
+from executor.ports import Start
 from executor.sandbox.protocol import Activate
 from tests.executor.engine.test_engine import ASKED, KEY, RETRY, done, has, start, three_steps
-from tests.executor.engine.world import ScriptedHost, world
+from tests.executor.engine.world import COMMIT, ScriptedHost, world
 
 
 def long_then_shaky(seen: list[AnyEntry]) -> tuple[list[Command], bool]:
@@ -46,3 +48,17 @@ async def test_run_that_comes_to_rest_while_others_wait_for_its_place_gives_it_a
         with trio.fail_after(KEPT_S / 4):
             assert await w.until_final(("acme", "two")) == "complete"
         assert await w.until(KEY, "waiting") == "waiting"
+
+
+@pytest.mark.parametrize("whole_platform", [False, True])
+async def test_who_unloads_at_every_wait_is_never_parked(tmp_path, whole_platform):
+    host = ScriptedHost()
+    host.scripts["Long"] = long_then_shaky
+    options = None if whole_platform else StartOptions(unload="every-wait")
+    async with world(tmp_path, host=host, limits=EngineLimits(unloads_at_every_wait=whole_platform)) as w:
+        await w.engine.start_many([Start(KEY, "Long", COMMIT, b"\xc0", options=options)])
+        await w.until(KEY, "waiting")
+        assert w.engine.runner.run_count == 0
+        w.clock.advance(RETRY.delay_ms)
+        assert await w.until_final(KEY) == "complete"
+    assert sum(isinstance(frame, Activate) for frame in host.log) == 2

@@ -286,3 +286,17 @@ async def test_execution_with_too_many_steps_is_held_and_told_how_to_go_on(tmp_p
         assert lines == [
             "this execution has 8 steps of at most 10; self.continue_as_new(payload) begins a new execution"
         ]
+
+
+async def test_journal_only_grows_by_a_restart(tmp_path, host):
+    async with world(tmp_path, host=host) as w:
+        await start(w, "Waits")
+        await w.until(KEY, "waiting")
+        await send(w, 1)
+        await w.until_final(KEY)
+        before = w.whole_journal(KEY)
+        await w.engine.restart(KEY, from_step=("b", 1))
+        await w.until_final(KEY)
+        after = w.whole_journal(KEY)
+        assert after[: len(before)] == before
+        assert isinstance(after[len(before)], Restarted)

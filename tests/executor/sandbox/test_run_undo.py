@@ -269,3 +269,13 @@ raise ValueError("broken")
             return await executor.play(story)
 
     assert "StepSucceeded undo/slow#1" in asyncio.run(main()).kinds()
+
+
+def test_undoing_after_continue_as_new_is_of_this_execution_only() -> None:
+    body = """
+await step.options(undo=lambda output, error: output).do(f"a {event.payload}", lambda: 1)
+if event.payload is None:
+    self.continue_as_new(1)
+raise ValueError("broken")
+"""
+    assert undoing(play(job(body), Story("Job"))) == ["Undoing", "StepSucceeded undo/a 1#1", "Failed"]

@@ -652,3 +652,17 @@ def test_parallel_steps_write_to_the_facet_one_after_the_other() -> None:
         run = test.start(20)
         assert run.facet.execute("select count(*) as n from t")[0]["n"] == 20
         assert run.result() == 20
+
+
+def test_events_of_a_paused_instance_are_kept() -> None:
+    class Paying(Workflow):
+        async def run(self, event, step):
+            return (await step.wait_for_event("paid", type="paid")).payload
+
+    with WorkflowTest(Paying) as test:
+        run = test.start()
+        run.pause()
+        run.send_event("paid", 5)
+        assert run.state == "paused"
+        run.resume()
+        assert run.result() == 5

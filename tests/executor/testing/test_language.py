@@ -358,3 +358,75 @@ def test_a_mocked_stream_is_one() -> None:
     with WorkflowTest(Large) as test:
         test.mock_step("fetch", result=b"mocked")
         assert test.start().result() == [6, b"mocked"]
+
+
+class Endless(Workflow):
+    async def run(self, event, step):
+        if event.payload:
+            return "second"
+        await step.start("closed", Child, 1, close="terminate")
+        await step.start("left", Child, 2)
+        return self.continue_as_new(True)
+
+
+def test_continuing_parent_closes_its_children_by_their_policy() -> None:
+    with WorkflowTest(Endless) as test:
+        run = test.start(None)
+        assert run.result() == "second"
+        children = [item.fields["child"] for item in run.journal if item.kind == "child_requested"]
+        assert [test.run(child).state for child in children] == ["terminated", "waiting"]
+
+
+class Calling(Workflow):
+    async def run(self, event, step):
+        try:
+            async with asyncio.timeout(60):
+                await step.call("kid", Child, 1, close=event.payload)
+        except TimeoutError:
+            await step.wait_for_event("go", type="go")
+
+
+@pytest.mark.parametrize(("close", "state"), [("terminate", "terminated"), ("abandon", "waiting")])
+def test_call_that_is_given_up_leaves_its_child_to_the_close_policy(close: str, state: str) -> None:
+    with WorkflowTest(Calling) as test:
+        run = test.start(close)
+        run.run_until_waiting()
+        assert (run.waiting_for.kind, run.children["kid#1"].state) == ("event", state)
+
+
+@pytest.mark.parametrize(("close", "state"), [("terminate", "terminated"), ("abandon", "waiting")])
+def test_restart_from_before_a_call_leaves_its_child_to_the_close_policy_and_calls_another(
+    close: str, state: str
+) -> None:
+    with WorkflowTest(Calling) as test:
+        run = test.start(close)
+        first = run.children["kid#1"].id
+        run.restart()
+        assert test.run(first).state == state
+        assert run.children["kid#1"].id != first
+        assert run.children["kid#1"].state == "waiting"
+
+
+def test_key_of_a_step_is_that_of_all_its_attempts_and_of_no_other() -> None:
+    found: list[str] = []
+
+    class Paying(Workflow):
+        async def run(self, event, step):
+            def pay():
+                found.append(step.current().idempotency_key)
+                if step.current().attempt == 1:
+                    raise ConnectionError
+
+            await step.do("pay", pay)
+            await step.do("pay", pay)
+
+    with WorkflowTest(Paying) as test:
+        run = test.start(id="a")
+        run.result()
+        test.start(id="b").result()
+        first, again, second, *_ = found
+        assert [found.count(key) for key in dict.fromkeys(found)] == [2, 2, 2, 2]
+        assert first == again != second
+        run.restart()
+        run.result()
+        assert found[8] == first, "what was done outside is known there by its key"
