@@ -119,7 +119,7 @@ SHORT = [
         "result-too-large",
         "def f(): return 'x' * (1024 * 1024)",
         STEP + "Refused: result is 1048581 bytes encoded, the limit is 1048576. "
-        "Keep large results in the facet or outside, and return a reference.",
+        "Give bytes by a step with stream=True, or keep large results in the facet or outside, and return a reference.",
     ),
     _failed(
         "output-too-large",

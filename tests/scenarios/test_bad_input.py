@@ -627,7 +627,7 @@ CASES = [
         lambda tenant: tenant.instances(state="sleeping"),
         ("GET", ACME + "/instances?state=sleeping", None),
         "instances list --state sleeping",
-        hint="States are queued, running, waiting, paused, held, complete, failed, terminated.",
+        hint="States are queued, running, waiting, paused, held, undoing, complete, failed, terminated.",
     ),
     # --- code
     deploy(
