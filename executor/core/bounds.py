@@ -1,10 +1,39 @@
-"""How long the history of an instance may become: its replay takes time and memory in proportion."""
+"""How much one instance may have: replay, memory and the work on its behalf are in proportion to it.
+
+Numbers only: what is over one of them is refused where it comes in (`limit_exceeded`), or holds the instance.
+"""
+
+MIB = 1024 * 1024
 
 STEP_COUNT_MAX = 25_000
-"""Steps of one execution, as the engine's limits have it by default; an instance that asks for more is held
-(`limit_exceeded`)."""
+"""Steps of one execution, unless the platform is configured otherwise; an instance that asks for more is held."""
 JOURNAL_ENTRIES_MAX = 200_000
 """Entries of one execution, in which each step has two, and traces come on top: a loop without end must not fill the
 disk."""
+JOURNAL_BYTES_MAX = 256 * MIB
+"""Of one execution, unless the platform is configured otherwise."""
+HISTORY_ENTRIES_MAX = 2_000_000
+HISTORY_BYTES_MAX = 512 * MIB
+"""Of all executions of an instance together: it is read as a whole."""
 WARN_AT = 0.8
 """From this part of a limit on the status carries a warning."""
+
+OPEN_MAX = 10_000
+"""Steps, sleeps, waits, children, groups and updates that have begun and not ended: each commit looks at them."""
+STREAMS_MAX = 1_000
+"""Output streams of an instance."""
+UNREAD_EVENTS_MAX = 10_000
+UNREAD_BYTES_MAX = 16 * MIB
+"""Events that nobody has read, and their payloads."""
+MATCH_BYTES_MAX = 16 * 1024
+"""What a wait asks an event's payload for."""
+LOOKED_BYTES_MAX = 1024 * MIB
+"""Payloads of unread events that the waits with a match of one activation look through."""
+UPDATES_OPEN_MAX = 1_000
+"""Accepted updates that have not ended."""
+UPDATES_KEPT_MAX = 10_000
+"""Updates that are known by their id: the latest."""
+RESTARTS_MAX = 100
+"""Restarts from a step that keep what earlier ones left; one from the first line forgets them."""
+DEPTH_MAX = 100
+"""Instances above a child, from one that no instance started."""

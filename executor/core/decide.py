@@ -7,11 +7,11 @@ and are hostile: one that no honest sandbox sends raises Violation, and the sand
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Any
 
 import msgspec
 
-from executor.core import attributes, ids, retry, values
+from executor.core import attributes, ids, matching, retry, values
+from executor.core.bounds import OPEN_MAX, STREAMS_MAX, UNREAD_BYTES_MAX, UNREAD_EVENTS_MAX
 from executor.core.commands import (
     AcceptUpdate,
     Beat,
@@ -78,7 +78,7 @@ STATUS_BYTES_MAX = 4 * 1024
 DETAILS_BYTES_MAX = 64 * 1024
 STREAM_CHARS_MAX = 100
 EMIT_ITEMS_MAX = 10_000
-UNREAD_EVENTS_MAX = 10_000
+ATTRIBUTES_BYTES_MAX = 256 * 1024
 NAME_CHARS_MAX = 256
 UNDO = "undo/"
 """Scope of the steps that undo others."""
@@ -89,10 +89,12 @@ class Violation(Exception):
 
 
 class Decided(msgspec.Struct, frozen=True, gc=False):
-    """Entries to append, in order, and the facet delta that rides with the first of them."""
+    """Entries to append, in order, and the facet delta that rides with the first of them. `looked`: bytes of unread
+    events that had to be looked through."""
 
     entries: tuple[AnyEntry, ...]
     delta: bytes | None = None
+    looked: int = 0
 
 
 NOTHING = Decided(())
@@ -106,6 +108,8 @@ def on_command(instance: Instance, command: Command, *, now_ms: int, id: str = "
     if instance.undoing is not None and _is_of_run(command):
         # It crossed the end of `run()`: as if its process had died just before.
         return NOTHING
+    if isinstance(command, _OPENING) and (held := _full(instance, command, now_ms)) is not None:
+        return Decided((held,))
     match command:
         case StepBegun():
             return _step_begun(instance, command, now_ms)
@@ -134,7 +138,7 @@ def on_command(instance: Instance, command: Command, *, now_ms: int, id: str = "
             return Decided(_sleep(command, now_ms))
         case Wait():
             _check_new(instance, command)
-            return Decided(_wait(instance, command, now_ms))
+            return _wait(instance, command, now_ms)
         case Cancel():
             return Decided(_cancel(instance, command, now_ms))
         case Child():
@@ -213,18 +217,35 @@ def on_event(instance: Instance, *, id: str, type: str, payload: bytes, now_ms: 
                 hint="Use a new id for a new event.",
             )
         return NOTHING
+    _check_unread(instance, payload)
+    number = instance.event_count + 1
+    received = EventReceived(now_ms, id, type, payload, number)
+    path = _taker(instance, received)
+    return Decided((received,) if path is None else (received, WaitEnded(now_ms, path, number)))
+
+
+def _check_unread(instance: Instance, payload: bytes) -> None:
+    hint = "Send more when the instance has read some."
     if len(instance.unread) >= UNREAD_EVENTS_MAX:
         raise Refused(
             f"{len(instance.unread)} events wait to be read, the limit is {UNREAD_EVENTS_MAX}",
             code="limit_exceeded",
-            hint="Send more when the instance has read some.",
+            hint=hint,
         )
-    number = instance.event_count + 1
-    received = EventReceived(now_ms, id, type, payload, number)
-    for path, wait in instance.waits.items():
-        if wait.type == type and matches(wait.match, payload):
-            return Decided((received, WaitEnded(now_ms, path, number)))
-    return Decided((received,))
+    if instance.unread and instance.unread_bytes + len(payload) > UNREAD_BYTES_MAX:
+        raise Refused(
+            f"events of {instance.unread_bytes} bytes wait to be read, the limit is {UNREAD_BYTES_MAX}",
+            code="limit_exceeded",
+            hint=hint,
+        )
+
+
+def _taker(instance: Instance, event: EventReceived) -> str | None:
+    """The path of the first wait that takes an event."""
+    if not instance.waits:
+        return None
+    waits = ((path, wait.match) for path, wait in instance.waits.items() if wait.type == event.type)
+    return matching.first_wait(waits, event.payload)
 
 
 def on_clock(instance: Instance, now_ms: int) -> Decided:
@@ -247,21 +268,24 @@ def due_retries(instance: Instance, now_ms: int) -> list[AttemptFailed]:
     return sorted(due, key=lambda failed: failed.retry_at_ms)
 
 
-def matches(match: bytes, payload: bytes) -> bool:
-    """Whether an event's payload has what a wait asks for: each key (dots reach into it) with an equal value."""
-    if not match:
-        return True
-    wanted, found = values.decode(match), values.decode(payload)
-    return all(_at(found, key.split(".")) == (type(value), value) for key, value in wanted.items())
+_OPENING = (StepBegun, StepError, Sleep, Wait, Child, GroupBegin, AcceptUpdate, Emit)
+"""Commands after which there is more to look after."""
 
 
-def _at(value: Any, keys: list[str]) -> tuple[type, Any] | None:
-    """The value at a path of keys, with its type (1 is not True); None if there is none."""
-    for key in keys:
-        if type(value) is not dict or key not in value:
+def _full(instance: Instance, command: Command, now_ms: int) -> Held | None:
+    """Why there can be no more; None: there can."""
+    if isinstance(command, Emit):
+        if command.stream in instance.emitted or len(instance.emitted) < STREAMS_MAX:
             return None
-        value = value[key]
-    return type(value), value
+        message = f"it has {len(instance.emitted)} output streams, the limit is {STREAMS_MAX}"
+    elif instance.open_count < OPEN_MAX or (isinstance(command, StepError) and command.path in instance.executing):
+        return None
+    else:
+        message = (
+            f"{instance.open_count} steps, sleeps, waits, children, groups and updates have begun and not ended, "
+            f"the limit is {OPEN_MAX}; step.map(…, concurrency=…) has fewer at once"
+        )
+    return Held(now_ms, "limit_exceeded", message, None, None)
 
 
 def _check_call(command: StepDone | StepError | Sleep | Wait | Child | GroupBegin) -> None:
@@ -273,10 +297,15 @@ def _check_call(command: StepDone | StepError | Sleep | Wait | Child | GroupBegi
 
 def _check_attempt(instance: Instance, command: StepDone | StepError) -> None:
     _check_call(command)
-    if command.path in instance.settled or command.path in instance.sleeps or command.path in instance.waits:
+    if command.path in instance.settled or _is_other(instance, command.path):
         raise Violation(f"step {command.path} is already journaled")
     if command.attempt != instance.attempts.get(command.path, 0) + 1:
         raise Violation(f"step {command.path} reports attempt {command.attempt} out of order")
+
+
+def _is_other(instance: Instance, path: str) -> bool:
+    """Whether the path is one of something else than a step."""
+    return path in instance.sleeps or path in instance.waits or path in instance.children
 
 
 def _check_new(instance: Instance, command: Sleep | Wait | Child | GroupBegin) -> None:
@@ -284,11 +313,10 @@ def _check_new(instance: Instance, command: Sleep | Wait | Child | GroupBegin) -
     path = command.path
     if (
         path in instance.settled
-        or path in instance.sleeps
-        or path in instance.waits
         or path in instance.retries
         or path in instance.attempts
-        or path in instance.children
+        or path in instance.executing
+        or _is_other(instance, path)
     ):
         raise Violation(f"{path} is already journaled")
 
@@ -327,7 +355,7 @@ def _step_begun(instance: Instance, command: StepBegun, now_ms: int) -> Decided:
     known = instance.executing.get(path)
     if path in instance.settled or (known is not None and known.attempt >= command.attempt):
         return NOTHING
-    if command.attempt != instance.attempts.get(path, 0) + 1:
+    if command.attempt != instance.attempts.get(path, 0) + 1 or _is_other(instance, path):
         raise Violation(f"step {path} begins attempt {command.attempt} out of order")
     at_ms = min(max(command.started_at_ms, instance.updated_at_ms), now_ms)
     return Decided((StepStarted(at_ms, path, command.where, command.attempt),))
@@ -347,6 +375,10 @@ def _child(instance: Instance, command: Child, now_ms: int, id: str) -> ChildReq
         raise Violation(f"child {command.path} has a bad id")
     if command.channel is not None and len(command.channel) > NAME_CHARS_MAX:
         raise Violation(f"child {command.path} names a bad channel")
+    try:
+        values.check(command.payload)  # the executor itself may have to look into it
+    except Refused as refused:
+        raise Violation(f"child {command.path} has a malformed payload: {refused.message}") from None
     return ChildRequested(
         now_ms,
         command.path,
@@ -378,6 +410,8 @@ def _shown(instance: Instance, command: SetStatus | SetAttributes | Emit, now_ms
         case Emit():
             if len(command.stream) > STREAM_CHARS_MAX or not 1 <= len(command.items) <= EMIT_ITEMS_MAX:
                 raise Violation("a malformed item of a stream")
+            if any(len(item) > VALUE_BYTES_MAX for item in command.items):
+                raise Violation(f"an item of a stream is over {VALUE_BYTES_MAX} bytes")
             if not command.path and command.number <= instance.emitted_number:
                 return NOTHING
             first = instance.emitted.get(command.stream, 0)
@@ -393,6 +427,8 @@ def merged(instance: Instance, changes: bytes) -> bytes:
 
     As they were if there would be too many: the run cannot know of those that were set from outside.
     """
+    if len(changes) > ATTRIBUTES_BYTES_MAX:
+        raise Violation(f"changes of attributes of {len(changes)} bytes")
     try:
         found = values.decode(changes)
         if type(found) is not dict:
@@ -411,6 +447,8 @@ def _update(instance: Instance, command: AcceptUpdate | EndUpdate, now_ms: int) 
     if isinstance(command, AcceptUpdate):
         if len(command.id) > NAME_CHARS_MAX or len(command.name) > NAME_CHARS_MAX:
             raise Violation("an update with an overlong name")
+        if len(command.payload) > VALUE_BYTES_MAX:
+            raise Violation(f"an update of {len(command.payload)} bytes")
         if known is not None or instance.undoing is not None:
             return NOTHING
         return Decided((UpdateAccepted(now_ms, command.id, command.name, command.payload),))
@@ -434,13 +472,19 @@ def _sleep(command: Sleep, now_ms: int) -> tuple[AnyEntry, ...]:
     return (started,)
 
 
-def _wait(instance: Instance, command: Wait, now_ms: int) -> tuple[AnyEntry, ...]:
+def _wait(instance: Instance, command: Wait, now_ms: int) -> Decided:
+    try:
+        matching.wanted(command.match)
+    except Refused as refused:
+        raise Violation(f"wait {command.path} has a malformed match: {refused.message}") from None
     deadline_ms = None if command.timeout_ms is None else now_ms + min(command.timeout_ms, SLEEP_MS_MAX)
     started = WaitStarted(now_ms, command.path, command.asked, command.where, command.type, deadline_ms, command.match)
-    for number in instance.buffered.get(command.type, ()):
-        if matches(command.match, instance.unread[number].event.payload):
-            return (started, WaitEnded(now_ms, command.path, number))
-    return (started,)
+    unread = instance.unread
+    events = ((number, unread[number].event.payload) for number in instance.buffered.get(command.type, ()))
+    number, looked = matching.first(command.match, events)
+    if number is None:
+        return Decided((started,), looked=looked)
+    return Decided((started, WaitEnded(now_ms, command.path, number)), looked=looked)
 
 
 def _cancel(instance: Instance, command: Cancel, now_ms: int) -> tuple[AnyEntry, ...]:
@@ -456,7 +500,7 @@ def _cancel(instance: Instance, command: Cancel, now_ms: int) -> tuple[AnyEntry,
     # A run gives up only waits whose event it never saw (the end may have come in the same batch as the entry that
     # made it give up): give the event back, to the next waiter if there is one.
     event = consumed.event
-    for other, wait in instance.waits.items():
-        if wait.type == event.type and matches(wait.match, event.payload):
-            return (Cancelled(now_ms, path), WaitEnded(now_ms, other, event.number))
+    other = _taker(instance, event)
+    if other is not None:
+        return (Cancelled(now_ms, path), WaitEnded(now_ms, other, event.number))
     return (Cancelled(now_ms, path),)

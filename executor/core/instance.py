@@ -11,8 +11,10 @@ a few hundred bytes.
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
+from collections import Counter, deque
 from collections.abc import Collection, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from types import MappingProxyType
@@ -21,7 +23,9 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from executor.core import codec
+from executor.core.bounds import UPDATES_KEPT_MAX
 from executor.core.entries import (
+    Activated,
     AnyEntry,
     AttemptFailed,
     AttributesSet,
@@ -182,6 +186,8 @@ class Instance:
     buffered: dict[str, deque[int]] = field(default_factory=dict)
     unread: dict[int, Consumed] = field(default_factory=_none)
     """type -> numbers of events that nobody has consumed, in order; and those events by number."""
+    unread_bytes: int = 0
+    """Of their payloads."""
     consumed: dict[str, Consumed] = field(default_factory=dict)
     """path of an ended wait -> its event."""
     # Children.
@@ -191,6 +197,10 @@ class Instance:
     """Ids of children to be terminated now."""
     # Requests from outside, and what is shown there.
     updates: dict[str, UpdateAccepted | UpdateEnded] = field(default_factory=_none)
+    """The latest, by id; what has not ended is not forgotten."""
+    update_digests: dict[str, bytes] = field(default_factory=_none)
+    updates_open: int = 0
+    """How many of them have not ended."""
     status: bytes = b""
     status_number: int = 0
     attributes: bytes = b""
@@ -222,6 +232,12 @@ class Instance:
     def can_go_on(self) -> bool:
         """It has not ended, and is not held."""
         return self.outcome is None and self.held is None
+
+    @property
+    def open_count(self) -> int:
+        """How much it has to look after at once."""
+        timers = len(self.sleeps) + len(self.waits) + len(self.retries)
+        return timers + len(self.executing) + len(self.children) + len(self.groups) + self.updates_open
 
     @property
     def is_paused(self) -> bool:
@@ -265,6 +281,16 @@ class Instance:
         due.extend(retry.retry_at_ms for path, retry in self.retries.items() if path not in besides)
         return min(due, default=None)
 
+    def copy(self) -> Instance:
+        """One that can be changed without changing this one."""
+        twin = copy(self)
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if value is not NONE and isinstance(value, dict | set):
+                setattr(twin, name, value.copy())
+        twin.buffered = {kind: queue.copy() for kind, queue in self.buffered.items()}
+        return twin
+
     # --- the fold
 
     def apply(self, entry: AnyEntry) -> None:
@@ -277,6 +303,8 @@ class Instance:
         if (self.sequence == 1) != isinstance(entry, Started):
             raise Corrupt(f"entry {self.sequence} is a {type(entry).__name__}", code="corrupt_journal")
         match entry:
+            case Activated():
+                self.executing = NONE
             case StepStarted():
                 self.executing = _with(self.executing, entry.path, entry)
             case StepSucceeded() | StepFailed():
@@ -323,7 +351,10 @@ class Instance:
                 self.settled.add(entry.path)
             case GroupEnded():
                 self.groups = _but(self.groups, entry.path)
-            case UpdateAccepted() | UpdateEnded():
+            case UpdateAccepted():
+                self._accept_update(entry)
+            case UpdateEnded():
+                self.updates_open -= isinstance(self.updates.get(entry.id), UpdateAccepted)
                 self.updates = _with(self.updates, entry.id, entry)
             case StatusSet():
                 self.status, self.status_number = entry.value, entry.number
@@ -361,8 +392,6 @@ class Instance:
             case Completed() | Failed() | Terminated():
                 self._abandon_run()
                 self.outcome = entry
-            case _:  # Activated
-                self.executing = NONE
 
     def _start(self, entry: Started) -> None:
         self.started = self.begin = entry
@@ -387,17 +416,19 @@ class Instance:
         event = kept.event
         queue = self.buffered.setdefault(event.type, deque())
         if queue and queue[-1] > event.number:  # given back: to its place in the order of arrival
-            self.buffered[event.type] = deque(sorted((*queue, event.number)))
+            insort(queue, event.number)
         else:
             queue.append(event.number)
         self.unread = _with(self.unread, event.number, kept)
+        self.unread_bytes += len(event.payload)
 
     def _end_wait(self, entry: WaitEnded) -> None:
         wait = self.waits.pop(entry.path)
         self.settled.add(entry.path)
         if entry.event is not None:
             self.buffered[wait.type].remove(entry.event)
-            self.consumed[entry.path] = self.unread.pop(entry.event)
+            self.consumed[entry.path] = given = self.unread.pop(entry.event)
+            self.unread_bytes -= len(given.event.payload)
 
     def _cancel(self, path: str) -> None:
         self.sleeps.pop(path, None)
@@ -410,6 +441,17 @@ class Instance:
         if given_back is not None:
             self._buffer(given_back)
         self._give_up_child(path)
+
+    # --- updates
+
+    def _accept_update(self, entry: UpdateAccepted) -> None:
+        if len(self.updates) >= UPDATES_KEPT_MAX:
+            oldest = next((name for name, known in self.updates.items() if isinstance(known, UpdateEnded)), None)
+            if oldest is not None:
+                del self.updates[oldest], self.update_digests[oldest]
+        self.updates = _with(self.updates, entry.id, entry)
+        self.update_digests = _with(self.update_digests, entry.id, event_digest(entry.name, entry.payload))
+        self.updates_open += 1
 
     # --- children
 
@@ -479,21 +521,27 @@ class Instance:
 
 
 def fold(journal: Sequence[AnyEntry]) -> Instance:
-    """The instance whose journal this is."""
+    """The instance whose journal this is, in one pass: what restarts go back to is kept until they come."""
+    wanted = Counter(entry.after for entry in journal if isinstance(entry, Restarted))
+    kept: dict[int, Instance] = {}
     instance = Instance()
     for index, entry in enumerate(journal):
         if isinstance(entry, Restarted):
-            instance = _restarted(instance, journal[:index], entry)
+            base = kept.get(entry.after)
+            if base is None or not instance.begin_at <= entry.after <= instance.sequence:
+                raise Corrupt(f"a restart goes back to entry {entry.after}", code="corrupt_journal")
+            wanted[entry.after] -= 1
+            again = base.copy() if wanted[entry.after] else kept.pop(entry.after)
+            instance = _restarted(instance, again, journal, entry)
         else:
             instance.apply(entry)
+        if wanted and wanted[index + 1]:
+            kept[index + 1] = instance.copy()
     return instance
 
 
-def _restarted(before: Instance, journal: Sequence[AnyEntry], entry: Restarted) -> Instance:
+def _restarted(before: Instance, instance: Instance, journal: Sequence[AnyEntry], entry: Restarted) -> Instance:
     """The instance after a restart: as it was after entry `entry.after`, but for what came from outside since."""
-    if not before.begin_at <= entry.after <= before.sequence:
-        raise Corrupt(f"a restart goes back to entry {entry.after}", code="corrupt_journal")
-    instance = fold(journal[: entry.after])
     kept = set(instance.carried)
     if entry.keeps_events:
         for sequence in range(entry.after + 1, before.sequence + 1):

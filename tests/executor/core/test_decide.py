@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executor.core import decide, values
+from executor.core import decide, matching, values
 from executor.core.commands import (
     Cancel,
     Child,
@@ -252,7 +252,7 @@ def test_clock_ends_exactly_what_is_due_in_order(journal, later_ms):
 )
 def test_match_compares_type_and_value_and_dots_reach_into_it(match, fits):
     payload = values.encode({"order": {"id": 7}, "paid": True})
-    assert decide.matches(values.encode(match) if match else b"", payload) is fits
+    assert matching.matches(values.encode(match) if match else b"", payload) is fits
 
 
 def test_more_unread_events_than_the_limit_are_refused(monkeypatch):
