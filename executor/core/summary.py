@@ -79,7 +79,7 @@ def encode(instance: Instance) -> bytes:
         or instance.waits
         or instance.retries
         or attempts
-        or instance.outcome
+        or type(instance.outcome) is Failed
         or instance.executing
         or instance.children
         or instance.status

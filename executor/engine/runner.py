@@ -54,6 +54,8 @@ DEATHS_BEFORE_ALONE = 2
 DEATH_PAUSE_S = 0.05
 UNAVAILABLE_PAUSE_S = 1.0
 READ_TOGETHER_MAX = 64
+FEW = 4
+"""So many entries are at most some MiB, and sent as they are."""
 
 
 class Runner:
@@ -334,12 +336,14 @@ class Runner:
         if behind <= 0:
             return
         run.is_quiet = False
-        if behind == 1:
-            run.sent += 1
-            data = resident.stored[run.sent - 1]
-            instance = resident.instance
-            shown = data if is_visible(data, run.sent, instance.cuts, instance.carried) else 1
-            run.sandbox.post(Entries(run.number, run.sent, [shown]))
+        if behind <= FEW:
+            instance, first = resident.instance, run.sent + 1
+            shown: list[bytes | int] = []
+            for sequence in range(first, first + behind):
+                data = resident.stored[sequence - 1]
+                shown.append(data if is_visible(data, sequence, instance.cuts, instance.carried) else 1)
+            run.sent += behind
+            run.sandbox.post(Entries(run.number, first, shown))
             return
         run.sandbox.post_journal(run, resident.stored, resident.durable, resident.instance)
 
@@ -448,6 +452,12 @@ class Runner:
         """Hold an instance whose execution has grown too long: replay is linear in it, and a loop without end must not
         fill the disk. Before that its log warns."""
         instance, limits = resident.instance, self._engine.limits
+        if (
+            instance.step_count < WARN_AT * limits.steps_max
+            and instance.sequence < WARN_AT * JOURNAL_ENTRIES_MAX - more
+            and resident.journal_bytes < WARN_AT * limits.journal_bytes_max
+        ):
+            return False
         measured = (
             ("steps", instance.step_count, limits.steps_max),
             ("journal entries", instance.sequence - instance.begin_at + more, JOURNAL_ENTRIES_MAX),

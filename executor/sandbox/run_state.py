@@ -283,6 +283,8 @@ class RunState:
         if not self._is_pressing and (not idle or told == self._told) and self._told[0] > 0:
             return []
         self._told = told
+        if not self._is_pressing and not idle:  # it is live; what began is told along with what comes next
+            return [Turn(self.number, self._replay.seen, [], idle)]
         self._is_pressing = False
         commands, self._commands = self._commands or [], None
         if len(commands) <= 1:
