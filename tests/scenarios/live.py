@@ -271,6 +271,21 @@ def wait_waiting(run: Any, kind: str, timeout_s: float = TIMEOUT_S) -> Status:
     )
 
 
+def shard_processes(parent: int) -> list[int]:
+    """Ids of the shard processes that the process `parent` made, in order."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                found_parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if found_parent == parent and b"executor.shards.process" in command:
+                found.append(int(entry.name))
+    return sorted(found)
+
+
 TRACES = frozenset({"activated", "released", "step_started"})
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from executor import Unavailable
 from executor.platform import Tenant
-from tests.scenarios.live import LiveServer, serving, wait_status
+from tests.scenarios.live import LiveServer, serving, shard_processes, wait_status
 
 SOURCE = """
 import asyncio
@@ -84,20 +84,6 @@ def prepared(server: LiveServer) -> Tenant:
     return acme
 
 
-def shard_processes(server: LiveServer) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if parent == server.pid and b"executor.shards.process" in command:
-                found.append(int(entry.name))
-    return sorted(found)
-
-
 def states(acme: Tenant) -> Counter[tuple[str, str]]:
     return Counter((view.workflow, view.state) for view in acme.instances(limit=1000))
 
@@ -116,7 +102,7 @@ def test_trees_come_to_their_result_with_each_child_once_though_processes_are_ki
         for which in (0, 1):
             seen = len(again(lambda: list(acme.instances(limit=1000))))
             until(lambda seen=seen: len(again(lambda: list(acme.instances(limit=1000)))) > seen + 5)
-            os.kill(shard_processes(server)[which], signal.SIGKILL)
+            os.kill(shard_processes(server.pid)[which], signal.SIGKILL)
         until(lambda: again(lambda: states(acme)["Branch", "complete"]) >= ROOTS)
         server.kill()  # with both shard processes
         server.start()
@@ -142,7 +128,7 @@ def test_terminating_the_root_ends_its_tree_in_both_processes_and_leaves_alone_w
         until(lambda: states(acme)["Waiter", "waiting"] == 5)
         # The one process that is killed here may have any of them: whoever is asked while it is gone is asked again.
         top.terminate()
-        os.kill(shard_processes(server)[0], signal.SIGKILL)
+        os.kill(shard_processes(server.pid)[0], signal.SIGKILL)
         ended = {("Top", "terminated"): 1, ("Middle", "terminated"): 4, ("Waiter", "terminated"): 4}
         until(lambda: again(lambda: states(acme)) == {**ended, ("Waiter", "waiting"): 1})
         apart = acme.instance("apart")

@@ -16,6 +16,7 @@ import pytest
 from executor import Conflict, NotFound, Platform, Refused, TenantError, Unavailable
 from executor.platform import Tenant
 from facets import StateStore, shard_of, shards
+from tests.scenarios.live import shard_processes
 
 SOURCE = """
 from executor.workflow import Workflow
@@ -62,21 +63,6 @@ def opened(data_dir: Path, processes: int = PROCESSES) -> Iterator[tuple[Platfor
         yield platform, tenant
 
 
-def shard_processes() -> list[int]:
-    """Processes of shards that this process made."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if parent == os.getpid() and b"executor.shards.process" in command:
-                found.append(int(entry.name))
-    return found
-
-
 def again(call: Any, until_s: float = 30.0) -> Any:
     """What `call` returns once the platform is not busy; every other error is the caller's."""
     end = time.monotonic() + until_s
@@ -92,7 +78,7 @@ def again(call: Any, until_s: float = 30.0) -> Any:
 
 def test_everything_that_one_process_can_do_works_over_several(tmp_path: Path) -> None:
     with opened(tmp_path) as (platform, acme):
-        assert len(shard_processes()) == PROCESSES
+        assert len(shard_processes(os.getpid())) == PROCESSES
         runs = [acme.start("Three", {}, id=f"three-{number}") for number in range(8)]
         assert [run.result(timeout=30) for run in runs] == [{"n": 2}] * 8
         assert acme.start("Three", {}, id="three-1").status().state == "complete"  # the same instance
@@ -132,9 +118,9 @@ def test_everything_that_one_process_can_do_works_over_several(tmp_path: Path) -
         assert platform.verify() == []
         assert platform.health().ready
         platform.backup(tmp_path / "copy")
-    assert shard_processes() == []
+    assert shard_processes(os.getpid()) == []
     with opened(tmp_path / "copy", processes=0) as (platform, acme):  # as many as it was made with
-        assert len(shard_processes()) == PROCESSES
+        assert len(shard_processes(os.getpid())) == PROCESSES
         assert acme.instance("waiter-3").result(timeout=30) == [3, 3]
         platform.delete_tenant("acme")
         platform.create_tenant("acme")
@@ -167,10 +153,10 @@ def test_killed_shard_process_comes_back_and_nothing_acknowledged_is_lost(tmp_pa
             seen = len(acknowledged)
             while len(acknowledged) < seen + 40 and not unexpected:
                 time.sleep(0.01)
-            victim = next(pid for pid in shard_processes() if pid not in victims)
+            victim = next(pid for pid in shard_processes(os.getpid()) if pid not in victims)
             os.kill(victim, signal.SIGKILL)
             victims.append(victim)
-        while not again(platform.health).ready or set(shard_processes()) & set(victims):
+        while not again(platform.health).ready or set(shard_processes(os.getpid())) & set(victims):
             time.sleep(0.02)
         is_over.set()
         for thread in threads:
@@ -197,7 +183,7 @@ def test_result_that_is_waited_for_is_unavailable_at_once_when_its_process_dies(
         thread.start()
         while run.status().state != "waiting":
             time.sleep(0.01)
-        for pid in shard_processes():
+        for pid in shard_processes(os.getpid()):
             os.kill(pid, signal.SIGKILL)
         thread.join(10)
         assert [(type(error), getattr(error, "code", "")) for error in found] == [(Unavailable, "busy")]
