@@ -18,8 +18,9 @@ $(STAMP): pyproject.toml requirements-dev.txt tools/system_packages.sh
 demo: setup
 	$(BIN)/python -m tools.demo
 
+# Two processes; a file's tests stay in one, as they share a server or look back at the tests before them.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-deep: setup
 	PERDURE_PROFILE=deep $(BIN)/python -m pytest
