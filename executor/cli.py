@@ -592,7 +592,7 @@ def list_instances(
 
 @instances.command
 def bulk(
-    operation: Literal["pause", "resume", "terminate", "restart", "delete"],
+    operation: Literal["pause", "resume", "terminate", "restart", "retry", "delete"],
     *,
     fits: Fits = FITS,
     limit: int | None = None,
@@ -741,6 +741,14 @@ def restart(id: str, *, from_step: str | None = None, occurrence: int = 1, of: O
     """
     with of.instance(id) as run:
         found = run.restart(from_step=None if from_step is None else (from_step, occurrence))
+    _show(of, found, _text().status)
+
+
+@instances.command
+def retry(id: str, *, of: Of) -> None:
+    """Let a failed instance go on from the step that failed it, with new attempts."""
+    with of.instance(id) as run:
+        found = run.retry()
     _show(of, found, _text().status)
 
 

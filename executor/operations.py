@@ -169,7 +169,7 @@ class ListInstances(Search, frozen=True):
 class BulkOperation(Search, frozen=True, kw_only=True):
     """`after`: `next` of the portion before. `dry_run`: only say how many there are."""
 
-    operation: Literal["pause", "resume", "terminate", "restart", "delete"]
+    operation: Literal["pause", "resume", "terminate", "restart", "retry", "delete"]
     limit: Limit = 1000
     after: str | None = None
     dry_run: bool = False
@@ -591,6 +591,14 @@ _ROWS = [
         result=Status,
         access="write",
         summary="Run the instance again, from its beginning or from a step",
+    ),
+    Operation(
+        name="retry",
+        method="POST",
+        path=_INSTANCE + "/retry",
+        result=Status,
+        access="write",
+        summary="Go on from the step that failed the instance",
     ),
     Operation(
         name="set_attributes",

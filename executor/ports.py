@@ -312,6 +312,12 @@ class Instances(Protocol):
         Raises NotFound (`step_not_found`), Conflict (`invalid_state`), Refused (`facet_refused`)."""
         ...
 
+    async def retry(self, tenant: str, instance: str, *, by: str = "") -> Seen:
+        """Let a failed one go on, durably, from the step that failed it, with new attempts.
+
+        Raises Conflict (`instance_finished`, `invalid_state`), Refused (`facet_refused`)."""
+        ...
+
     async def set_attributes(self, tenant: str, instance: str, changes: bytes) -> Seen:
         """`changes`: of `attributes.encode_changes`. Durable on return. Raises Refused (`bad_request`)."""
         ...

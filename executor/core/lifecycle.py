@@ -7,7 +7,7 @@
                   │            └──► undoing ─► failed | terminated    finished steps are undone, the latest first
                   ├──► complete | failed
        any state that is not final ──► terminated
-       any state but undoing ──► queued                         restart
+       any state but undoing ──► queued                         restart; of a failed one also retry
 
 `TABLE[operation][state]` says what an operation asked from outside does in each state. A test walks the whole table.
 """
@@ -26,6 +26,7 @@ Operation = Literal[
     "terminate",
     "terminate_undoing",
     "restart",
+    "retry",
     "update",
     "ask",
     "set_attributes",
@@ -57,6 +58,7 @@ def _row(
     held: Answer,
     undoing: Answer,
     ended: Answer = "finished",
+    failed: Answer | None = None,
     terminated: Answer = "finished",
 ) -> dict[State, Answer]:
     return {
@@ -67,7 +69,7 @@ def _row(
         "held": held,
         "undoing": undoing,
         "complete": ended,
-        "failed": ended,
+        "failed": failed or ended,
         "terminated": terminated,
     }
 
@@ -79,6 +81,7 @@ TABLE: Final[dict[Operation, dict[State, Answer]]] = {
     "terminate": _row(active="do", paused="do", held="do", undoing="do", terminated="nothing"),
     "terminate_undoing": _row(active="do", paused="do", held="do", undoing="nothing", terminated="nothing"),
     "restart": _row(active="do", paused="do", held="do", undoing="refuse", ended="do", terminated="do"),
+    "retry": _row(active="refuse", paused="refuse", held="refuse", undoing="refuse", failed="do"),
     "update": _row(active="do", paused="refuse", held="refuse", undoing="refuse"),
     "ask": _row(active="do", paused="do", held="refuse", undoing="refuse"),
     "set_attributes": _row(active="do", paused="do", held="do", undoing="do"),
@@ -92,6 +95,7 @@ _PARTICIPLE: Final[dict[Operation, str]] = {
     "terminate": "be terminated",
     "terminate_undoing": "be terminated",
     "restart": "be restarted",
+    "retry": "be retried",
     "update": "take updates",
     "ask": "be asked",
     "set_attributes": "get other attributes",
@@ -106,12 +110,14 @@ def check(operation: Operation, state: State, instance_id: str) -> bool:
         raise Conflict(
             f'instance "{instance_id}" is {state} and cannot {_PARTICIPLE[operation]}',
             code="instance_finished",
-            hint="Start a new instance under another id.",
+            hint="Restart it." if operation == "retry" else "Start a new instance under another id.",
             state=state,
         )
     if answer == "refuse":
         if operation == "delete":
             hint = "Terminate it first."
+        elif operation == "retry" and state != "undoing":
+            hint = "Only what has failed is retried. Restart it to begin again."
         elif state == "undoing":
             hint = "Wait until it is undone, or terminate it."
         else:

@@ -252,6 +252,10 @@ class Engine:
         before that step began. The facet is as it was then. See `Restarting`."""
         await self.restarting.restart(key, from_step=from_step, by=by)
 
+    async def retry(self, key: Key, *, by: str = "") -> None:
+        """Let a failed one go on, durably, from the step that failed it. See `Restarting`."""
+        await self.restarting.retry(key, by=by)
+
     async def set_attributes(self, key: Key, changes: dict[str, Any]) -> None:
         """Change search attributes, durably; None takes one away. Raises Refused (`bad_request`)."""
         async with self.residents.hold(key) as resident:

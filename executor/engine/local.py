@@ -76,6 +76,10 @@ class LocalInstances:
         await self._engine.restart((tenant, instance), from_step=from_step, by=by)
         return self._seen((tenant, instance))
 
+    async def retry(self, tenant: str, instance: str, *, by: str = "") -> Seen:
+        await self._engine.retry((tenant, instance), by=by)
+        return self._seen((tenant, instance))
+
     async def set_attributes(self, tenant: str, instance: str, changes: bytes) -> Seen:
         await self._engine.set_attributes((tenant, instance), attributes.decode_changes(changes))
         return self._seen((tenant, instance))

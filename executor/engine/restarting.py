@@ -7,21 +7,18 @@ reports into a past that is gone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from executor.core import codec
+from executor.core import codec, rewind
 from executor.core.entries import AnyEntry, Restarted
-from executor.core.errors import NotFound
-from executor.core.instance import Instance
-from executor.core.lifecycle import check
+from executor.core.lifecycle import Operation, check
 from executor.engine.resident import Key, Resident
 from executor.engine.signal import Landing
 
 if TYPE_CHECKING:
     from executor.engine.engine import Engine
-
-STEPS_NAMED_MAX = 10
 
 
 class Restarting:
@@ -30,10 +27,31 @@ class Restarting:
 
     async def restart(self, key: Key, *, from_step: tuple[str, int] | None, by: str) -> None:
         """Durable on return. Raises NotFound (`step_not_found`), Conflict, Refused (`facet_refused`)."""
+
+        def after(resident: Resident) -> int:
+            if from_step is None:
+                return resident.instance.begin_at
+            name, occurrence = from_step
+            return rewind.before_step(_recorded(resident), f"{name}#{occurrence}", id=key[1])
+
+        await self._go_back(key, "restart", after, keeps_events=from_step is not None, by=by)
+
+    async def retry(self, key: Key, *, by: str) -> None:
+        """A failed one goes on from the step that failed it. Durable on return. Raises Conflict, Refused."""
+
+        def after(resident: Resident) -> int:
+            return rewind.before_failure(_recorded(resident), id=key[1])
+
+        await self._go_back(key, "retry", after, keeps_events=True, by=by)
+
+    async def _go_back(
+        self, key: Key, operation: Operation, find: Callable[[Resident], int], *, keeps_events: bool, by: str
+    ) -> None:
+        """`find`: the sequence of the last entry that still counts."""
         engine = self._engine
         async with engine.residents.hold(key) as resident:
-            check("restart", engine.state(resident), key[1])
-            after = resident.instance.begin_at if from_step is None else _before(resident, *from_step)
+            check(operation, engine.state(resident), key[1])
+            after = find(resident)
             resident.is_barred = True
             try:
                 engine.runner.drop(resident)
@@ -41,10 +59,10 @@ class Restarting:
                 if resident.loss is not None:
                     raise resident.loss
                 # Somebody may have ended it, or restarted it, meanwhile: what was found is looked for again.
-                check("restart", engine.state(resident), key[1])
-                after = resident.instance.begin_at if from_step is None else _before(resident, *from_step)
+                check(operation, engine.state(resident), key[1])
+                after = find(resident)
                 delta = await engine.reader.run(partial(engine.store.revert, *key, after=after))
-                entry = Restarted(engine.clock.now_ms(), after, keeps_events=from_step is not None, by=by)
+                entry = Restarted(engine.clock.now_ms(), after, keeps_events=keeps_events, by=by)
             finally:
                 resident.is_barred = False
             resident.deaths = 0
@@ -56,32 +74,6 @@ class Restarting:
                 raise resident.loss
 
 
-def _before(resident: Resident, name: str, occurrence: int) -> int:
-    """Sequence of the entry before the first that tells of the step."""
-    path = f"{name}#{occurrence}"
-    instance = resident.instance
-    known: dict[str, None] = {}
-    for sequence, entry in _execution(instance, resident.stored):
-        found = getattr(entry, "path", None)
-        if found == path:
-            return sequence - 1
-        if found:
-            known[found] = None
-    shown = ", ".join(f'"{each}"' for each in list(known)[-STEPS_NAMED_MAX:])
-    raise NotFound(
-        f'instance "{resident.key[1]}" has no step "{path}" in its journal',
-        code="step_not_found",
-        hint=f"Its latest are {shown}." if known else "It has not begun a step.",
-    )
-
-
-def _execution(instance: Instance, stored: list[bytes]) -> list[tuple[int, AnyEntry]]:
-    """The entries of the present execution, in order, traces of steps too."""
-    cut = set[int]()
-    for first, last in instance.cuts:
-        cut.update(range(first, last + 1))
-    return [
-        (sequence, codec.decode(data)[0])
-        for sequence, data in enumerate(stored, start=1)
-        if sequence > instance.begin_at and sequence not in cut
-    ]
+def _recorded(resident: Resident) -> list[tuple[int, AnyEntry]]:
+    stored = resident.stored
+    return [(sequence, codec.decode(stored[sequence - 1])[0]) for sequence in rewind.sequences(resident.instance)]

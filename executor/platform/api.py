@@ -474,7 +474,7 @@ class Tenant:
 
     def bulk(
         self,
-        operation: Literal["pause", "resume", "terminate", "restart", "delete"],
+        operation: Literal["pause", "resume", "terminate", "restart", "retry", "delete"],
         *,
         state: str | Sequence[str] | None = None,
         workflow: str | type[Workflow[Any, Any]] | None = None,
@@ -656,6 +656,16 @@ class Run(Generic[R]):
         """
         name, occurrence = (from_step, 1) if from_step is None or isinstance(from_step, str) else from_step
         found: Status = self._call("restart", from_step=name, occurrence=occurrence)
+        return found
+
+    def retry(self) -> Status:
+        """Let a failed instance go on from the step that failed it, with new attempts; what was recorded before that
+        step began stays, and the facet is as it was then. Durable on return.
+
+        Raises Conflict (`instance_finished`; `invalid_state`: it has not failed, run() raised by itself, or what came
+        before was undone: restart it), Refused (`facet_refused`).
+        """
+        found: Status = self._call("retry")
         return found
 
     def set_attributes(self, attributes: Mapping[str, Attribute | None]) -> Status:

@@ -163,6 +163,15 @@ class Asking(Instances):
         step = None if from_step is None else (from_step, occurrence)
         return status_of(await self._of(tenant, id, self._instances.restart(tenant, id, from_step=step, by=caller.who)))
 
+    async def retry(self, caller: Caller, tenant: str, id: str) -> Status:
+        """Let a failed instance go on, durably, from the step that failed it, with new attempts.
+
+        Raises Conflict (`instance_finished`: it is complete or terminated; `invalid_state`: it has not failed, no step
+        of it failed, or what came before that was undone), Refused (`facet_refused`).
+        """
+        self.may(caller, tenant, "write")
+        return status_of(await self._of(tenant, id, self._instances.retry(tenant, id, by=caller.who)))
+
 
 def _handler(name: str) -> str:
     if 1 <= len(name) <= NAME_CHARS_MAX and name.isprintable():

@@ -51,7 +51,7 @@ class Bulk(Search):
         after: str | None = None,
         dry_run: bool = False,
     ) -> BulkResult:
-        """Do `operation` (pause, resume, terminate, restart, delete) to up to `limit` instances that fit.
+        """Do `operation` (pause, resume, terminate, restart, retry, delete) to up to `limit` instances that fit.
 
         `next` of the result is `after` of the next portion; None: that was the last. `dry_run`: change nothing, and
         say how many fit (exact up to 10,000) and the first of their ids. Raises Refused (`bad_request`), Unavailable
@@ -90,6 +90,7 @@ class Bulk(Search):
             "resume": lambda row: instances.resume(row.tenant, row.instance, by=by),
             "terminate": lambda row: instances.terminate(row.tenant, row.instance, by=by),
             "restart": lambda row: instances.restart(row.tenant, row.instance, by=by),
+            "retry": lambda row: instances.retry(row.tenant, row.instance, by=by),
             "delete": lambda row: instances.delete(row.tenant, row.instance),
         }
         found = known.get(operation)

@@ -85,6 +85,7 @@ METHODS: dict[str, Method] = {
         Method("resume", tuple[str, str, str], Seen),
         Method("terminate", tuple[str, str, bool, str], Seen),
         Method("restart", tuple[str, str, tuple[str, int] | None, str], Seen),
+        Method("retry", tuple[str, str, str], Seen),
         Method("set_attributes", tuple[str, str, bytes], Seen),
         Method("delete", _KEY, None),
         Method("delete_tenant", tuple[str], None),

@@ -80,6 +80,7 @@ _PERFORM: dict[str, Callable[..., Awaitable[Any]]] = {
     "resume": lambda of, tenant, name, by: of.resume(tenant, name, by=by),
     "terminate": lambda of, tenant, name, undo, by: of.terminate(tenant, name, undo=undo, by=by),
     "restart": lambda of, tenant, name, from_step, by: of.restart(tenant, name, from_step=from_step, by=by),
+    "retry": lambda of, tenant, name, by: of.retry(tenant, name, by=by),
     "query": lambda of, tenant, name, sql, parameters, limit: of.query(
         tenant, name, sql=sql, parameters=parameters, limit=limit
     ),

@@ -69,6 +69,9 @@ class RemoteInstances:
     ) -> Seen:
         return cast("Seen", await self._process.call("restart", tenant, instance, from_step, by))
 
+    async def retry(self, tenant: str, instance: str, *, by: str = "") -> Seen:
+        return cast("Seen", await self._process.call("retry", tenant, instance, by))
+
     async def set_attributes(self, tenant: str, instance: str, changes: bytes) -> Seen:
         return cast("Seen", await self._process.call("set_attributes", tenant, instance, changes))
 

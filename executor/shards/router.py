@@ -122,6 +122,9 @@ class RoutedInstances:
     ) -> Seen:
         return await self._of(tenant, instance).restart(tenant, instance, from_step=from_step, by=by)
 
+    async def retry(self, tenant: str, instance: str, *, by: str = "") -> Seen:
+        return await self._of(tenant, instance).retry(tenant, instance, by=by)
+
     async def set_attributes(self, tenant: str, instance: str, changes: bytes) -> Seen:
         return await self._of(tenant, instance).set_attributes(tenant, instance, changes)
 

@@ -17,9 +17,10 @@ from executor.core.entries import (
     Unheld,
     UpdateEnded,
 )
-from executor.core.errors import Conflict, NotFound
+from executor.core.errors import Conflict
 from executor.core.ids import parse_event_id, parse_event_type
 from executor.core.lifecycle import State, check
+from executor.core.rewind import before_failure, before_step, sequences
 from executor.rendering import journal_item
 from executor.sandbox.protocol import Ask, Update
 from executor.testing import answers, looking
@@ -137,12 +138,18 @@ class WorkflowRun(Generic[R]):
         return self.status
 
     def restart(self, from_step: tuple[str, int] | str | None = None) -> Status:
-        """Run it again, from its first line or from a step, keeping what was recorded before that. Raises NotFound."""
+        """Run it again, from its first line or from a step, keeping what was recorded before that.
+
+        Raises NotFound (`step_not_found`), Conflict (`invalid_state`: it would keep the result of an undone step).
+        """
         check("restart", self.state, self.id)
         after = self._hosted.instance.begin_at if from_step is None else self._before(from_step)
-        self._world.drop(self._hosted)
-        self._append(Restarted(self._world.clock.now_ms, after, keeps_events=from_step is not None))
-        return self.status
+        return self._go_back(after, keeps_events=from_step is not None)
+
+    def retry(self) -> Status:
+        """Let a failed run go on from the step that failed it, with new attempts. Raises Conflict."""
+        check("retry", self.state, self.id)
+        return self._go_back(before_failure(self._recorded(), id=self.id), keeps_events=True)
 
     def update(self, name: str, payload: Any = None, *, id: str | None = None) -> Any:
         """Have the workflow's update handler answer, moving the clock as far as it takes.
@@ -267,13 +274,17 @@ class WorkflowRun(Generic[R]):
         return value
 
     def _before(self, step: tuple[str, int] | str) -> int:
-        """Sequence of the entry before the first that tells of the step, in this execution."""
         path = "#".join(map(str, step)) if isinstance(step, tuple) else step if "#" in step else f"{step}#1"
-        begin_at = self._hosted.instance.begin_at
-        for sequence, entry in enumerate(self._hosted.journal, start=1):
-            if sequence > begin_at and getattr(entry, "path", None) == path:
-                return sequence - 1
-        raise NotFound(f'run "{self.id}" has no step "{path}" in its journal', code="step_not_found")
+        return before_step(self._recorded(), path, id=self.id)
+
+    def _recorded(self) -> list[tuple[int, AnyEntry]]:
+        journal = self._hosted.journal
+        return [(sequence, journal[sequence - 1]) for sequence in sequences(self._hosted.instance)]
+
+    def _go_back(self, after: int, *, keeps_events: bool) -> Status:
+        self._world.drop(self._hosted)
+        self._append(Restarted(self._world.clock.now_ms, after, keeps_events=keeps_events))
+        return self.status
 
     def _never(self, what: str, came: str) -> NeverEnds:
         if self._world.is_closed:

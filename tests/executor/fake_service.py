@@ -22,6 +22,7 @@ from executor.config import Config
 from executor.core import attributes as search_attributes
 from executor.core import ids, search, values
 from executor.core.errors import Conflict, NotFound, PerdureError, Refused, TenantError, Unavailable
+from executor.core.lifecycle import check
 from executor.service import Caller
 from executor.views import (
     BulkError,
@@ -533,6 +534,13 @@ class FakeService(FakeSchedules):
         found = self._instance(caller, tenant, id, "write")
         if from_step is not None and (from_step, occurrence) != ("wait for go", 1):
             raise NotFound(f'there is no step "{from_step}#{occurrence}"', code="step_not_found")
+        found.state, found.output, found.error = "waiting", None, None
+        found.write("restarted")
+        return self._status(found)
+
+    async def retry(self, caller: Caller, tenant: str, id: str) -> Status:
+        found = self._instance(caller, tenant, id, "write")
+        check("retry", found.state, id)
         found.state, found.output, found.error = "waiting", None, None
         found.write("restarted")
         return self._status(found)

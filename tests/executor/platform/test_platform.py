@@ -149,6 +149,8 @@ ERRORS = [
     (lambda acme: acme.start("Waiter").query("drop table x"), Refused, "facet_refused"),
     (lambda acme: acme.start("Waiter").query("select ?", limit=0), Refused, "bad_request"),
     (lambda acme: acme.start("Waiter").restart(from_step="nothing"), NotFound, "step_not_found"),
+    (lambda acme: acme.start("Waiter").retry(), Conflict, "invalid_state"),
+    (lambda acme: acme.start("Echo").retry(), Conflict, "instance_finished"),
     (lambda acme: acme.start("Waiter").set_attributes({"1x": 1}), Refused, "bad_request"),
     (lambda acme: acme.start("Waiter").stream("words", offset=-1)[0], Refused, "bad_request"),
     (lambda acme: acme.start_many([{"workflow": "Echo", "paylod": 1}]), Refused, "bad_request"),
@@ -298,6 +300,8 @@ def test_attributes_and_restarts_have_the_same_answers_on_both_ways(acme: Tenant
     assert run.terminate(undo=True).state == "terminated"
     assert run.restart().state == "waiting"
     assert run.restart(from_step=("wait for go", 1)).state == "waiting"
+    failed = acme.start("Broken")
+    assert (failed.status().state, failed.retry().state) == ("failed", "waiting")
 
 
 def test_a_stream_is_a_list_or_followed(acme: Tenant) -> None:

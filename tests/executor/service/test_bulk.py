@@ -96,6 +96,9 @@ class Stored:
     async def restart(self, tenant: str, instance: str, *, by: str) -> Seen:
         return await self._operate("restart", tenant, instance, "queued", by)
 
+    async def retry(self, tenant: str, instance: str, *, by: str) -> Seen:
+        return await self._operate("retry", tenant, instance, "queued", by)
+
     async def delete(self, tenant: str, instance: str) -> None:
         await self._operate("delete", tenant, instance, "gone", "")
         self.store.delete(tenant, instance)
@@ -216,6 +219,19 @@ async def test_each_instance_has_its_own_outcome(stored: Stored) -> None:
         ("broken", "storage_full"),
         ("held", "invalid_state"),
         ("complete", "instance_finished"),
+    ]
+
+
+async def test_what_failed_is_retried_at_once_and_nothing_else(stored: Stored) -> None:
+    for name, state in (("a", "failed"), ("b", "failed"), ("c", "complete"), ("d", "waiting")):
+        stored.begin(name, state)
+    assert await bulk(stored, "retry", state="failed") == BulkResult(matched=2, done=2)
+    assert sorted(stored.asked) == [("retry", "a"), ("retry", "b")]
+    assert stored.by == {ADMINISTRATOR.who}
+    result = await bulk(stored, "retry", state=["complete", "waiting"])
+    assert [(error.id, error.error["code"]) for error in result.errors] == [
+        ("d", "invalid_state"),
+        ("c", "instance_finished"),
     ]
 
 

@@ -274,6 +274,54 @@ def test_restart_from_a_step_keeps_what_was_before() -> None:
         assert [row["name"] for row in run.facet.execute("select name from calls")] == ["one", "two"]
 
 
+def test_retry_goes_on_from_the_step_that_failed() -> None:
+    calls: list[str] = []
+
+    class Flaky(Workflow):
+        async def run(self, event, step):
+            await step.do("one", lambda: calls.append("one"))
+            await step.options(retry=Retry(limit=1, delay=1)).do("two", self.two)
+            return len(calls)
+
+        def two(self):
+            calls.append("two")
+            if len(calls) < 4:
+                raise ValueError("not yet")
+
+    with WorkflowTest(Flaky) as test:
+        run = test.start()
+        with pytest.raises(TenantError):
+            run.result()
+        assert run.retry().state in {"queued", "running", "waiting", "complete"}
+        assert run.result() == 4
+        assert calls == ["one", "two", "two", "two"]
+        with pytest.raises(Conflict, match="is complete and cannot be retried"):
+            run.retry()
+
+
+def test_restart_keeps_no_result_of_a_step_that_was_undone() -> None:
+    class Undone(Workflow):
+        async def run(self, event, step):
+            await step.options(undo=lambda output, error: None).do("book", lambda: "seat")
+            await step.options(retry=Retry(limit=0)).do("pay", self.pay)
+
+        def pay(self):
+            raise ValueError("no money")
+
+    with WorkflowTest(Undone) as test:
+        run = test.start()
+        with pytest.raises(TenantError):
+            run.result()
+        for going_back in (run.retry, lambda: run.restart(from_step="pay")):
+            with pytest.raises(Conflict) as caught:
+                going_back()
+            expected = f'instance "{run.id}" cannot begin again with "pay#1": "book#1" before it has been undone'
+            assert caught.value.message == expected
+        run.restart(from_step="book")
+        with pytest.raises(TenantError):
+            run.result()
+
+
 def test_restart_from_a_step_keeps_the_events_since() -> None:
     class Paying(Workflow):
         async def run(self, event, step):
