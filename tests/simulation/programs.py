@@ -3,11 +3,18 @@
 A program is its payload: a list of operations, each a list of a name and numbers.
 
     ["step", failures, ms]         a step that fails so often, and takes so long each time
+    ["make", failures, ms]         a step that succeeds, and what undoes it fails so often, and takes so long
     ["facet", ms]                  a step that writes the facet
     ["nap", ms]                    a sleep
     ["wait", type, timeout_ms]     for an event
     ["both", operation, …]         at the same time (no facet steps)
     ["race", ms, type]             a sleep and a wait; the first gives up the other
+    ["call", close, operation, …]  a child, whose end is waited for
+    ["spawn", close, operation, …] a child, whose end is not waited for
+    ["anew"]                       a new execution, of the operations that follow
+    ["fail"]                       run() fails
+
+An update is handled by a step of its own.
 
 What a run asks for is a function of the entries that it has seen, as with real tenant code. The facet after n facet
 steps is a function of n and the payload: the executor never looks into it, so it need not be a database.
@@ -20,47 +27,88 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import trio
 
 import facets
 from executor.core import codec
-from executor.core.commands import Cancel, Command, Complete, RetryPolicy, Sleep, StepDone, StepError, Wait
+from executor.core.commands import (
+    AcceptUpdate,
+    Cancel,
+    Child,
+    Command,
+    Complete,
+    Continue,
+    EndUpdate,
+    Fail,
+    RetryPolicy,
+    Sleep,
+    StepBegun,
+    StepDone,
+    StepError,
+    Undo,
+    Undone,
+    Wait,
+)
 from executor.core.entries import (
     AnyEntry,
     AttemptFailed,
     Cancelled,
+    ChildEnded,
+    ChildRequested,
+    ChildStarted,
+    Continued,
+    Restarted,
     SleepEnded,
     SleepStarted,
     Started,
     StepFailed,
     StepSucceeded,
+    Undoing,
+    UpdateAccepted,
+    UpdateEnded,
     WaitEnded,
     WaitStarted,
 )
 from executor.core.failure import ErrorFact
-from executor.sandbox.protocol import Activate, Attempt, Drop, Entries, FromSandbox, Quiesce, ToSandbox, Turn
+from executor.sandbox.protocol import (
+    Activate,
+    Answer,
+    Ask,
+    Attempt,
+    Drop,
+    Entries,
+    FromSandbox,
+    Quiesce,
+    ToSandbox,
+    Turn,
+    Update,
+)
 from executor.sandbox.spec import DeathReason, SandboxDied, SandboxSpec
 
 if TYPE_CHECKING:
     from tests.simulation.witness import Key, Witness
 
 Operation = list[Any]
+UpdateState = Literal["accepting", "active", "told", "ended"]
 RETRY_LIMIT = 3
 
 
-def payload_of(operations: list[Operation], salt: int) -> bytes:
-    """`salt` makes two programs of the same operations different ones."""
-    return msgspec.msgpack.encode([salt, operations])
+def payload_of(operations: list[Operation], salt: int, *, facet_steps: int = 0) -> bytes:
+    """`salt` makes two programs of the same operations different ones. `facet_steps`: of the executions before."""
+    return msgspec.msgpack.encode([salt, operations, facet_steps])
 
 
 def branches_of(number: int, operation: Operation) -> list[tuple[str, Operation]]:
     """Paths of an operation's calls, and what is called."""
     match operation:
         case ["both", *parts]:
-            return [(f"both{number}/{index}#1", part) for index, part in enumerate(parts)]
+            return [
+                (f"both{number}/{index}{'make' if part[0] == 'make' else ''}#1", part)
+                for index, part in enumerate(parts)
+            ]
         case ["race", ms, kind]:
             return [(f"race{number}/nap#1", ["nap", ms]), (f"race{number}/wait#1", ["wait", kind, None])]
         case [name, *_]:
@@ -79,20 +127,65 @@ def image_after(payload: bytes, count: int) -> bytes:
     return b"".join(made)
 
 
+def standing(journal: Sequence[bytes]) -> list[tuple[int, AnyEntry]]:
+    """Entries that no restart went back behind, with their places; those of earlier executions too."""
+    found: list[tuple[int, AnyEntry]] = []
+    for sequence, data in enumerate(journal, start=1):
+        entry, _ = codec.decode(data)
+        if isinstance(entry, Restarted):
+            found = [each for each in found if each[0] <= entry.after]
+        found.append((sequence, entry))
+    return found
+
+
+def execution(journal: Sequence[bytes]) -> list[AnyEntry]:
+    """Of those, the ones of the present execution."""
+    found = [entry for _, entry in standing(journal)]
+    begun = [at for at, entry in enumerate(found) if isinstance(entry, Started | Continued)]
+    return found[begun[-1] :]
+
+
 def facet_image(journal: Sequence[bytes]) -> bytes:
     """What the facet must be by this journal."""
-    entries = [codec.decode(data)[0] for data in journal]
+    entries = [entry for _, entry in standing(journal)]
     first = entries[0]
     assert isinstance(first, Started)
     done = [entry for entry in entries if isinstance(entry, StepSucceeded) and entry.path.startswith("facet")]
-    return image_after(first.payload, len(done))
+    return image_after(salt_of(first.payload), len(done))
 
 
-def result_of(journal: Sequence[bytes]) -> bytes:
+def salt_of(payload: bytes) -> bytes:
+    return msgspec.msgpack.encode(msgspec.msgpack.decode(payload)[0])
+
+
+def result_of(payload: bytes) -> bytes:
     """What the program must return."""
-    first = codec.decode(journal[0])[0]
-    assert isinstance(first, Started)
-    return msgspec.msgpack.encode(blake2b(first.payload, digest_size=8).hexdigest())
+    return msgspec.msgpack.encode(blake2b(salt_of(payload), digest_size=8).hexdigest())
+
+
+def fails(payload: bytes) -> bool:
+    """Whether it must fail."""
+    return ["fail"] in msgspec.msgpack.decode(payload)[1]
+
+
+def to_undo(entries: Sequence[AnyEntry]) -> list[str]:
+    """Paths of the steps of one execution that were finished when its undoing began, and can be undone: the latest
+    asked first. `make` steps of one operation are asked for in the order of its branches."""
+    made: list[str] = []
+    for entry in entries:
+        if isinstance(entry, Undoing):
+            break
+        if isinstance(entry, StepSucceeded) and "make" in entry.path:
+            made.append(entry.path)
+    return sorted(made, key=_place, reverse=True)
+
+
+def _place(path: str) -> tuple[int, int]:
+    """Number of the operation, and of the branch."""
+    first, _, rest = path.partition("/")
+    if not rest:
+        return int(first.removeprefix("make").removesuffix("#1")), 0
+    return int(first.removeprefix("both")), int(rest.removesuffix("#1").removesuffix("make"))
 
 
 @dataclass
@@ -109,6 +202,11 @@ class SimulatedRun:
     operations: dict[str, Operation] = field(default_factory=dict)
     payload: bytes = b""
     program: list[Operation] = field(default_factory=list)
+    facet_steps: int = 0
+    updates: dict[str, UpdateState] = field(default_factory=dict)
+    kept: list[Update] = field(default_factory=list)
+    undoing: Undoing | None = None
+    not_undone: list[str] = field(default_factory=list)
     is_quiesced: bool = False
     is_complete: bool = False
     is_dropped: bool = False
@@ -117,26 +215,55 @@ class SimulatedRun:
         """Take an entry in."""
         self.seen.append(entry)
         match entry:
-            case Started():
+            case Started() | Continued():
+                assert not self.payload, "a run is of one execution"
                 self.payload = entry.payload
-                _, self.program = msgspec.msgpack.decode(entry.payload)
-            case StepSucceeded() | StepFailed() | SleepEnded() | WaitEnded():
+                _, self.program, self.facet_steps = msgspec.msgpack.decode(entry.payload)
+            case StepSucceeded() | StepFailed():
                 self.settled.add(entry.path)
-            case Cancelled():
+                if isinstance(entry, StepFailed) and entry.path.startswith("undo/"):
+                    self.not_undone.append(entry.path.removeprefix("undo/"))
+            case SleepEnded() | WaitEnded() | ChildEnded() | Cancelled():
                 self.settled.add(entry.path)
+            case ChildStarted():
+                if "spawn" in entry.path:
+                    self.settled.add(entry.path)
             case AttemptFailed():
                 self.failed[entry.path] = entry.attempt
                 self.asked.add(entry.path)
-            case SleepStarted() | WaitStarted():
+            case SleepStarted() | WaitStarted() | ChildRequested():
                 self.asked.add(entry.path)
+            case UpdateAccepted():
+                self.updates[entry.id] = "active"
+            case UpdateEnded():
+                self.updates[entry.id] = "ended"
+            case Undoing():
+                self.undoing = entry
+                self.is_complete = False
+                self.executing.clear()
             case _:
                 pass
 
     def wants(self) -> tuple[list[Command], list[str]]:
         """Commands to send now, and steps to execute."""
+        if not self.payload or self.is_complete:
+            return [], []
+        if self.undoing is not None:
+            return self._wants_undone()
         commands: list[Command] = []
         steps: list[str] = []
+        for update, state in self.updates.items():
+            path = f"update {update}#1"
+            if state == "active" and path in self.settled:
+                self.updates[update] = "told"
+                commands.append(EndUpdate(update, msgspec.msgpack.encode(update), None))
+            elif state == "active" and path not in self.asked:
+                self.operations[path] = ["step", 0, 1]
+                self.asked.add(path)
+                steps.append(path)
         for number, operation in enumerate(self.program):
+            if operation in (["anew"], ["fail"]):
+                return commands + self._wants_end(operation, number), steps
             branches = branches_of(number, operation)
             is_settled = [path in self.settled for path, _ in branches]
             if operation[0] == "race" and any(is_settled):
@@ -157,13 +284,62 @@ class SimulatedRun:
                         commands.append(Sleep(path, asked(path), "w.py:1", ms, None))
                     case ["wait", kind, timeout_ms]:
                         commands.append(Wait(path, asked(path), "w.py:1", kind, timeout_ms))
+                    case ["call" | "spawn" as kind, close, *operations]:
+                        payload = payload_of(operations, len(self.payload) + number)
+                        child = Child(
+                            path,
+                            asked(path),
+                            "w.py:1",
+                            "Program",
+                            payload,
+                            None,
+                            None,
+                            close,
+                            is_awaited=kind == "call",
+                        )
+                        commands.append(child)
                     case _:
                         steps.append(path)
             return commands, steps
-        if not self.executing and not self.is_complete:
-            self.is_complete = True
-            commands.append(Complete(msgspec.msgpack.encode(blake2b(self.payload, digest_size=8).hexdigest())))
-        return commands, steps
+        return commands + self._wants_end(["return"], 0), steps
+
+    def _wants_end(self, operation: Operation, number: int) -> list[Command]:
+        """How `run()` ends, once nothing of it executes and no update is being handled; a failure waits for none."""
+        is_updating = any(state in ("accepting", "active") for state in self.updates.values())
+        if self.executing or (is_updating and operation != ["fail"]):
+            return []
+        self.is_complete = True
+        if operation == ["anew"]:
+            count = self.facet_steps + sum(path.startswith("facet") for path in self.settled)
+            salt = msgspec.msgpack.decode(self.payload)[0]
+            return [Continue(payload_of(self.program[number + 1 :], salt, facet_steps=count))]
+        if operation == ["fail"]:
+            error = ErrorFact("Fault", "as the program says")
+            ends = self._refused_updates(error)
+            return [*ends, Undo(error) if to_undo(self.seen) else Fail(error)]
+        return [Complete(result_of(self.payload))]
+
+    def _refused_updates(self, error: ErrorFact) -> list[Command]:
+        ended: list[Command] = [
+            EndUpdate(name, None, error) for name, state in self.updates.items() if state == "active"
+        ]
+        self.updates = dict.fromkeys(self.updates, "told")
+        return ended
+
+    def _wants_undone(self) -> tuple[list[Command], list[str]]:
+        assert self.undoing is not None
+        commands = self._refused_updates(self.undoing.error or ErrorFact("Terminated", "from outside"))
+        for path in to_undo(self.seen):
+            undo = f"undo/{path}"
+            if undo in self.settled:
+                continue
+            _, failures, ms = dict(_made(self.program))[path]
+            self.operations[undo] = ["step", failures, ms]
+            is_new = undo not in self.asked
+            self.asked.add(undo)
+            return commands, [undo] if is_new else []
+        self.is_complete = True
+        return [*commands, Undone(self.not_undone)], []
 
     def outcome(self, path: str, attempt: int, started_at_ms: int) -> Command:
         """What an attempt reports."""
@@ -174,10 +350,20 @@ class SimulatedRun:
             return StepError(path, asked(path), "w.py:1", attempt, started_at_ms, error, policy)
         delta = None
         if call[0] == "facet":
-            count = sum(other.startswith("facet") for other in self.settled)
-            delta = facets.delta.between(image_after(self.payload, count), image_after(self.payload, count + 1))
+            count = self.facet_steps + sum(other.startswith("facet") for other in self.settled)
+            salt = salt_of(self.payload)
+            delta = facets.delta.between(image_after(salt, count), image_after(salt, count + 1))
         value = msgspec.msgpack.encode([path, attempt])
         return StepDone(path, asked(path), "w.py:1", attempt, started_at_ms, value, delta)
+
+
+def _made(program: list[Operation]) -> list[tuple[str, Operation]]:
+    """Steps that can be undone, with their paths."""
+    found: list[tuple[str, Operation]] = []
+    for number, operation in enumerate(program):
+        if operation[0] in ("both", "make"):
+            found += [(path, call) for path, call in branches_of(number, operation) if call[0] == "make"]
+    return found
 
 
 def asked(path: str) -> bytes:
@@ -202,7 +388,8 @@ class SimulatedSandbox:
         for frame in frames:
             match frame:
                 case Activate():
-                    self.runs[frame.run] = SimulatedRun((self.spec.tenant, frame.instance), frame.total)
+                    key = (self.spec.tenant, frame.instance)
+                    self.runs[frame.run] = SimulatedRun(key, frame.total, is_quiesced=frame.paused)
                 case Entries():
                     self._deliver(frame)
                 case Attempt():
@@ -212,6 +399,14 @@ class SimulatedSandbox:
                     if run is not None:
                         run.is_quiesced = True
                         self._turn(frame.run, run, [])
+                case Update():
+                    run = self.runs.get(frame.run)
+                    if run is not None:
+                        run.kept.append(frame)
+                        self._consider(frame.run, run)
+                case Ask():
+                    if frame.run in self.runs:
+                        self.say([Answer(frame.run, frame.number, b"\xc0", None)])
                 case Drop():
                     run = self.runs.pop(frame.run, None)
                     if run is not None:
@@ -232,7 +427,23 @@ class SimulatedSandbox:
         if run.position >= run.total:
             self._go_on(frame.run, run)
 
+    def _consider(self, number: int, run: SimulatedRun) -> None:
+        """Updates that were sent, once the run is live."""
+        if run.position < run.total:
+            return
+        kept, run.kept = run.kept, []
+        for frame in kept:
+            if frame.id in run.updates:
+                continue  # entries tell
+            if run.is_complete or run.undoing is not None or run.is_quiesced:
+                error = ErrorFact("InstanceFinished", "it is over", retryable=False, code="update_refused")
+                self.say([Answer(number, frame.number, None, error)])
+                continue
+            run.updates[frame.id] = "accepting"
+            self._turn(number, run, [AcceptUpdate(frame.id, frame.name, frame.payload)])
+
     def _go_on(self, number: int, run: SimulatedRun) -> None:
+        self._consider(number, run)
         if run.is_quiesced:
             self._turn(number, run, [])
             return
@@ -252,10 +463,11 @@ class SimulatedSandbox:
     async def _attempt(self, number: int, run: SimulatedRun, path: str, attempt: int) -> None:
         started_at_ms = self._host.now_ms()
         await trio.sleep(run.operations[path][-1] / 1000)
-        if run.is_dropped or self.death is not None:
+        if run.is_dropped or self.death is not None or path not in run.executing:
             return
         run.executing.discard(path)
-        self._turn(number, run, [run.outcome(path, attempt, started_at_ms)])
+        begun = StepBegun(path, "w.py:1", attempt, started_at_ms)
+        self._turn(number, run, [begun, run.outcome(path, attempt, started_at_ms)])
 
     def _turn(self, number: int, run: SimulatedRun, commands: list[Command]) -> None:
         self.say([Turn(number, run.position, commands, not run.executing)])

@@ -8,25 +8,34 @@ import trio
 
 from executor.core.errors import PerdureError
 from tests.simulation.disk import LOSSES, Fault, Loss
-from tests.simulation.programs import Operation, payload_of
+from tests.simulation.programs import Operation, execution, payload_of
 from tests.simulation.witness import Key
 from tests.simulation.world import Life, World
 
 TENANTS = ("acme", "birch")
 ENDS = ("power", "power", "power", "kill", "kill", "stop", "sync", "write", "read", "full", "usurp", "at once")
 """How a life may end."""
+ASKED = (
+    *("start", "start", "start", "event", "event", "update", "update"),
+    *("pause", "resume", "terminate", "restart", "delete", "tenant"),
+)
+"""What clients may ask for."""
 
 
-def draw_operation(random: Random, *, is_branch: bool = False) -> Operation:
+def draw_operation(random: Random, *, is_branch: bool = False, is_child: bool = False) -> Operation:
     """One operation of a program."""
     kinds = (
-        ["step", "step", "nap", "wait"]
+        ["step", "step", "make", "nap", "wait", "call"]
         if is_branch
-        else ["step", "step", "step", "facet", "facet", "nap", "wait", "both", "race"]
+        else ["step", "step", "make", "make", "facet", "facet", "nap", "wait", "both", "race", "call", "spawn", "anew"]
     )
+    if is_child:
+        kinds = [kind for kind in kinds if kind not in ("call", "spawn", "both", "anew")]
     match random.choice(kinds):
         case "step":
             return ["step", random.choice([0, 0, 0, 1, 2, 9]), random.choice([0, 0, 1, 30, 900])]
+        case "make":
+            return ["make", random.choice([0, 0, 1, 9]), random.choice([0, 1, 30])]
         case "facet":
             return ["facet", random.choice([0, 1, 20])]
         case "nap":
@@ -35,13 +44,21 @@ def draw_operation(random: Random, *, is_branch: bool = False) -> Operation:
             return ["wait", random.choice(["go", "stop"]), random.choice([50, 3_000, None])]
         case "both":
             return ["both", *(draw_operation(random, is_branch=True) for _ in range(random.randint(2, 4)))]
+        case "call" | "spawn" as kind:
+            inner = [draw_operation(random, is_child=True) for _ in range(random.randint(0, 2))]
+            failing = [["fail"]] if random.random() < 0.2 else []
+            return [kind, random.choice(["terminate", "abandon"]), *inner, *failing]
+        case "anew":
+            return ["anew"]
         case _:
             return ["race", random.choice([5, 500, 5_000]), random.choice(["go", "stop"])]
 
 
 def draw_program(random: Random) -> bytes:
     """A payload."""
-    return payload_of([draw_operation(random) for _ in range(random.randint(0, 6))], random.getrandbits(16))
+    operations = [draw_operation(random) for _ in range(random.randint(0, 6))]
+    failing = [["fail"]] if random.random() < 0.35 else []
+    return payload_of([*operations, *failing], random.getrandbits(16))
 
 
 class RandomStory:
@@ -114,9 +131,7 @@ class RandomStory:
     async def _ask(self, life: Life) -> None:
         random = self.random
         key = random.choice(self.keys)
-        match random.choice(
-            ["start", "start", "start", "event", "event", "pause", "resume", "terminate", "delete", "tenant"]
-        ):
+        match random.choice(ASKED):
             case "start":
                 await life.start(key, self.payloads[key])
             case "event":
@@ -129,6 +144,17 @@ class RandomStory:
             case "terminate":
                 if random.random() < 0.3:
                     await life.terminate(key)
+                elif random.random() < 0.5:
+                    await life.terminate_undoing(key)
+            case "update":
+                self.events += random.random() < 0.8
+                await life.update(key, f"u{self.events}")
+            case "restart":
+                known = life.witness.memory.get(key)
+                paths = [getattr(entry, "path", "") for entry in execution(known.journal)] if known else []
+                path = random.choice([*filter(None, paths), ""])
+                name, _, occurrence = path.partition("#")
+                await life.restart(key, (name, int(occurrence)) if path else None)
             case "delete":
                 await life.delete(key)
                 if random.random() < 0.5:

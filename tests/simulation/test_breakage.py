@@ -13,7 +13,12 @@ import facets.database
 import facets.fold
 import facets.index
 import facets.log
+from executor.adapters.state import FacetsStateStore
+from executor.core import decide
+from executor.core.commands import Undo
+from executor.core.entries import Failed
 from executor.core.errors import PerdureError
+from executor.engine import children
 from executor.engine.committer import Committer
 from executor.engine.engine import Engine
 from facets.errors import FacetError, StoreFailed
@@ -121,8 +126,39 @@ def answers_rest_on_nothing(patch: Patch) -> None:
     patch.setattr(facets.StateStore, "append", blind)
 
 
+def undo_is_skipped(patch: Patch) -> None:
+    """An instance that is to undo what it did fails at once."""
+    on_command = decide.on_command
+
+    def hasty(instance: Any, command: Any, **facts: Any) -> Any:
+        found = on_command(instance, command, **facts)
+        if isinstance(command, Undo) and found.entries:
+            return decide.Decided((*found.entries, Failed(facts["now_ms"], command.error)))
+        return found
+
+    patch.setattr(decide, "on_command", hasty)
+
+
+def parents_are_told_another_result(patch: Patch) -> None:
+    """What a child returned gets lost on the way."""
+    end = children.ChildEnd
+
+    def garbled(path: str, child: str, commit: str, state: Any, value: bytes | None, error: Any) -> Any:
+        return end(path, child, commit, state, None if value is None else b"\xc0", error)
+
+    patch.setattr(children, "ChildEnd", garbled)
+
+
+def restart_leaves_the_facet(patch: Patch) -> None:
+    """It goes back in the journal, and not in the facet."""
+    patch.setattr(FacetsStateStore, "revert", lambda *_args, **_options: None)
+
+
 QUICK = [log_without_fsync, acknowledged_first, nobody_is_fenced, deltas_lost_by_the_fold]
 DEEP = [
+    undo_is_skipped,
+    parents_are_told_another_result,
+    restart_leaves_the_facet,
     failed_fsync_is_tried_again,
     found_is_taken_for_durable,
     log_trimmed_too_early,

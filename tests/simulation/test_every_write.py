@@ -13,7 +13,7 @@ from contextlib import suppress
 import pytest
 import trio
 
-from executor.core.errors import PerdureError
+from executor.core.errors import Conflict, PerdureError
 from tests.simulation.disk import LOSSES, Loss
 from tests.simulation.programs import payload_of
 from tests.simulation.world import Life, World
@@ -78,6 +78,30 @@ async def claim_by_a_second_owner(life: Life) -> None:
     raise AssertionError("an owner that was claimed over has written")
 
 
+async def children(life: Life) -> None:
+    """One that is waited for, and one that is closed with its parent."""
+    program = [["call", "terminate", ["step", 0, 1]], ["spawn", "terminate", ["wait", "never", None]]]
+    await life.start(KEY, payload_of(program, 1))
+    await trio.sleep(3)
+
+
+async def undo(life: Life) -> None:
+    await life.start(KEY, payload_of([["make", 0, 1], ["both", ["make", 1, 1], ["make", 9, 1]], ["fail"]], 1))
+    await trio.sleep(5)
+
+
+async def new_executions(life: Life) -> None:
+    """By the program, and by a restart that goes back behind facet steps and an update."""
+    await life.start(KEY, payload_of([["facet", 1], ["anew"], ["facet", 1], ["nap", 100], ["facet", 1]], 1))
+    await trio.sleep(0.05)
+    with suppress(Conflict):
+        await life.update(KEY, "u1")
+    await trio.sleep(1)
+    await life.restart(KEY, ("nap1", 1))
+    await trio.sleep(1)
+    await life.restart(KEY, None)
+
+
 STORIES: dict[str, tuple[Story, bool]] = {
     "first opening and a start": (start, True),
     "start": (start, False),
@@ -87,6 +111,9 @@ STORIES: dict[str, tuple[Story, bool]] = {
     "facet steps": (facet_steps, False),
     "deletion and a new beginning": (delete_and_begin_anew, False),
     "folds and trims": (folds_and_trims, False),
+    "children": (children, False),
+    "undo": (undo, False),
+    "new executions": (new_executions, False),
     "claim by a second owner": (claim_by_a_second_owner, False),
 }
 """The story, and whether it has to be told from an empty folder."""

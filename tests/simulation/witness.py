@@ -15,13 +15,30 @@ from typing import Any
 
 from executor.adapters.state import FacetsStateStore
 from executor.core import codec
-from executor.core.entries import AttemptFailed, Completed, EventReceived, Failed, Started, StepFailed, StepSucceeded
+from executor.core.entries import (
+    AnyEntry,
+    AttemptFailed,
+    ChildEnded,
+    ChildRequested,
+    Completed,
+    Continued,
+    EventReceived,
+    Failed,
+    Restarted,
+    Started,
+    StepFailed,
+    StepSucceeded,
+    Terminated,
+    Undoing,
+    UpdateAccepted,
+    UpdateEnded,
+)
 from executor.core.errors import Conflict, PerdureError, Refused, Unavailable
 from executor.core.instance import fold
 from executor.core.lifecycle import FINAL, STATES
 from executor.ports import Append, Row
 from tests.simulation.disk import Disk
-from tests.simulation.programs import facet_image, result_of
+from tests.simulation.programs import execution, facet_image, fails, result_of, standing, to_undo
 
 Key = tuple[str, str]
 FAR_MS = 1 << 60
@@ -39,11 +56,12 @@ class Known:
     journal: list[bytes] = field(default_factory=list)
     row: Row | None = None
     steps: set[tuple[str, int]] = field(default_factory=set)
-    """(path, attempt) with a durable outcome."""
+    """(path, attempt) with a durable outcome, in this execution."""
     events: set[str] = field(default_factory=set)
+    updates: set[str] = field(default_factory=set)
 
     def copy(self) -> Known:
-        return Known(self.born, list(self.journal), self.row, set(self.steps), set(self.events))
+        return Known(self.born, list(self.journal), self.row, set(self.steps), set(self.events), set(self.updates))
 
 
 Memory = dict[Key, Known]
@@ -87,6 +105,22 @@ class Witness:
         elif isinstance(entry, EventReceived):
             self.demand(entry.id not in known.events, f"{key}: event {entry.id} is journaled twice")
             known.events.add(entry.id)
+        elif isinstance(entry, UpdateAccepted):
+            self.demand(entry.id not in known.updates, f"{key}: update {entry.id} is journaled twice")
+            known.updates.add(entry.id)
+        elif isinstance(entry, Continued):
+            known.steps.clear()
+        elif isinstance(entry, Restarted):
+            # What it went back behind may happen again.
+            stands = [each for _, each in standing(known.journal)]
+            known.steps = {
+                (each.path, each.attempt)
+                for each in execution(known.journal)
+                if isinstance(each, StepSucceeded | AttemptFailed | StepFailed)
+            }
+            known.updates = {each.id for each in stands if isinstance(each, UpdateAccepted)}
+            if not entry.keeps_events:
+                known.events = {each.id for each in stands if isinstance(each, EventReceived)}
 
     def demand(self, is_so: bool, law: str) -> None:
         if not is_so:
@@ -123,7 +157,11 @@ class Witness:
                 first = journal[0]
                 is_kept = isinstance(first, Started) and first.payload == fact
             case "event":
-                is_kept = fact in known.events
+                is_kept = any(isinstance(entry, EventReceived) and entry.id == fact for entry in journal)
+            case "updated":
+                is_kept = any(isinstance(entry, UpdateEnded) and entry.id == fact for entry in journal)
+            case "undoing or terminated":
+                is_kept = any(isinstance(entry, Undoing | Terminated) for entry in journal)
             case _:
                 is_kept = any(type(entry).__name__ == kind for entry in journal)
         self.demand(is_kept, f"{key}: {kind} {fact!r} was acknowledged and is not in the journal")
@@ -210,10 +248,16 @@ class Witness:
             if not is_held_alone:
                 state = instance.state(is_resting=is_resting)
                 wake = instance.next_wake_ms() if is_resting else None
+                found_wake = row.wake_at_ms
+                if is_resting and wake is not None and found_wake is not None:
+                    found_wake = max(found_wake, wake)  # what it owes to others may be due before
+                elif instance.undoing is not None or instance.children or instance.to_close or instance.parent:
+                    wake = found_wake  # it rests while it undoes, or owes something to others
                 self.demand(
-                    (row.state, row.wake_at_ms) == (state, wake),
+                    (row.state, found_wake) == (state, wake),
                     f"{key}: its row says {row.state} until {row.wake_at_ms}, its journal {state} until {wake}",
                 )
+            self.check_undone(key, journals[key])
             if row.wake_at_ms is not None:
                 wakes[key] = row.wake_at_ms
             of_tenant = counts.setdefault(key[0], {})
@@ -229,14 +273,52 @@ class Witness:
         for tenant in sorted({key[0] for key in found}):
             self.demand(store.counts(tenant) == counts[tenant], f"counts of {tenant} differ from the rows")
 
+    def check_undone(self, key: Key, journal: list[bytes]) -> None:
+        """What undoes finished steps has ended once for each, in reverse order of their start, and all before the end."""
+        entries = execution(journal)
+        begun = [at for at, entry in enumerate(entries) if isinstance(entry, Undoing)]
+        if not begun:
+            return
+        at = begun[-1]
+        wanted = [f"undo/{path}" for path in to_undo(entries)]
+        ended = [entry.path for entry in entries[at:] if isinstance(entry, StepSucceeded | StepFailed)]
+        self.demand(ended == wanted[: len(ended)], f"{key}: undone are {ended}, to be undone were {wanted}")
+        outcome = next((entry for entry in entries[at:] if isinstance(entry, Failed | Terminated)), None)
+        if isinstance(outcome, Failed):
+            self.demand(ended == wanted, f"{key}: it failed with {ended} undone, of {wanted}")
+
     def check_finished(self) -> None:
-        """Every instance has ended, with the result of its program."""
+        """Every instance has ended as its program says, and so have its children."""
         for key, known in sorted(self.memory.items()):
             self.demand(known.row is not None and known.row.state in FINAL, f"{key}: {known.row} is no end")
-            journal = codec.decode_journal(known.journal)
-            self.demand(not isinstance(journal[-1], Failed), f"{key}: its program cannot fail: {journal[-1]}")
-            if isinstance(journal[-1], Completed):
-                self.demand(journal[-1].value == result_of(known.journal), f"{key}: it completed with another result")
+            entries = execution(known.journal)
+            payload = _begin(entries).payload
+            outcome = next(entry for entry in reversed(entries) if isinstance(entry, Completed | Failed | Terminated))
+            if isinstance(outcome, Failed):
+                is_meant = fails(payload) and outcome.error.type == "Fault"
+                self.demand(is_meant, f"{key}: its program does not fail so: {outcome}")
+            elif isinstance(outcome, Completed):
+                is_meant = not fails(payload) and outcome.value == result_of(payload)
+                self.demand(is_meant, f"{key}: it completed with another result")
+            requests = {entry.path: entry for entry in entries if isinstance(entry, ChildRequested)}
+            for entry in entries:
+                if isinstance(entry, ChildEnded):
+                    self._check_child(key, requests[entry.path], entry)
+
+    def _check_child(self, key: Key, request: ChildRequested, ended: ChildEnded) -> None:
+        """The parent was told what the child's program says."""
+        self.demand(ended.state != "refused", f"{key}: its child {request.child} was refused: {ended.error}")
+        if ended.state == "complete":
+            is_so = ended.value == result_of(request.payload) and not fails(request.payload)
+            self.demand(is_so, f"{key}: its child {request.child} is said to have given {ended.value!r}")
+        elif ended.state == "failed":
+            self.demand(fails(request.payload), f"{key}: its child {request.child} is said to have failed")
+
+
+def _begin(entries: Sequence[AnyEntry]) -> Started | Continued:
+    first = entries[0]
+    assert isinstance(first, Started | Continued)
+    return first
 
 
 class WitnessedStore:

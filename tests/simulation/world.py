@@ -23,6 +23,8 @@ from executor.adapters.state import FacetsStateStore, public_error
 from executor.core.errors import PerdureError
 from executor.core.lifecycle import FINAL
 from executor.engine.engine import Engine, EngineLimits
+from executor.engine.local import LocalInstances
+from executor.engine.peers import PeersOver
 from tests.simulation.determinism import START_MS, Threads, VirtualClock, deterministic
 from tests.simulation.disk import Disk, Loss
 from tests.simulation.programs import SimulatedHost
@@ -36,7 +38,14 @@ LIMITS = EngineLimits(active_runs_max=16, sandboxes_max=4, stop_grace_s=1.0)
 
 
 class NoCode:
-    """A CodeSource of which the engine uses one method."""
+    """A CodeSource of which the engine uses one method, and the start of a child two."""
+
+    def startable(self, tenant: str, *, channel: str, commit: str | None) -> tuple[str, dict[str, str]]:
+        """Every channel is on COMMIT."""
+        return commit or COMMIT, {"Program": ""}
+
+    def keep_for_instances(self, tenant: str, commit: str) -> None:
+        """Nothing is ever collected."""
 
     def bundle(self, tenant: str, commit: str) -> Path:
         """A name that nobody opens."""
@@ -178,6 +187,7 @@ class Life:
                 store: Any = self.store  # a port, by what it passes on
                 code: Any = NoCode()
                 self.engine = Engine(store, code, self.host, self.clock, LIMITS, self.threads.worker)
+                self.engine.peers = PeersOver(LocalInstances(self.engine, store), code)
                 async with self.engine.running():
                     await story(self)
                 nursery.cancel_scope.cancel()
@@ -205,6 +215,23 @@ class Life:
         """Terminate it, and remember the answer."""
         await self.engine.terminate(key)
         self.witness.promise(key, "Terminated")
+
+    async def terminate_undoing(self, key: Key) -> None:
+        """Terminate it and undo what it did, and remember the answer."""
+        await self.engine.terminate(key, undo=True)
+        self.witness.promise(key, "undoing or terminated")
+
+    async def restart(self, key: Key, from_step: tuple[str, int] | None) -> None:
+        """Run it again, and remember the answer."""
+        self.witness.say("restart", key, from_step)
+        await self.engine.restart(key, from_step=from_step)
+        self.witness.promise(key, "Restarted")
+
+    async def update(self, key: Key, id: str) -> None:
+        """Update it, and remember the answer."""
+        self.witness.say("update", key, id)
+        await self.engine.asking.update(key, id=id, name="note", payload=b"\xc0", wait_s=30)
+        self.witness.promise(key, "updated", id)
 
     async def delete(self, key: Key) -> None:
         """Delete it, and remember the answer."""
