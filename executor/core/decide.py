@@ -491,11 +491,11 @@ def _cancel(instance: Instance, command: Cancel, now_ms: int) -> tuple[AnyEntry,
     path = command.path
     if path in instance.sleeps or path in instance.waits or path in instance.retries:
         return (Cancelled(now_ms, path),)
-    if path in instance.children:
+    if path in instance.children or path in instance.executing:
         return (Cancelled(now_ms, path),)
     consumed = instance.consumed.get(path)
     if consumed is None:
-        # A sleep that ended in the meantime, or a step that was executing: nothing to undo.
+        # It ended in the meantime: nothing to undo.
         return ()
     # A run gives up only waits whose event it never saw (the end may have come in the same batch as the entry that
     # made it give up): give the event back, to the next waiter if there is one.

@@ -174,7 +174,9 @@ class EventReceived(Entry, frozen=True, array_like=True, tag=9):
 
 
 class Cancelled(Entry, frozen=True, array_like=True, tag=10):
-    """The run gave up a pending sleep, wait or retry (for instance by `asyncio.timeout`).
+    """The run gave up a pending sleep, wait, child or step (for instance by `asyncio.timeout`).
+
+    What an executing step had done by then may have taken effect, as with any that is cut off.
 
     A wait that had already consumed an event which the run never saw gives the event back.
     """

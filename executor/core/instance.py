@@ -437,6 +437,7 @@ class Instance:
         if self.retried.get(path) == 1:
             del self.retried[path]
         self.settled.add(path)
+        self._attempt_over(path)
         given_back = self.consumed.pop(path, None)
         if given_back is not None:
             self._buffer(given_back)

@@ -190,6 +190,7 @@ class RunState:
         if pending.attempt is not None:
             pending.attempt.cancel()
             self._attempt_gone(pending)
+            pending.asked_of_executor = True  # which was told that it began
         if not self._over or pending.outlives:
             pending.given_up_at = self._replay.seen
             if self._cancelled is None:
