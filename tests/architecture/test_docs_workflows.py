@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from executor import workflow as public
-from executor.core import attributes, bounds, decide, ids, values
+from executor.core import attributes, bounds, ids, values
 from executor.core.errors import Conflict, Refused, TenantError
 from executor.engine.engine import EngineLimits
 from executor.platform import Platform
@@ -167,7 +167,9 @@ def test_the_limits_on_the_page_are_those_of_the_code() -> None:
         "path of a step, with its groups": f"{run_state.PATH_CHARS_MAX:,} characters",
         "event type, event id": f"{ids.EVENT_NAME_CHARS_MAX} characters",
         "instance id, update id": f"{ids.INSTANCE_ID_CHARS_MAX} characters",
-        "events that wait to be read": f"{decide.UNREAD_EVENTS_MAX:,}",
+        "events that wait to be read": f"{bounds.UNREAD_EVENTS_MAX:,}, {bounds.UNREAD_BYTES_MAX // mib} MiB",
+        "open at once: steps, sleeps, waits, children, groups": f"{bounds.OPEN_MAX:,}",
+        "output streams of an instance": f"{bounds.STREAMS_MAX:,}",
         "`match` of a wait": f"{run_requests.MATCH_BYTES_MAX // kib} KiB",
         "`self.status`": f"{run_shown.STATUS_BYTES_MAX // kib} KiB",
         "search attributes": f"{attributes.COUNT_MAX}, texts of {attributes.TEXT_CHARS_MAX} characters",
