@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import tempfile
@@ -11,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 
+from executor import cli
 from executor.config import load
 from executor.platform import Platform
 from executor.platform.embedded import Embedded
 from executor.platform.host import Host
 from tests.executor.fake_service import WORKFLOWS, FakeService, fake_running
 
+Perdure = Callable[..., tuple[int, str, str]]
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Loopback is plain; loading the world's certificates for each client takes 40 ms."""
 
@@ -64,6 +68,22 @@ class Served:
             while part := connection.recv(65536):
                 answer += part
             return answer
+
+
+def command_line(served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Perdure:
+    """Runs a command in this process, as the administrator: exit code, standard output, standard error."""
+    for name in [name for name in os.environ if name.startswith("PERDURE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PERDURE_URL", served.url)
+    monkeypatch.setenv("PERDURE_ADMIN_TOKEN", served.service.admin_token)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli.run(list(arguments))
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,7 @@ from typing import Any
 import pytest
 
 from executor import Refused, cli, daemon, logs
-from tests.executor.surface import Served, serving
-
-Perdure = Callable[..., tuple[int, str, str]]
+from tests.executor.surface import Perdure, Served, command_line, serving
 
 
 @pytest.fixture
@@ -30,19 +28,7 @@ def served() -> Iterator[Served]:
 
 @pytest.fixture
 def perdure(served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Perdure:
-    """Run a command: exit code, standard output, standard error."""
-    for name in [name for name in os.environ if name.startswith("PERDURE_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PERDURE_URL", served.url)
-    monkeypatch.setenv("PERDURE_ADMIN_TOKEN", served.service.admin_token)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = cli.run(list(arguments))
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+    return command_line(served, capsys, monkeypatch)
 
 
 def _json(result: tuple[int, str, str]) -> Any:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from executor import cli
 from executor.core.errors import Refused, Unavailable
 from executor.operations import Operation
 from executor.platform import Platform, Tenant
 from executor.views import BulkResult
 from tests.executor.fake_service import NOW_MS
-from tests.executor.surface import Served, serving
+from tests.executor.surface import Perdure, Served, command_line, serving
 
-Perdure = Callable[..., tuple[int, str, str]]
 NOW = datetime.fromtimestamp(NOW_MS / 1000, UTC)
 
 
@@ -178,18 +175,8 @@ def test_a_mistake_in_python_never_means_everything(acme: Tenant, wanted: dict[s
 
 @pytest.fixture
 def perdure(served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Perdure:
-    for name in [name for name in os.environ if name.startswith("PERDURE_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PERDURE_URL", served.url)
-    monkeypatch.setenv("PERDURE_ADMIN_TOKEN", served.service.admin_token)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = cli.run(["instances", *arguments, "-t", "acme"])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+    run = command_line(served, capsys, monkeypatch)
+    return lambda *arguments: run("instances", *arguments, "-t", "acme")
 
 
 def test_a_search_on_the_command_line(perdure: Perdure) -> None:
