@@ -99,7 +99,7 @@ class RunState:
 
     __slots__ = (
         "_ambient", "_attributes", "_cancelled", "_code", "_commands", "_coroutine_count", "_dropped", "_ending",
-        "_executing", "_facet", "_instance", "_is_live_told", "_is_pressing", "_last_made", "_loop", "_new", "_outer",
+        "_executing", "_facet", "_instance", "_is_live_told", "_is_only_asked", "_is_pressing", "_last_made", "_loop", "_new", "_outer",
         "_over", "_over_at", "_pending", "_process", "_quiesced", "_replay", "_scope", "_seed", "_shown", "_started",
         "_stopped", "_task", "_told", "_total", "_unbegun", "_undos", "_updates", "_workflow", "_workflow_self",
         "number", "recorder",
@@ -135,7 +135,8 @@ class RunState:
         self._last_made: _Made | None = None
         self._unbegun: dict[int, _Made] | None = None
         self._executing = 0
-        self._quiesced = activate.paused
+        # Of an instance that is paused: what it would do next belongs to the time after the pause, and to another run.
+        self._is_only_asked = self._quiesced = activate.paused
         self._over = False
         self._over_at = 0
         self._stopped = False
@@ -275,6 +276,9 @@ class RunState:
         """What is to be told to the executor now; empty if there is nothing new."""
         if self._dropped or not self.is_live:
             return []
+        if self._is_only_asked:
+            told, self._told = self._told, (self._replay.seen, True)
+            return [] if told == self._told else [Turn(self.number, self._replay.seen, [], idle=True)]
         if self._new or self._cancelled:
             self._collect()
         if (self._shown or self._updates or self._ending) and not self._stopped:

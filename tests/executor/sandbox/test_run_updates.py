@@ -144,6 +144,28 @@ def test_query_looks_without_leaving_anything() -> None:
     in_cart(main)
 
 
+@pytest.mark.parametrize(
+    "body", ['await step.sleep("nap", 5)', "self.status = 1\nself.set_attributes(n=1)", "return 1"]
+)
+def test_run_of_a_paused_instance_answers_and_goes_no_further(body: str) -> None:
+    """What it would do next belongs to the time after the pause."""
+    query = "    @Workflow.query\n    def total(self, payload):\n        return payload\n"
+
+    async def main() -> None:
+        async with in_process(
+            job(body).replace("class Job(Workflow):\n", "class Job(Workflow):\n" + query)
+        ) as executor:
+            story = Story("Job")
+            run = executor.activate(story, paused=True)
+            assert await executor.until_idle(run) == []
+            assert await talk(executor, story, run, Ask(run, 7, "total", values.encode(5))) == [
+                Answer(run, 7, values.encode(5), None)
+            ]
+            executor.drop(run)
+
+    asyncio.run(main())
+
+
 def test_unknown_query_names_those_that_there_are() -> None:
     async def main(executor, story, run) -> None:
         (answer,) = await talk(executor, story, run, Ask(run, 1, "sum", values.encode(None)))
