@@ -41,6 +41,7 @@ def _apply(resident: Resident, entry: AnyEntry, delta: bytes | None) -> None:
         resident.instance.apply(entry)
     data = codec.encode(entry, resident.instance.chain)
     resident.journal_bytes = 0 if isinstance(entry, Continued) else resident.journal_bytes + len(data)
+    resident.history_bytes += len(data)
     resident.stored.append(data)
     resident.unsent.append((data, delta))
 

@@ -20,9 +20,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import msgspec
 import trio
 
 from executor.core import attributes, decide, summary
+from executor.core.bounds import JOURNAL_BYTES_MAX, STEP_COUNT_MAX
 from executor.core.entries import (
     AnyEntry,
     AttributesSet,
@@ -85,8 +87,8 @@ class EngineLimits:
     queued_max: int = 100_000
     waking_queue_max: int = 2_000
     stop_grace_s: float = 5.0
-    steps_max: int = 25_000
-    journal_bytes_max: int = 256 * 1024 * 1024
+    steps_max: int = STEP_COUNT_MAX
+    journal_bytes_max: int = JOURNAL_BYTES_MAX
     unloads_at_every_wait: bool = False
     retain_complete_s: float = 0
     retain_failed_s: float = 0
@@ -326,11 +328,15 @@ class Engine:
         size = RECORD_BYTES
         records: list[Append] = []
         last = resident.instance.sequence
+        shown = len(row.summary) + len(row.attributes)
+        # They are written together, and the last row counts: what is shown need not be there once for each.
+        before = row if shown <= RECORD_BYTES else msgspec.structs.replace(row, summary=b"", attributes=b"")
         for sequence, (data, carried) in enumerate(unsent, start=last - len(unsent) + 1):
             size += RECORD_BYTES + len(data)
             if carried is not None:
                 size += len(carried)
-            records.append(Append(tenant, name, sequence, data, carried, row))
+            records.append(Append(tenant, name, sequence, data, carried, row if sequence == last else before))
+        size += shown
         if not records:
             records.append(Append(tenant, name, 0, b"", None, row))
         commit = Commit(self, resident, last, row, landing)

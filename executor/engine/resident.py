@@ -33,7 +33,8 @@ class Run:
     """`sent`: sequence of the last entry sent. `attempting`: retries that were asked for and have not reported.
     `is_quiet`: by its last Turn nothing executes. `is_quiesced`: it was asked to start nothing more. `execution`: of
     the instance, when it was begun; a run of an earlier one is of no use. `is_released`: the journal says that it is
-    gone, so it goes once that is durable, whatever comes in between."""
+    gone, so it goes once that is durable, whatever comes in between. `looked`: bytes of unread events that its waits
+    looked through."""
 
     number: int
     sandbox: WarmSandbox
@@ -43,6 +44,7 @@ class Run:
     is_quiet: bool = False
     is_quiesced: bool = False
     is_released: bool = False
+    looked: int = 0
 
 
 @dataclass(slots=True)
@@ -77,6 +79,8 @@ class Resident:
     """Entries at the end of `stored` that no commit has yet, each with its facet delta."""
     journal_bytes: int = 0
     """Of this execution."""
+    history_bytes: int = 0
+    """Of all executions."""
     is_warned: bool = False
     """Its log says that it comes near a limit."""
     is_barred: bool = False

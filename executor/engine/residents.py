@@ -133,6 +133,7 @@ class Residents:
         resident = Resident(key, answer.instance, answer.journal, answer.instance.sequence, is_resting)
         resident.row = answer.row
         resident.journal_bytes = sum(map(len, answer.journal[answer.instance.begin_at - 1 :]))
+        resident.history_bytes = resident.journal_bytes + sum(map(len, answer.journal[: answer.instance.begin_at - 1]))
         self._by_key[key] = resident
         return resident
 

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Literal
 import trio
 
 from executor.core import decide
-from executor.core.bounds import JOURNAL_ENTRIES_MAX, WARN_AT
+from executor.core.bounds import (
+    HISTORY_BYTES_MAX,
+    HISTORY_ENTRIES_MAX,
+    JOURNAL_ENTRIES_MAX,
+    LOOKED_BYTES_MAX,
+    WARN_AT,
+)
 from executor.core.commands import Cancel, Child, StepDone, StepError
 from executor.core.entries import Activated, AnyEntry, Failed, Held, Released
 from executor.core.errors import Corrupt, NotFound, Refused, Unavailable
@@ -419,8 +425,9 @@ class Runner:
         if run.execution != instance.execution or run.is_released:
             return  # It is of a past that is gone, or goes: what it reports is done again.
         now_ms = self._engine.clock.now_ms()
-        if self._is_over_a_limit(resident, len(turn.commands), now_ms):
+        if self._is_over_a_limit(resident, run, len(turn.commands), now_ms):
             return
+        bytes_max = self._engine.limits.journal_bytes_max
         resolved_before = instance.resolved_at
         row_rests, resident.is_resting = resident.is_resting, False
         try:
@@ -432,8 +439,13 @@ class Runner:
                     self._note_idle(resident, run, turn, resolved_before)
                 if decided.delta:
                     self._engine.store.check_delta(decided.delta)
+                run.looked += decided.looked
                 if decided.entries:
                     apply(resident, decided.entries, decided.delta)
+                if resident.journal_bytes > bytes_max or run.looked > LOOKED_BYTES_MAX:
+                    # A few bytes of commands may be many of journal, or much work: a turn does not go on beyond.
+                    self._is_over_a_limit(resident, run, 0, now_ms)
+                    return
         except (decide.Violation, Refused) as violation:
             if resident.unsent:
                 self._engine.commit(resident, ())
@@ -448,7 +460,7 @@ class Runner:
             self._set_alarm(resident, run)
         self._engine.settle(resident)
 
-    def _is_over_a_limit(self, resident: Resident, more: int, now_ms: int) -> bool:
+    def _is_over_a_limit(self, resident: Resident, run: Run, more: int, now_ms: int) -> bool:
         """Hold an instance whose execution has grown too long: replay is linear in it, and a loop without end must not
         fill the disk. Before that its log warns."""
         instance, limits = resident.instance, self._engine.limits
@@ -456,8 +468,24 @@ class Runner:
             instance.step_count < WARN_AT * limits.steps_max
             and instance.sequence < WARN_AT * JOURNAL_ENTRIES_MAX - more
             and resident.journal_bytes < WARN_AT * limits.journal_bytes_max
+            and resident.history_bytes < WARN_AT * HISTORY_BYTES_MAX
+            and run.looked <= LOOKED_BYTES_MAX
         ):
             return False
+        if run.looked > LOOKED_BYTES_MAX:
+            message = (
+                f"its waits with a match have looked through {run.looked} bytes of unread events, the limit is "
+                f"{LOOKED_BYTES_MAX}; wait for events of the type without a match, or read them as they come"
+            )
+            return self._hold_over(resident, message, now_ms)
+        history = (
+            ("journal entries", instance.sequence + more, HISTORY_ENTRIES_MAX),
+            ("bytes of journal", resident.history_bytes, HISTORY_BYTES_MAX),
+        )
+        for what, found, limit in history:
+            if found > limit:
+                message = f"all its executions have {found} {what}, the limit is {limit}; start another instance"
+                return self._hold_over(resident, message, now_ms)
         measured = (
             ("steps", instance.step_count, limits.steps_max),
             ("journal entries", instance.sequence - instance.begin_at + more, JOURNAL_ENTRIES_MAX),
@@ -468,10 +496,9 @@ class Runner:
                 continue
             hint = "self.continue_as_new(payload) begins a new execution"
             if found > limit:
-                if instance.held is None and instance.outcome is None:
-                    message = f"its execution has {found} {what}, the limit is {limit}; {hint}"
-                    self._engine.commit(resident, (Held(now_ms, "limit_exceeded", message, None, None),))
-                return True
+                return self._hold_over(
+                    resident, f"its execution has {found} {what}, the limit is {limit}; {hint}", now_ms
+                )
             if not resident.is_warned:
                 resident.is_warned = True
                 text = f"this execution has {found} {what} of at most {limit}; {hint}"
@@ -479,6 +506,15 @@ class Runner:
                 line = OutputText(*resident.key, position, 0, now_ms, "log", "WARNING", "", 0, text)
                 self._engine.output.add(line)
         return False
+
+    def _hold_over(self, resident: Resident, message: str, now_ms: int) -> bool:
+        """It goes on only when somebody has changed something. Always True."""
+        instance = resident.instance
+        is_going = instance.held is None and instance.outcome is None
+        held = (Held(now_ms, "limit_exceeded", message, None, None),) if is_going else ()
+        if held or resident.unsent:
+            self._engine.commit(resident, held)
+        return True
 
     def _note_idle(self, resident: Resident, run: Run, turn: Turn, resolved_at: int) -> None:
         """Whether the run rests: it is idle, has seen all that could let it go on, and is not merely held back."""

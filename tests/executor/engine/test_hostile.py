@@ -1,0 +1,165 @@
+"""What a hostile tenant can make the engine do: never more than in proportion to what it sent, and never its end."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+
+from executor.core import attributes, values
+from executor.core.commands import (
+    Cancel,
+    Child,
+    Complete,
+    Continue,
+    Emit,
+    SetAttributes,
+    SetStatus,
+    Sleep,
+    Wait,
+)
+from executor.core.entries import WaitEnded
+from executor.engine import runner
+from executor.engine.engine import EngineLimits
+from tests.executor.engine.world import COMMIT, ScriptedHost, world
+
+ASKED = b"q" * 16
+KEY = ("acme", "one")
+WAIT = Wait("w#1", ASKED, "w.py:2", "go", None)
+
+
+@pytest.fixture
+def host():
+    host = ScriptedHost()
+    host.scripts["Good"] = lambda _seen: ([Complete(b"\xc0")], False)
+    return host
+
+
+def once(commands, idle=True):
+    """A script that says these commands in its first turn."""
+
+    def script(seen):
+        return ([], idle) if len(seen) > 1 else (commands, idle)
+
+    return script
+
+
+async def start(w, workflow, key=KEY):
+    await w.engine.start(key, workflow=workflow, commit=COMMIT, payload=b"\xc0")
+
+
+async def lives(w):
+    """The engine still does what others want."""
+    await start(w, "Good", ("other", "one"))
+    assert await w.until_final(("other", "one")) == "complete"
+
+
+@pytest.mark.parametrize(
+    "match", [b"\x01", b"\xc1", b"\x81\x01\x02", values.encode([1]), values.encode({"n": "x" * 20_000}), b"\x91" * 900]
+)
+async def test_malformed_match_ends_its_sandbox_and_nothing_else(tmp_path, host, match):
+    host.scripts["Bad"] = once([msgspec.structs.replace(WAIT, match=match)])
+    async with world(tmp_path, host=host, limits=EngineLimits(deaths_max=1)) as w:
+        await w.engine.start(KEY, workflow="Bad", commit=COMMIT, payload=b"\xc0")
+        assert await w.until(KEY, "held") == "held"
+        assert "WaitStarted" not in w.kinds(KEY)
+        await w.engine.send_event(KEY, id="e1", type="go", payload=values.encode({"n": 1}))
+        await lives(w)
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xc1", b"\x82\x01\x02\xc0\x02", b"\x91" * 900])
+async def test_malformed_payload_of_a_child_with_a_flow_ends_its_sandbox_and_nothing_else(tmp_path, host, payload):
+    host.scripts["Bad"] = once([Child("c#1", ASKED, "w.py:3", "Flows", payload, None, None, "terminate", True)])
+    host.scripts["Flows"] = host.scripts["Good"]
+    async with world(tmp_path, host=host, limits=EngineLimits(deaths_max=1)) as w:
+        w.engine.peers._code.declared["Flows"] = json.dumps({"flow": {"concurrency": 1, "per": "payload.a"}})
+        await start(w, "Bad")
+        assert await w.until(KEY, "held") == "held"
+        assert "ChildRequested" not in w.kinds(KEY)
+        await lives(w)
+
+
+async def test_small_changes_of_large_attributes_fill_no_journal_beyond_its_limit(tmp_path, host):
+    large = values.encode({f"a{number}": "x" * 200 for number in range(30)})
+    toggles = [SetAttributes(number, values.encode({"b": number})) for number in range(2, 3_000)]
+    host.scripts["Bad"] = once([SetAttributes(1, large), *toggles])
+    async with world(tmp_path, host=host, limits=EngineLimits(journal_bytes_max=500_000)) as w:
+        await start(w, "Bad")
+        await w.until(KEY, "held")
+        assert w.journal(KEY)[-1].code == "limit_exceeded"
+        assert sum(map(len, w.store.journal(*KEY))) < 510_000
+
+
+async def test_large_row_is_written_once_for_the_entries_of_a_turn(tmp_path, host, monkeypatch):
+    shown = [SetStatus(1, values.encode("x" * 4_000)), SetAttributes(1, values.encode({"a": "x" * 200}))]
+    sleeps = [Sleep(f"{number}{'s' * 1_000}#1", ASKED, "w.py:1", 60_000, None) for number in range(20)]
+    emits = [Emit("s", [b"\xc0"], "", 0, number) for number in range(1, 501)]
+    host.scripts["Shows"] = once([*shown, *sleeps, *emits])
+    async with world(tmp_path, host=host) as w:
+        written = []
+        submit = w.engine.committer.submit
+
+        def counted(records, size, on_done):
+            written.append((len(msgspec.msgpack.encode(records)), size))
+            submit(records, size, on_done)
+
+        monkeypatch.setattr(w.engine.committer, "submit", counted)
+        await start(w, "Shows")
+        await w.until(KEY, "waiting")
+        total = sum(one for one, _ in written)
+        assert total < 200_000, "520 rows of 25,000 bytes would be 13 MB"
+        assert sum(size for _, size in written) > total // 2, "the committer knows what waits to be written"
+        row = w.store.row(*KEY)
+        assert attributes.decode(row.row.attributes) == {"a": "x" * 200}
+        assert len(row.row.summary) > 20_000
+
+
+async def test_looking_through_unread_events_again_and_again_holds_it(tmp_path, host, monkeypatch):
+    monkeypatch.setattr(runner, "LOOKED_BYTES_MAX", 1_000_000)
+    match = values.encode({"n": 1})
+
+    def script(seen):
+        if not any(isinstance(entry, WaitEnded) for entry in seen):
+            return [WAIT], True
+        asks = [(Wait(f"v#{n}", ASKED, "w.py:1", "looked", None, match), Cancel(f"v#{n}")) for n in range(400)]
+        return [command for pair in asks for command in pair], False
+
+    host.scripts["Looks"] = script
+    async with world(tmp_path, host=host) as w:
+        await start(w, "Looks")
+        await w.until(KEY, "waiting")
+        for number in (1, 2):
+            payload = values.encode({"n": 2, "x": {"n": 1}, "y": "x" * 10_000})
+            await w.engine.send_event(KEY, id=f"e{number}", type="looked", payload=payload)
+        await w.engine.send_event(KEY, id="e3", type="go", payload=b"\xc0")
+        await w.until(KEY, "held")
+        held = w.journal(KEY)[-1]
+        assert held.code == "limit_exceeded"
+        assert held.message.startswith("its waits with a match have looked through 10")
+        assert 40 < w.kinds(KEY).count("WaitStarted") < 60
+        await lives(w)
+
+
+async def test_continuing_without_end_is_held_before_its_history_is_too_much_to_read(tmp_path, host, monkeypatch):
+    monkeypatch.setattr(runner, "HISTORY_BYTES_MAX", 100_000)
+    payload = values.encode("x" * 10_000)
+    host.scripts["Spins"] = lambda _seen: ([Continue(payload)], False)
+    async with world(tmp_path, host=host) as w:
+        await start(w, "Spins")
+        await w.until(KEY, "held")
+        held = w.journal(KEY)[-1]
+        assert held.code == "limit_exceeded"
+        assert held.message.endswith("bytes of journal, the limit is 100000; start another instance")
+        assert w.kinds(KEY).count("Continued") == 10
+        await lives(w)
+
+
+async def test_instances_that_continue_without_end_leave_others_their_turns(tmp_path, host):
+    host.scripts["Spins"] = lambda _seen: ([Continue(b"\xc0")], False)
+    async with world(tmp_path, host=host, limits=EngineLimits(active_runs_max=4, stop_grace_s=0.1)) as w:
+        for number in range(20):
+            await start(w, "Spins", ("acme", f"spin{number}"))
+        await lives(w)
+        for number in range(20):
+            await w.engine.terminate(("acme", f"spin{number}"))
