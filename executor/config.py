@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from executor.core.bounds import JOURNAL_BYTES_MAX, STEP_COUNT_MAX
 from executor.core.errors import Refused, Unavailable
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -75,6 +76,8 @@ class Config:
         "", unit='"" or "every-wait"', reason="a run at rest with a long journal stays a moment: replay would cost more"
     )
     payload_bytes_max: int = _setting(MIB, unit="bytes", reason="one payload, event or step value; larger is a file")
+    steps_max: int = _setting(STEP_COUNT_MAX, unit="steps", reason="of one execution: replay takes time in proportion")
+    journal_bytes_max: int = _setting(JOURNAL_BYTES_MAX, unit="bytes", reason="of one execution: it is held in memory")
     facet_bytes_max: int = _setting(8 * MIB, unit="bytes", reason="the database of one instance; 1 GiB at most")
     push_bytes_max: int = _setting(256 * MIB, unit="bytes", reason="one pack on the wire; sources are far smaller")
     deploy_bytes_max: int = _setting(32 * MIB, unit="bytes", reason="files deployed in one JSON body, held in memory")
@@ -82,7 +85,15 @@ class Config:
     log_format: LogFormat = _setting("human", unit="format", reason="read by people first; json for collectors")
 
     def __post_init__(self) -> None:
-        for name in ("active_runs_max", "sandboxes_max", "payload_bytes_max", "push_bytes_max", "deploy_bytes_max"):
+        for name in (
+            "active_runs_max",
+            "sandboxes_max",
+            "payload_bytes_max",
+            "push_bytes_max",
+            "deploy_bytes_max",
+            "steps_max",
+            "journal_bytes_max",
+        ):
             if getattr(self, name) < 1:
                 raise _bad(name, f"must be at least 1, is {getattr(self, name)}")
         if not 64 * 1024 <= self.facet_bytes_max <= FACET_BYTES_MOST:

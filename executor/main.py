@@ -97,6 +97,8 @@ async def _in_this_process(
         retain_complete_s=config.retain_complete_days * DAY_S,
         retain_failed_s=config.retain_failed_days * DAY_S,
         unloads_at_every_wait=config.unload == UNLOAD,
+        steps_max=config.steps_max,
+        journal_bytes_max=config.journal_bytes_max,
     )
     async with owning(
         config.data_dir / place,
@@ -133,6 +135,8 @@ async def _in_shard_processes(
                 retain_complete_s=config.retain_complete_days * DAY_S,
                 retain_failed_s=config.retain_failed_days * DAY_S,
                 unloads_at_every_wait=config.unload == UNLOAD,
+                steps_max=config.steps_max,
+                journal_bytes_max=config.journal_bytes_max,
                 facet_bytes_max=config.facet_bytes_max,
                 log_level=config.log_level if is_set_up else "warning",
                 log_format=config.log_format,

@@ -3,6 +3,8 @@
 Numbers only: what is over one of them is refused where it comes in (`limit_exceeded`), or holds the instance.
 """
 
+from dataclasses import dataclass
+
 MIB = 1024 * 1024
 
 STEP_COUNT_MAX = 25_000
@@ -17,6 +19,16 @@ HISTORY_BYTES_MAX = 512 * MIB
 """Of all executions of an instance together: it is read as a whole."""
 WARN_AT = 0.8
 """From this part of a limit on the status carries a warning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one execution may have: the part that the platform may be configured to."""
+
+    steps: int = STEP_COUNT_MAX
+    journal_entries: int = JOURNAL_ENTRIES_MAX
+    journal_bytes: int = JOURNAL_BYTES_MAX
+
 
 OPEN_MAX = 10_000
 """Steps, sleeps, waits, children, groups and updates that have begun and not ended: each commit looks at them."""

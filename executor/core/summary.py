@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from executor.core.bounds import JOURNAL_ENTRIES_MAX, STEP_COUNT_MAX, WARN_AT
+from executor.core.bounds import WARN_AT, Bounds
 from executor.core.entries import Failed, FlowLimit
 from executor.core.failure import ErrorFact
 from executor.core.instance import Instance
@@ -66,12 +66,11 @@ class Summary(msgspec.Struct, frozen=True, array_like=True):
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Summary)
 _EMPTY = _encoder.encode(Summary())
-_WARN_FROM = int(min(STEP_COUNT_MAX, JOURNAL_ENTRIES_MAX) * WARN_AT) - 1
-"""No instance with fewer entries has anything to be warned of."""
+DEFAULT = Bounds()
 
 
-def encode(instance: Instance) -> bytes:
-    """The summary of an instance as bytes."""
+def encode(instance: Instance, bounds: Bounds = DEFAULT, *, journal_bytes: int = 0) -> bytes:
+    """The summary of an instance as bytes. `journal_bytes`: of its present execution."""
     attempts = instance.retried
     started = instance.started
     if not (
@@ -87,7 +86,9 @@ def encode(instance: Instance) -> bytes:
         or instance.paused
         or instance.undoing
         or (started is not None and started.options is not None)
-        or instance.sequence > _WARN_FROM
+        or instance.step_count >= bounds.steps * WARN_AT
+        or instance.sequence >= bounds.journal_entries * WARN_AT
+        or journal_bytes >= bounds.journal_bytes * WARN_AT
     ):
         return _EMPTY
     parent = None if started is None else instance.parent
@@ -98,7 +99,7 @@ def encode(instance: Instance) -> bytes:
         _error(instance),
         instance.status,
         [] if is_over else _executing(instance),
-        [] if is_over else _warnings(instance),
+        [] if is_over else _warnings(instance, bounds, journal_bytes),
         None if parent is None else (parent.instance, parent.path),
     )
     if not is_over and started is not None and started.options is not None:
@@ -172,12 +173,13 @@ def _brief(error: ErrorFact) -> str:
     return f"{error.type}: {error.message}"[:MESSAGE_CHARS_MAX]
 
 
-def _warnings(instance: Instance) -> list[str]:
+def _warnings(instance: Instance, bounds: Bounds, journal_bytes: int) -> list[str]:
     """What will hold it before long: its owner can still act, by continue_as_new for instance."""
     found: list[str] = []
     for what, count, count_max in (
-        ("steps", instance.step_count, STEP_COUNT_MAX),
-        ("journal entries", instance.sequence - instance.begin_at, JOURNAL_ENTRIES_MAX),
+        ("steps", instance.step_count, bounds.steps),
+        ("journal entries", instance.sequence - instance.begin_at, bounds.journal_entries),
+        ("bytes of journal", journal_bytes, bounds.journal_bytes),
     ):
         if count >= count_max * WARN_AT:
             remedy = "self.continue_as_new(payload) begins another"

@@ -24,7 +24,7 @@ import msgspec
 import trio
 
 from executor.core import attributes, decide, summary
-from executor.core.bounds import JOURNAL_BYTES_MAX, STEP_COUNT_MAX
+from executor.core.bounds import JOURNAL_BYTES_MAX, STEP_COUNT_MAX, Bounds
 from executor.core.entries import (
     AnyEntry,
     AttributesSet,
@@ -110,6 +110,7 @@ class Engine:
         self.store = store
         self.clock = clock
         self.limits = limits
+        self._bounds = Bounds(steps=limits.steps_max, journal_bytes=limits.journal_bytes_max)
         self.watchers = Watchers()
         self._writer, self.reader = workers("engine-writer"), workers("engine-reader")
         self.output = OutputBuffer(store, self.watchers.changed)
@@ -321,7 +322,7 @@ class Engine:
             assert resident.run is not None
             resident.run.is_released = True
             apply(resident, (Released(self.clock.now_ms(), "waits"),))
-        resident.summary = summary.encode(resident.instance)
+        resident.summary = summary.encode(resident.instance, self._bounds, journal_bytes=resident.journal_bytes)
         row = self.row(resident)
         unsent, resident.unsent = resident.unsent, []
         tenant, name = resident.key

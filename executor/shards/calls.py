@@ -29,6 +29,8 @@ class Setup(msgspec.Struct, frozen=True):
     retain_complete_s: float
     retain_failed_s: float
     unloads_at_every_wait: bool
+    steps_max: int
+    journal_bytes_max: int
     facet_bytes_max: int
     log_level: Literal["debug", "info", "warning", "error"]
     log_format: Literal["human", "json"]

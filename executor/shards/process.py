@@ -274,6 +274,8 @@ def _owned(setup: Setup, channel: Channel) -> Any:
             retain_complete_s=setup.retain_complete_s,
             retain_failed_s=setup.retain_failed_s,
             unloads_at_every_wait=setup.unloads_at_every_wait,
+            steps_max=setup.steps_max,
+            journal_bytes_max=setup.journal_bytes_max,
         ),
         facet_bytes_max=setup.facet_bytes_max,
         peers=CalledPeers(channel),

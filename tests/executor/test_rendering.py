@@ -10,6 +10,7 @@ import pytest
 from executor import wire
 from executor.core import attributes, codec, summary, values
 from executor.core import entries as e
+from executor.core.bounds import Bounds
 from executor.core.instance import Instance, fold
 from executor.ports import Row, StoredRow
 from executor.rendering import instance_view, journal_item, status_view, stream_items
@@ -207,14 +208,20 @@ def test_a_retry_that_is_being_made_is_not_waited_for() -> None:
     assert view.executing == [Executing(path="pay#1", attempt=2, since_ms=9_000)]
 
 
-def test_the_status_warns_before_a_limit_of_the_history_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(summary, "STEP_COUNT_MAX", 10)
-    monkeypatch.setattr(summary, "_WARN_FROM", 7)
-    journal: list[e.AnyEntry] = [START]
-    for number in range(7):
-        journal.append(e.StepSucceeded(2, f"a#{number}", ASKED, WHERE, 1, 1, VALUE))
-    assert status_view(_row(journal), None).warnings == []
-    journal.append(e.StepSucceeded(2, "a#7", ASKED, WHERE, 1, 1, VALUE))
-    assert status_view(_row(journal), None).warnings == [
-        "this execution has 8 steps of at most 10; self.continue_as_new(payload) begins another"
+def test_the_status_warns_before_a_limit_of_the_history_is_reached() -> None:
+    def warnings(instance: Instance, bounds: Bounds, journal_bytes: int = 0) -> list[str]:
+        return summary.decode(summary.encode(instance, bounds, journal_bytes=journal_bytes)).warnings
+
+    remedy = "self.continue_as_new(payload) begins another"
+    steps: list[e.AnyEntry] = [e.StepSucceeded(2, f"a#{number}", ASKED, WHERE, 1, 1, VALUE) for number in range(8)]
+    instance = fold([START, *steps])
+    assert warnings(fold([START, *steps[:7]]), Bounds(steps=10)) == []
+    assert warnings(instance, Bounds(steps=10)) == [f"this execution has 8 steps of at most 10; {remedy}"]
+    assert warnings(instance, Bounds(journal_entries=10)) == [
+        f"this execution has 8 journal entries of at most 10; {remedy}"
     ]
+    assert warnings(instance, Bounds(journal_bytes=10), 7) == []
+    assert warnings(instance, Bounds(journal_bytes=10), 8) == [
+        f"this execution has 8 bytes of journal of at most 10; {remedy}"
+    ]
+    assert warnings(instance, Bounds()) == []

@@ -104,6 +104,8 @@ SETUP = Setup(
     "/nowhere",
     "state",
     is_confined=False,
+    steps_max=10,
+    journal_bytes_max=1 << 20,
     facet_bytes_max=1 << 20,
     hash_seed=1,
     active_runs_max=1,
