@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Literal
 
 import trio
 
-from executor.core import codec
-from executor.core.entries import Activated, AnyEntry, UpdateAccepted, UpdateEnded
+from executor.core.bounds import UPDATES_OPEN_MAX
+from executor.core.entries import Activated, UpdateEnded
 from executor.core.errors import Conflict, NotFound, PerdureError, Refused, TenantError, Unavailable
 from executor.core.failure import ErrorFact
+from executor.core.instance import event_digest
 from executor.core.lifecycle import FINAL, check
 from executor.engine.resident import Key, Question, Resident
 from executor.ports import Updated
@@ -57,12 +58,15 @@ class Asking:
         async with engine.residents.hold(key) as resident, engine.watchers.watching(key) as watch:
             known = resident.instance.updates.get(id)
             is_new = known is None
-            if known is not None:
-                _check_same(resident, id, name, payload)
+            is_checked = False
             try:
                 with trio.move_on_after(wait_s):
                     while True:
                         known = resident.instance.updates.get(id)
+                        if known is not None and not is_checked:
+                            # Somebody else's may have been accepted while this one waited.
+                            _check_same(resident, id, name, payload)
+                            is_checked = True
                         if isinstance(known, UpdateEnded):
                             await engine.until_durable(resident, resident.instance.sequence)
                             _check_loss(resident)
@@ -77,6 +81,7 @@ class Asking:
                                 question = self._put(
                                     resident, id, lambda run, number: Update(run, number, id, name, payload)
                                 )
+                                is_new = question.waiters == 1
                         await watch.wait()
             finally:
                 self._forget(resident, question)
@@ -144,6 +149,12 @@ class Asking:
             if id is not None and question.update == id:
                 question.waiters += 1
                 return question
+        if id is not None and resident.instance.updates_open >= UPDATES_OPEN_MAX:
+            raise Refused(
+                f"{resident.instance.updates_open} accepted updates have not ended, the limit is {UPDATES_OPEN_MAX}",
+                code="limit_exceeded",
+                hint="Send more when some have.",
+            )
         if len(resident.asked) >= QUESTIONS_MAX:
             raise Unavailable(
                 f"{len(resident.asked)} requests wait for this instance, the limit is {QUESTIONS_MAX}",
@@ -217,16 +228,12 @@ def is_unjournaled(resident: Resident) -> bool:
 
 def _check_same(resident: Resident, id: str, name: str, payload: bytes) -> None:
     """Raises Conflict if the update of this id was another one."""
-    for data in reversed(resident.stored):
-        entry: AnyEntry = codec.decode(data)[0]
-        if isinstance(entry, UpdateAccepted) and entry.id == id:
-            if (entry.name, entry.payload) != (name, payload):
-                raise Conflict(
-                    f'an update with id "{id}" exists with another name or payload',
-                    code="update_exists",
-                    hint="Use another id, or the same update to get its answer.",
-                )
-            return
+    if resident.instance.update_digests.get(id) != event_digest(name, payload):
+        raise Conflict(
+            f'an update with id "{id}" exists with another name or payload',
+            code="update_exists",
+            hint="Use another id, or the same update to get its answer.",
+        )
 
 
 def _refusal(fact: ErrorFact | None) -> PerdureError:

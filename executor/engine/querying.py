@@ -15,6 +15,8 @@ import os
 import sys
 import tempfile
 import weakref
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +44,10 @@ if TYPE_CHECKING:
 
 AT_ONCE_MAX = 4
 """Questions that are answered at once, each in a process of its own; more of them wait."""
+OF_TENANT_MAX = 2
+"""Of them those of one tenant: who asks for much waits behind itself."""
+WAITING_MAX = 50
+"""Questions of one tenant that are answered or wait."""
 QUESTION_S_MAX = 20.0
 """From its sandbox's opening to its end; a statement is given 5 s."""
 ATTEMPTS_MAX = 5
@@ -57,6 +63,8 @@ class Querying:
         self._engine = engine
         self._host = host
         self._places = trio.CapacityLimiter(AT_ONCE_MAX)
+        self._of_tenant: dict[str, tuple[trio.CapacityLimiter, int]] = {}
+        """Those of a tenant with questions: its places, and how many questions."""
         self._no_code: Path | None = None
 
     async def query(self, key: Key, *, sql: str, parameters: bytes, limit: int) -> Queried:
@@ -65,12 +73,32 @@ class Querying:
         Raises NotFound, Refused (`facet_refused`: what the statement may not do, or a bound of time, rows or bytes),
         Corrupt, Unavailable.
         """
-        async with self._places:
+        async with self._turn(key[0]), self._places:
             with trio.move_on_after(QUESTION_S_MAX):
                 return await self._query(key, Query(0, sql, parameters, limit))
         raise Refused(
             f"the query has not ended within {QUESTION_S_MAX:g} s", code="facet_refused", hint="Ask for less at once."
         )
+
+    @asynccontextmanager
+    async def _turn(self, tenant: str) -> AsyncGenerator[None]:
+        """One of the tenant's own places. Raises Unavailable."""
+        places, count = self._of_tenant.get(tenant, (trio.CapacityLimiter(OF_TENANT_MAX), 0))
+        if count >= WAITING_MAX:
+            raise Unavailable(
+                f"{count} queries of this tenant are under way, the limit is {WAITING_MAX}",
+                code="busy",
+                hint="Try again after a second.",
+                retry_after_s=1,
+            )
+        self._of_tenant[tenant] = (places, count + 1)
+        try:
+            async with places:
+                yield
+        finally:
+            places, count = self._of_tenant.pop(tenant)
+            if count > 1:
+                self._of_tenant[tenant] = (places, count - 1)
 
     async def _query(self, key: Key, question: Query) -> Queried:
         spec = SandboxSpec(key[0], "query", self._bundle())

@@ -83,7 +83,7 @@ class Asking(Instances):
         encoded = self._encode(payload, "payload")
         update = ids.parse_update_id(update_id) if update_id is not None else new_name("upd")
         handler = _handler(name)
-        self._admission.begin_waiting()
+        self._admission.begin_waiting(len(encoded))
         try:
             found = await self._of(
                 tenant,
@@ -91,7 +91,7 @@ class Asking(Instances):
                 self._instances.update(tenant, id, id=update, name=handler, payload=encoded, wait_s=timeout_s),
             )
         finally:
-            self._admission.end_waiting()
+            self._admission.end_waiting(len(encoded))
         if found.error is not None:
             raise _failed(id, name, found.error)
         value = None if found.value is None else readable(found.value)
@@ -106,11 +106,11 @@ class Asking(Instances):
         self.may(caller, tenant, "read")
         encoded = self._encode(payload, "payload")
         handler = _handler(name)
-        self._admission.begin_waiting()
+        self._admission.begin_waiting(len(encoded))
         try:
             return readable(await self._of(tenant, id, self._instances.ask(tenant, id, name=handler, payload=encoded)))
         finally:
-            self._admission.end_waiting()
+            self._admission.end_waiting(len(encoded))
 
     async def streams(self, caller: Caller, tenant: str, id: str) -> list[StreamView]:
         """The instance's output streams and how many items each has, in the order of their first items."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from executor.core import codec, decide, instance, summary, values
+from executor.core import codec, decide, instance, matching, summary, values
 from executor.core.commands import (
     AcceptUpdate,
     Beat,
@@ -31,6 +32,7 @@ from executor.core.commands import (
     Wait,
 )
 from executor.core.entries import ChildEnded, ChildStarted, Paused, Restarted, Resumed, Undoing, Unheld
+from executor.core.errors import Refused
 from executor.core.failure import ErrorFact
 from executor.core.instance import fold
 from tests.executor.core.strategies import ASKED, begin, started
@@ -200,3 +202,183 @@ def test_folding_a_journal_of_many_restarts_costs_no_more_than_its_length(monkey
     found = fold(journal)
     assert applied <= len(journal)
     assert (found.execution, found.sequence, found.settled) == (40, 81, set())
+
+
+# --- bounds of what one instance has
+
+
+def feed(found, command, now_ms=2_000):
+    entries = decide.on_command(found, command, now_ms=now_ms, id="i").entries
+    for entry in entries:
+        found.apply(entry)
+    return list(entries)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Sleep("new#1", ASKED, "w.py:1", 10, None),
+        Wait("new#1", ASKED, "w.py:1", "go", None),
+        Child("new#1", ASKED, "w.py:1", "W", b"\xc0", None, None, "abandon", False),
+        GroupBegin("new#1", ASKED, "w.py:1"),
+        StepBegun("new#1", "w.py:1", 1, 0),
+        AcceptUpdate("new", "n", b"\xc0"),
+        StepError("new#1", ASKED, "w.py:1", 1, 0, ErrorFact("E", "no"), RetryPolicy()),
+    ],
+)
+def test_what_is_open_at_once_has_a_limit_that_holds_the_instance(command, monkeypatch):
+    monkeypatch.setattr(decide, "OPEN_MAX", 6)
+    found = begin()
+    feed(found, Sleep("s#1", ASKED, "w.py:1", 10_000, None))
+    feed(found, Wait("w#1", ASKED, "w.py:1", "go", None))
+    feed(found, GroupBegin("g#1", ASKED, "w.py:1"))
+    feed(found, StepBegun("a#1", "w.py:1", 1, 0))
+    feed(found, Child("c#1", ASKED, "w.py:1", "W", b"\xc0", None, None, "terminate", True))
+    assert found.open_count == 5
+    feed(found, AcceptUpdate("u1", "n", b"\xc0"))
+    assert found.held is None
+    [held] = feed(found, command)
+    assert (held.code, held.message[:55]) == (
+        "limit_exceeded",
+        "6 steps, sleeps, waits, children, groups and updates ha",
+    )
+
+
+def test_what_ends_makes_room_for_what_begins(monkeypatch):
+    monkeypatch.setattr(decide, "OPEN_MAX", 1)
+    found = begin()
+    feed(found, StepBegun("a#1", "w.py:1", 1, 0))
+    error = StepError("a#1", ASKED, "w.py:1", 1, 0, ErrorFact("E", "no", retryable=True), RetryPolicy(limit=1))
+    feed(found, error)
+    assert (found.held, list(found.retries)) == (None, ["a#1"])
+    feed(found, StepDone("a#1", ASKED, "w.py:1", 2, 0, b"\xc0"))
+    feed(found, AcceptUpdate("u1", "n", b"\xc0"))
+    feed(found, EndUpdate("u1", b"\xc0", None))
+    feed(found, GroupBegin("g#1", ASKED, "w.py:1"))
+    feed(found, GroupEnd("g#1"))
+    feed(found, Sleep("s#1", ASKED, "w.py:1", 10, None))
+    assert (found.held, found.open_count) == (None, 1)
+
+
+def test_streams_of_an_instance_have_a_limit_that_holds_it(monkeypatch):
+    monkeypatch.setattr(decide, "STREAMS_MAX", 2)
+    found = begin()
+    for number, stream in enumerate(["a", "b", "a"], start=1):
+        feed(found, Emit(stream, [b"\xc0"], "", 0, number))
+    [held] = feed(found, Emit("c", [b"\xc0"], "", 0, 4))
+    assert (held.code, held.message) == ("limit_exceeded", "it has 2 output streams, the limit is 2")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (Emit("s", [bytes(1024 * 1024 + 1)], "", 0, 1), "an item of a stream is over 1048576 bytes"),
+        (AcceptUpdate("u1", "n", bytes(1024 * 1024 + 1)), "an update of 1048577 bytes"),
+        (SetAttributes(1, bytes(256 * 1024 + 1)), "changes of attributes of 262145 bytes"),
+        (
+            Child("c#1", ASKED, "w.py:1", "W", b"\x81\x01\x02", None, None, "abandon", False),
+            "child c#1 has a malformed payload: value: a dict with the key 1 of type int",
+        ),
+        (
+            Wait("w#1", ASKED, "w.py:1", "go", None, values.encode([1])),
+            "wait w#1 has a malformed match: match is no dict",
+        ),
+        (
+            Wait("w#1", ASKED, "w.py:1", "go", None, values.encode({"n": "x" * 16_400})),
+            "wait w#1 has a malformed match: match is 16406 bytes, the limit is 16384",
+        ),
+    ],
+)
+def test_more_than_an_honest_sandbox_sends_is_a_violation(command, message):
+    with pytest.raises(decide.Violation) as caught:
+        feed(begin(), command)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("begun", [Sleep("p#1", ASKED, "w.py:1", 9, None), Wait("p#1", ASKED, "w.py:1", "go", None)])
+@pytest.mark.parametrize(
+    "command",
+    [
+        StepBegun("p#1", "w.py:1", 1, 0),
+        StepDone("p#1", ASKED, "w.py:1", 1, 0, b"\xc0"),
+        GroupBegin("p#1", ASKED, "w.py:1"),
+    ],
+)
+def test_a_path_is_of_one_thing(begun, command):
+    found = begin()
+    feed(found, begun)
+    with pytest.raises(decide.Violation):
+        feed(found, command)
+
+
+def test_payloads_of_unread_events_have_a_limit_but_a_single_one_always_fits(monkeypatch):
+    monkeypatch.setattr(decide, "UNREAD_BYTES_MAX", 10)
+    found = begin()
+
+    def send(number, size):
+        entries = decide.on_event(found, id=f"e{number}", type="go", payload=bytes(size), now_ms=2_000).entries
+        for entry in entries:
+            found.apply(entry)
+
+    send(1, 50)
+    with pytest.raises(Refused) as caught:
+        send(2, 1)
+    assert caught.value.code == "limit_exceeded"
+    assert caught.value.message == "events of 50 bytes wait to be read, the limit is 10"
+    feed(found, Wait("w#1", ASKED, "w.py:1", "go", None))
+    send(2, 6)
+    send(3, 4)
+    assert found.unread_bytes == 10
+    feed(found, Cancel("w#1"))
+    assert found.unread_bytes == 60
+    assert list(found.buffered["go"]) == [1, 2, 3]
+
+
+def test_the_latest_updates_are_known_by_their_id_and_what_has_not_ended_always(monkeypatch):
+    monkeypatch.setattr(instance, "UPDATES_KEPT_MAX", 3)
+    found = begin()
+    feed(found, AcceptUpdate("open", "n", b"\xc0"))
+    for number in range(5):
+        feed(found, AcceptUpdate(f"u{number}", "n", b"\xc0"))
+        feed(found, EndUpdate(f"u{number}", b"\xc0", None))
+    assert list(found.updates) == list(found.update_digests) == ["open", "u3", "u4"]
+    assert found.updates_open == 1
+
+
+# --- matching
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=2),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("abn"), inner, max_size=2),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["a", "b", "a.b", "n.a.b"]), ANY, max_size=2), ANY)
+def test_search_before_the_decoding_drops_nothing_that_fits(match, payload):
+    wanted = matching.Wanted(match)
+    encoded = values.encode(payload)
+    if wanted.fits(values.decode(encoded)):
+        assert wanted.may_fit(encoded)
+
+
+def test_equal_floats_of_different_bytes_fit():
+    assert matching.matches(values.encode({"n": -0.0}), values.encode({"n": 0.0}))
+
+
+def test_wait_decodes_those_events_only_that_may_fit(monkeypatch):
+    decoded = []
+    monkeypatch.setattr(matching, "_decoded", lambda payload: decoded.append(payload) or values.decode(payload))
+    events = [(number, values.encode({"n": number, "x": "x" * 640})) for number in range(100)]
+    found, looked = matching.first(values.encode({"n": 90}), events)
+    assert (found, len(decoded)) == (90, 1)
+    assert looked < 100 * 100 + 700
+
+
+def test_event_is_decoded_once_for_all_waits(monkeypatch):
+    decoded = []
+    monkeypatch.setattr(matching, "_decoded", lambda payload: decoded.append(payload) or values.decode(payload))
+    waits = [(f"w#{number}", values.encode({"n": number})) for number in range(100)]
+    assert matching.first_wait(waits, values.encode({"n": 90})) == "w#90"
+    assert len(decoded) == 1

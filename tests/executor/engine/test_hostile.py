@@ -6,9 +6,12 @@ import json
 
 import msgspec
 import pytest
+import trio
+import trio.testing
 
 from executor.core import attributes, values
 from executor.core.commands import (
+    AcceptUpdate,
     Cancel,
     Child,
     Complete,
@@ -20,8 +23,10 @@ from executor.core.commands import (
     Wait,
 )
 from executor.core.entries import WaitEnded
-from executor.engine import runner
+from executor.core.errors import Conflict, Refused, Unavailable
+from executor.engine import asking, querying, runner
 from executor.engine.engine import EngineLimits
+from executor.sandbox.protocol import Turn
 from tests.executor.engine.world import COMMIT, ScriptedHost, world
 
 ASKED = b"q" * 16
@@ -163,3 +168,58 @@ async def test_instances_that_continue_without_end_leave_others_their_turns(tmp_
         await lives(w)
         for number in range(20):
             await w.engine.terminate(("acme", f"spin{number}"))
+
+
+async def test_accepted_updates_that_do_not_end_have_a_limit(tmp_path, host, monkeypatch):
+    monkeypatch.setattr(asking, "UPDATES_OPEN_MAX", 2)
+    host.scripts["Never"] = lambda _seen: ([WAIT], True)
+
+    def accept(sandbox, frame):
+        position = sandbox.runs[frame.run].position
+        sandbox.say([Turn(frame.run, position, [AcceptUpdate(frame.id, frame.name, frame.payload)], idle=False)])
+
+    host.on_question = accept
+    async with world(tmp_path, host=host) as w:
+        await start(w, "Never")
+        await w.until(KEY, "waiting")
+
+        async def update(id, payload=b"\x01"):
+            await w.engine.asking.update(KEY, id=id, name="add", payload=payload, wait_s=0.05)
+
+        for number in range(2):
+            with pytest.raises(Unavailable, match="it goes on"):
+                await update(f"u{number}")
+        with pytest.raises(Refused) as caught:
+            await update("u2")
+        assert caught.value.code == "limit_exceeded"
+        assert caught.value.message == "2 accepted updates have not ended, the limit is 2"
+        with pytest.raises(Conflict, match="another name or payload"):
+            await update("u1", b"\x02")
+
+
+async def test_queries_of_one_tenant_wait_behind_themselves(tmp_path, host, monkeypatch):
+    monkeypatch.setattr(querying, "WAITING_MAX", 6)
+    async with world(tmp_path, host=host) as w:
+        asked, go = [], trio.Event()
+
+        async def answer(key, _question):
+            asked.append(key[0])
+            if key[0] == "acme":
+                await go.wait()
+
+        monkeypatch.setattr(w.engine.querying, "_query", answer)
+
+        async def query(tenant):
+            await w.engine.querying.query((tenant, "one"), sql="SELECT 1", parameters=b"\x90", limit=1)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(6):
+                nursery.start_soon(query, "acme")
+            await trio.testing.wait_all_tasks_blocked()
+            assert asked == ["acme", "acme"]
+            await query("other")
+            with pytest.raises(Unavailable, match="6 queries of this tenant are under way, the limit is 6"):
+                await query("acme")
+            go.set()
+        assert asked.count("acme") == 6
+        await query("acme")

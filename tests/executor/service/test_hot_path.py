@@ -247,6 +247,18 @@ def test_bytes_under_way_are_bounded_but_one_large_payload_always_fits() -> None
         admission.enter(60)
 
 
+def test_payloads_of_callers_that_wait_are_bounded_apart_from_starts() -> None:
+    admission = Admission(AdmissionLimits(bytes_max=100, waiting_bytes_max=100))
+    admission.begin_waiting(500)
+    with pytest.raises(Unavailable, match="bytes of payloads that wait for instances: 500 of 100"):
+        admission.begin_waiting(1)
+    admission.begin_waiting()
+    admission.enter(100)
+    admission.end_waiting(500)
+    admission.begin_waiting(100)
+    assert (admission.waiting, admission.waiting_bytes) == (2, 100)
+
+
 async def test_collection_waits_for_those_inside_and_lets_nobody_in() -> None:
     gate = Gate()
     order: list[str] = []
