@@ -43,6 +43,8 @@ class WorkflowView(msgspec.Struct, frozen=True, kw_only=True):
     line: int
     schedule: list[Any] = []
     """What its class declares: each a cron text, or the arguments of `Schedule`."""
+    flow: dict[str, Any] | None = None
+    """The arguments of the `Flow` that its class declares."""
 
 
 class DeploymentView(msgspec.Struct, frozen=True, kw_only=True):

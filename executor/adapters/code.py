@@ -357,9 +357,15 @@ def _deployment(deployment: gitstore.Deployment, live: Mapping[str, list[str]]) 
 
 
 def _workflow(found: gitstore.WorkflowFound) -> WorkflowView:
-    declared = json.loads(found.declared).get("schedule", []) if found.declared else []
-    schedules = declared if isinstance(declared, list) else [declared]
-    return WorkflowView(name=found.name, path=found.path, line=found.line, schedule=schedules)
+    declared = json.loads(found.declared) if found.declared else {}
+    schedules = declared.get("schedule", [])
+    return WorkflowView(
+        name=found.name,
+        path=found.path,
+        line=found.line,
+        schedule=schedules if isinstance(schedules, list) else [schedules],
+        flow=declared.get("flow"),
+    )
 
 
 def _channel(channel: gitstore.Channel) -> ChannelView:
