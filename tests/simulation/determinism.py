@@ -20,11 +20,21 @@ from trio._core import _run as trio_run
 START_MS = 1_000_000
 
 
+RECHECK_S = 60.0
+"""As the product's clock does, which somebody may set meanwhile."""
+
+
 class VirtualClock:
     """The Clock port over trio's own clock, which the simulation jumps ahead. `base_ms`: when this life began."""
 
     def __init__(self, base_ms: int) -> None:
         self._base_ms = base_ms
+        self.set_by_ms = 0
+
+    def set_by(self, ms: int) -> None:
+        """Somebody sets the clock, forward or back."""
+        self._base_ms += ms
+        self.set_by_ms += ms
 
     def now_ms(self) -> int:
         """Milliseconds of the simulated world."""
@@ -36,7 +46,7 @@ class VirtualClock:
             await trio.sleep_forever()  # the clock would jump there
         await trio.lowlevel.checkpoint()
         while self.now_ms() < at_ms:
-            await trio.sleep((at_ms - self.now_ms()) / 1000)
+            await trio.sleep(min((at_ms - self.now_ms()) / 1000, RECHECK_S))
 
 
 class Threads:

@@ -122,7 +122,7 @@ class World:
             with deterministic(self._threads) as threads:
                 life = Life(self, store, threads)
                 trio.run(life.run, story, clock=clock)
-            self.now_ms += int(clock.current_time() * 1000) + 1
+            self.now_ms += int(clock.current_time() * 1000) + 1 + life.clock.set_by_ms
         except BaseException as error:
             ended = error
             self._expect(error)

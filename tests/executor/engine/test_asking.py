@@ -96,7 +96,8 @@ async def test_the_same_id_is_the_same_update_also_beside_itself_and_after_the_e
         async with trio.open_nursery() as nursery:
             for _ in range(3):
                 nursery.start_soon(one)
-        assert answers == [Updated(b"\x05", None, True)] * 3
+        assert [(answer.value, answer.error) for answer in answers] == [(b"\x05", None)] * 3
+        assert sorted(answer.is_new for answer in answers) == [False, False, True]
         assert await _update(there) == Updated(b"\x05", None, False)
         with pytest.raises(Conflict) as other:
             await _update(there, payload=b"\x06")
@@ -105,6 +106,28 @@ async def test_the_same_id_is_the_same_update_also_beside_itself_and_after_the_e
     async with world(tmp_path) as there:
         assert await _update(there) == Updated(b"\x05", None, False)
         assert there.kinds(KEY) == [*WAITING, "UpdateAccepted", "UpdateEnded"]
+
+
+async def test_another_update_of_an_id_that_is_being_asked_is_a_conflict(tmp_path: Path) -> None:
+    """It must not be answered by the one that it stands beside; and only one of two equal ones is new."""
+    async with world(tmp_path) as there:
+        await _waiting(there)
+        answers: list[object] = []
+
+        async def ask(payload: bytes) -> None:
+            try:
+                answers.append((await _update(there, payload=payload)).is_new)
+            except Conflict as conflict:
+                answers.append(conflict.code)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, b"\x05")
+            await trio.testing.wait_all_tasks_blocked(0)
+            nursery.start_soon(ask, b"\x06")
+            nursery.start_soon(ask, b"\x05")
+        assert sorted(map(str, answers)) == ["False", "True", "update_exists"]
+        kinds = [type(entry).__name__ for entry in there.whole_journal(KEY)]
+        assert kinds.count("UpdateAccepted") == 1
 
 
 async def test_an_update_that_dies_with_its_sandbox_before_it_is_accepted_is_sent_again(tmp_path: Path) -> None:
