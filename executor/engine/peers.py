@@ -66,7 +66,11 @@ class PeersOver:
             if isinstance(startable, PerdureError):
                 found.append(startable)
             elif start.workflow in startable[1]:
-                options = _limited(start, startable[1][start.workflow])
+                try:
+                    options = _limited(start, startable[1][start.workflow])
+                except Refused as refused:
+                    found.append(refused)
+                    continue
                 found.append(msgspec.structs.replace(start, commit=startable[0], options=options))
             else:
                 found.append(_unknown(start.workflow, *startable))

@@ -10,7 +10,8 @@ from executor.workflow.durations import Duration, duration_ms
 
 COUNT_MAX = 10_000
 PRIORITY_MAX = 100
-_PER = re.compile(r"payload(\.[^.\s]+)*")
+PER_CHARS_MAX = 200
+_PER = re.compile(r"payload(\.[^.\s\ud800-\udfff]+)*")
 _RATE = re.compile(r"(\d+)\s*/\s*(\d+(?:\.\d+)?)?\s*([a-z]+)")
 
 
@@ -41,6 +42,8 @@ class Flow:
             _whole("concurrency", self.concurrency, 1, COUNT_MAX)
         if self.per is not None and not (isinstance(self.per, str) and _PER.fullmatch(self.per)):
             raise ValueError(f'Flow(per={self.per!r}) is not a path like "payload.customer"')
+        if self.per is not None and len(self.per) > PER_CHARS_MAX:
+            raise ValueError(f"Flow(per=…) has {len(self.per)} characters, the limit is {PER_CHARS_MAX}")
         _whole("burst", self.burst, 1, COUNT_MAX)
         if self.rate is None:
             if self.burst != 1:

@@ -58,12 +58,20 @@ def test_a_declaration_is_inherited_from_the_nearest_base_that_has_one() -> None
         ("flow = Flow(per=f'payload.{x}')", "is not made of literals; it is read without running your code"),
         ("flow = [[[[[[[[[[1]]]]]]]]]]", "is nested too deeply"),
         ("flow = {1: 2}", "has a key that is no literal text"),
+        (f"flow = Flow(concurrency=0x{'f' * 5_000})", "has a whole number of more than 64 bits"),
+        (f"schedule = -0x{'f' * 5_000}", "has a whole number of more than 64 bits"),
+        ("schedule = Schedule(every=1, payload=[-1e999])", "has a number that is not finite"),
+        (r"flow = Flow(per='payload.\ud800')", "has text with lone surrogates, which is not valid Unicode"),
+        (
+            r"schedule = Schedule(every=1, payload={'\ud800': 1})",
+            "has text with lone surrogates, which is not valid Unicode",
+        ),
     ],
 )
 def test_what_is_no_literal_is_a_mistake_with_its_place(body: str, message: str) -> None:
     _, [error] = look(body)
     assert error.startswith("workflows.py:3:")
-    assert error.endswith(f"flow of A {message}")
+    assert error.endswith(f"{body.split()[0]} of A {message}")
 
 
 def test_declarations_are_bounded() -> None:

@@ -121,6 +121,8 @@ def test_the_limit_is_named_after_workflow_and_path() -> None:
     [
         ({"concurrency": 0}, "flow: Flow(concurrency=0) is not between 1 and 10000"),
         ({"concurrency": True}, "flow: Flow(concurrency=…) is of type bool; write a whole number"),
+        ({"per": "payload.\ud800"}, "flow: Flow(per='payload.\\ud800') is not a path like \"payload.customer\""),
+        ({"per": "payload." + "a" * 193}, "flow: Flow(per=…) has 201 characters, the limit is 200"),
         ({"per": "customer"}, "flow: Flow(per='customer') is not a path like \"payload.customer\""),
         ({"rate": "100"}, 'flow: Flow(rate=\'100\') is not a rate like "100/minute" or "5/10 seconds"'),
         ({"rate": "0/minute"}, "flow: Flow(rate=0) is not between 1 and 1000000"),
