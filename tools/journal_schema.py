@@ -56,7 +56,7 @@ def document() -> dict[str, Any]:
             "sequence": {"type": "integer", "minimum": 1},
             "at_ms": {"type": "integer"},
             "kind": {"enum": [_kind(kind) for kind in kinds]},
-            "chain": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+            "chain": {"type": "string", "pattern": "^([0-9a-f]{32})?$"},
             "attempt": {"type": ["integer", "null"], "minimum": 1},
             "parent": {"type": ["string", "null"]},
             "fields": {"type": "object"},

@@ -452,4 +452,4 @@ HIDDEN: frozenset[type[Entry]] = frozenset({StepStarted, Activated, Released, Ch
 """Kinds that are not sent to the run."""
 
 HIDDEN_TAGS = frozenset({18, 19, 20, 37})
-"""Of these kinds; the tag is byte 18 of the stored form."""
+"""Of these kinds."""

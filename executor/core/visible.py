@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from executor.core.codec import trace_tag
 from executor.core.entries import HIDDEN_TAGS
-
-_TAG = slice(18, 19)
-"""Where the tag is in the stored form of an entry with fewer than 16 fields: all that are hidden."""
-_HIDDEN = frozenset(bytes((tag,)) for tag in HIDDEN_TAGS)
 
 Cuts = Sequence[tuple[int, int]]
 
 
 def is_visible(stored: bytes, sequence: int, cuts: Cuts, carried: Collection[int]) -> bool:
     """Whether the run is sent this entry. `cuts` and `carried` are the instance's."""
-    if stored[_TAG] in _HIDDEN:
+    if trace_tag(stored) in HIDDEN_TAGS:
         return False
     for first, last in cuts:
         if first <= sequence <= last:

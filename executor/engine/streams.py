@@ -20,7 +20,6 @@ KNOWN_MAX = 256
 SCAN_ENTRIES = 2_000
 BYTES_MAX = 4 * 1024 * 1024
 """Of one answer; it has one item at least."""
-_TAG_AT = 18
 _EMITTED_TAG = 24
 _first_of = itemgetter(0)
 
@@ -81,7 +80,7 @@ class Streams:
         while known.scanned < row.sequence:
             stored = self._store.journal(*key, after=known.scanned, limit=SCAN_ENTRIES)
             for sequence, data in enumerate(stored, start=known.scanned + 1):
-                if data[_TAG_AT] == _EMITTED_TAG:
+                if codec.trace_tag(data) == _EMITTED_TAG:
                     entry = codec.decode(data)[0]
                     assert isinstance(entry, Emitted), "its tag says so"
                     known.places.setdefault(entry.stream, []).append((entry.first, sequence))

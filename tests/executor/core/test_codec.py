@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from executor.core import codec
-from executor.core.entries import AnyEntry, SleepStarted, Started, StepSucceeded
+from executor.core.entries import AnyEntry, SleepStarted, Started, StepStarted, StepSucceeded, Trace
 from executor.core.errors import Corrupt
 from tests.executor.core.strategies import journals
 
@@ -81,11 +81,27 @@ def test_any_bytes_are_an_entry_or_corrupt(data):
         assert error.code == "corrupt_journal"
     else:
         assert isinstance(entry, AnyEntry)
-        assert len(chain) == codec.CHAIN_BYTES
+        assert len(chain) == (0 if isinstance(entry, Trace) else codec.CHAIN_BYTES)
 
 
 def test_newer_format_is_named():
     data = codec.encode(STARTED, bytes(16))
     with pytest.raises(Corrupt) as caught:
-        codec.decode(b"\x02" + data[1:])
-    assert caught.value.message == "a journal entry has format version 2, this release reads 1"
+        codec.decode(b"\x03" + data[1:])
+    assert caught.value.message == "a journal entry has form 3, this release reads 1 and 2"
+
+
+def test_trace_has_no_chain_and_changes_none():
+    trace = StepStarted(5, "a#1", "w.py:3", 1)
+    chain = codec.chain_after(codec.CHAIN_START, STARTED)
+    assert codec.chain_after(chain, trace) == chain
+    assert codec.decode(codec.encode(trace, chain)) == (trace, b"")
+
+
+def test_entry_in_the_form_of_another_is_corrupt():
+    data = codec.encode(STARTED, bytes(16))
+    with pytest.raises(Corrupt, match="a Started is stored in the wrong form"):
+        codec.decode(b"\x02" + data[17:])
+    trace = codec.encode(StepStarted(5, "a#1", "w.py:3", 1), bytes(16))
+    with pytest.raises(Corrupt, match="a StepStarted is stored in the wrong form"):
+        codec.decode(b"\x01" + bytes(16) + trace[1:])
