@@ -171,6 +171,8 @@ def test_the_limits_on_the_page_are_those_of_the_code() -> None:
         "open at once: steps, sleeps, waits, children, groups": f"{bounds.OPEN_MAX:,}",
         "output streams of an instance": f"{bounds.STREAMS_MAX:,}",
         "`match` of a wait": f"{run_requests.MATCH_BYTES_MAX // kib} KiB",
+        "updates under way": f"{bounds.UPDATES_OPEN_MAX:,}",
+        "updates known by their id": f"the latest {bounds.UPDATES_KEPT_MAX:,}",
         "`self.status`": f"{run_shown.STATUS_BYTES_MAX // kib} KiB",
         "search attributes": f"{attributes.COUNT_MAX}, texts of {attributes.TEXT_CHARS_MAX} characters",
         "details of a heartbeat": f"{step_signals.DETAILS_BYTES_MAX // kib} KiB",

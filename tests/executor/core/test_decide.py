@@ -10,7 +10,6 @@ from executor.core.commands import (
     Child,
     Complete,
     Continue,
-    Emit,
     Fail,
     GroupBegin,
     RetryPolicy,
@@ -328,23 +327,6 @@ def test_event_goes_to_the_first_wait_whose_match_it_has():
     assert event(instance, "e3", payload=values.encode({"who": {"name": "kim"}}))[1:] == [WaitEnded(2_000, "w#1", 3)]
     taken = do(instance, Wait("w#3", ASKED, "w.py:3", "approved", None, values.encode({"n": True})))
     assert taken[1:] == [WaitEnded(2_000, "w#3", 1)]
-
-
-def test_what_opens_more_than_the_limits_holds_the_instance(monkeypatch):
-    monkeypatch.setattr(decide, "OPEN_MAX", 2)
-    monkeypatch.setattr(decide, "STREAMS_MAX", 1)
-    instance = begin()
-    do(instance, wait("w#1"))
-    do(instance, wait("w#2"))
-    do(instance, Emit("words", [b"\x01"], "", 0, 1))
-    do(instance, Emit("words", [b"\x02"], "", 0, 2))
-    [full] = decide.on_command(instance, wait("w#3"), now_ms=2_000).entries
-    assert full.code == "limit_exceeded"
-    assert full.message.startswith(
-        "2 steps, sleeps, waits, children, groups and updates have begun and not ended, the "
-    )
-    [full] = decide.on_command(instance, Emit("other", [b"\x01"], "", 0, 3), now_ms=2_000).entries
-    assert (full.code, full.message) == ("limit_exceeded", "it has 1 output streams, the limit is 1")
 
 
 def test_step_that_is_given_up_while_it_executes_says_so():
