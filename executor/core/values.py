@@ -25,7 +25,7 @@ from collections.abc import Callable
 from datetime import date, datetime, time
 from functools import lru_cache
 from typing import Any
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 import msgspec
 
@@ -354,15 +354,34 @@ def _datetime_of(text: str) -> datetime:
     fixed = datetime.fromisoformat(text)
     if fixed.tzinfo is None:
         raise ValueError(f"a datetime of the zone {key} has no offset")
-    try:
-        zone = ZoneInfo(key)
-    except (KeyError, ValueError, OSError):  # this machine does not know the zone: the instant is what counts
+    zone = _zone(key)
+    if zone is None:  # this machine does not know it: the instant is what counts
         return fixed
     for fold in (0, 1):
         named = fixed.replace(tzinfo=zone, fold=fold)
         if named.utcoffset() == fixed.utcoffset():
             return named
     return fixed
+
+
+_unknown_zones: set[str] = set()
+UNKNOWN_ZONES_MAX = 100
+
+
+def _zone(key: str) -> ZoneInfo | None:
+    """Looking for a zone that is not there takes many files: after some of them only those are looked for that are."""
+    if len(_unknown_zones) >= UNKNOWN_ZONES_MAX and key not in _zones():
+        return None
+    try:
+        return ZoneInfo(key)
+    except (KeyError, ValueError, OSError):
+        _unknown_zones.add(key[:UNKNOWN_ZONES_MAX])
+        return None
+
+
+@lru_cache(maxsize=1)
+def _zones() -> frozenset[str]:
+    return frozenset(available_timezones())
 
 
 # --- declared types

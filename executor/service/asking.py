@@ -196,7 +196,7 @@ def _parameters(parameters: Sequence[Any] | Mapping[str, Any]) -> bytes:
         raise Refused("parameters are a list or a dict", code="bad_request", hint="For a single value write [value].")
     items = parameters.items() if isinstance(parameters, Mapping) else enumerate(parameters)
     for place, value in items:
-        if not _is_cell(value):
+        if not (_is_cell(value) and _is_cell(place)):
             raise Refused(
                 f"parameter {place!r} is not a value that SQLite holds: {type(value).__name__}",
                 code="bad_request",

@@ -251,3 +251,19 @@ def test_argument_that_is_not_a_value_counts_as_its_type() -> None:
     assert values.canonical([object()]) != values.canonical([{1}])
     assert values.canonical({1: object()}) == values.canonical({2: 3})
     assert values.canonical(time(1)) != values.canonical(time(2))
+
+
+def test_many_unknown_zones_are_not_looked_for_one_by_one(monkeypatch):
+    looked = []
+
+    def look(key):
+        looked.append(key)
+        return ZoneInfo(key)
+
+    monkeypatch.setattr(values, "ZoneInfo", look)
+    monkeypatch.setattr(values, "_unknown_zones", set())
+    texts = [f"2020-01-01T00:00:00+00:00[Unknown/{number}]" for number in range(values.UNKNOWN_ZONES_MAX + 50)]
+    assert all(values.from_json({"$datetime": text}).utcoffset() == timedelta(0) for text in texts)
+    assert len(looked) == values.UNKNOWN_ZONES_MAX
+    known = values.from_json({"$datetime": "2020-01-01T00:00:00+01:00[Europe/Berlin]"})
+    assert str(known.tzinfo) == "Europe/Berlin"
