@@ -34,6 +34,7 @@ from executor.shards.layout import MANIFEST, Layout, laid_out, owned
 from executor.shards.owner import owning
 from executor.shards.remote import RemoteInstances
 from executor.shards.router import RoutedInstances
+from executor.shards.slots import SlotLedger
 from executor.shards.supervisor import ShardProcess
 
 ISOLATION_LEVELS = {Isolation.CELL: 2, Isolation.LANDLOCK: 1, Isolation.NONE: 0}
@@ -148,8 +149,10 @@ async def _in_shard_processes(
     instances = RoutedInstances(
         [RemoteInstances(process) for process in processes], layout.owners, layout=layout.number
     )
+    slots = SlotLedger()
     for process in processes:
         process.peers = PeersOver(instances, code, gate)
+        process.slots = slots
     async with trio.open_nursery() as nursery:
         try:
             async with trio.open_nursery() as opening:

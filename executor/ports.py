@@ -5,14 +5,14 @@ Synchronous methods touch files: they are called in worker threads. Each has a c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
 
 import msgspec
 
-from executor.core.entries import StartOptions
+from executor.core.entries import FlowLimit, StartOptions
 from executor.core.errors import PerdureError
 from executor.core.failure import ErrorFact
 from executor.core.search import Query
@@ -420,6 +420,22 @@ class Peers(Protocol):
 
     async def child_ended(self, tenant: str, parent: str, end: ChildEnd) -> None:
         """See `Instances.child_ended`."""
+
+
+class Slots(Protocol):
+    """Which of several processes may begin an instance behind limits: the limits of all of them together. Kept in
+    memory by the front; what a process has goes back when it ends."""
+
+    on_granted: Callable[[str, tuple[FlowLimit, ...]], None]
+    """Told the tenant and limits of what was refused before: there is one now, and it is taken."""
+
+    async def take(self, tenant: str, limits: tuple[FlowLimit, ...]) -> bool:
+        """One slot of each of the limits, or none of any. False: `on_granted` will be called, in the order of asking;
+        until then do not ask for the same again. Raises Unavailable."""
+        ...
+
+    def give(self, tenant: str, limits: tuple[FlowLimit, ...]) -> None:
+        """Give back what was taken."""
 
 
 # --- code

@@ -34,7 +34,7 @@ from executor.engine.resident import Key, Resident, Run
 from executor.engine.sandboxes import WarmSandbox, WarmSandboxes
 from executor.engine.scheduler import Queued
 from executor.engine.signal import Signal
-from executor.ports import CodeSource, OutputText, SandboxHost
+from executor.ports import CodeSource, OutputText, SandboxHost, Slots
 from executor.sandbox.protocol import (
     Activate,
     Answer,
@@ -105,13 +105,23 @@ class Runner:
             nursery.start_soon(self._parked.run)
             task_status.started()
             queue, places = self._engine.queue, self._engine.places
+            slots = places.slots
             while True:
                 on_disk: list[Queued] = []
                 while places.has_room and (queued := queue.take()) is not None:
                     key = queued.key
-                    if self._is_quiescing or self._activate_now(key):
+                    if self._is_quiescing:
                         continue
-                    places.take(key, queued.limits)
+                    has_place = slots is not None and bool(queued.limits)
+                    if slots is not None and has_place and not places.reserve(key, queued.limits):
+                        nursery.start_soon(self._ask_for_slot, queued, slots)
+                        continue
+                    if self._activate_now(key):
+                        if has_place:
+                            places.release(key)
+                        continue
+                    if not has_place:
+                        places.take(key, queued.limits)
                     if self._engine.residents.get(key) is None:
                         on_disk.append(queued)
                     else:
@@ -160,6 +170,27 @@ class Runner:
         due = decide.on_clock(resident.instance, self._engine.clock.now_ms())
         if due.entries:
             self._engine.commit(resident, due.entries)
+
+    async def _ask_for_slot(self, queued: Queued, slots: Slots) -> None:
+        """Activate an instance that has its place, if the limits of all processes together let it."""
+        queue, places = self._engine.queue, self._engine.places
+        key, priority, limits = queued
+        try:
+            has_slot = await slots.take(key[0], limits)
+        except Unavailable as hindered:
+            log.warning("no slot", extra={"tenant": key[0], "instance": key[1], "error": str(hindered)})
+            await trio.sleep(UNAVAILABLE_PAUSE_S)
+            has_slot = False
+            places.answered(key[0], limits)
+        if not has_slot:
+            queue.put(key, priority=priority, limits=limits, is_first=True)
+            places.release(key)
+            return
+        places.admit(key, limits)
+        if self._is_quiescing or self._activate_now(key):
+            places.release(key)
+        else:
+            await self._activate_guarded(queued)
 
     async def _activate_read(self, queued: list[Queued]) -> None:
         """Activate instances that wait on disk, read together. Each has its place already."""

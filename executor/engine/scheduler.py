@@ -75,16 +75,20 @@ class _Line:
         self._ranks: list[int] = []
         self._buckets: dict[int, _Bucket] = {}
 
-    def put(self, rank: int, number: int, key: Key) -> int:
+    def put(self, rank: int, number: int, key: Key, *, is_first: bool) -> int:
         """Its index in its bucket; `head` is new if it is the first now."""
         bucket = self._buckets.get(rank)
         if bucket is None:
             bucket = self._buckets[rank] = _Bucket()
             insort(self._ranks, rank)
-        bucket.keys.append((number, key))
         self.count += 1
-        if self.head is None or rank < self.head[0]:
+        if self.head is None or rank < self.head[0] or (is_first and rank == self.head[0]):
             self.head = (rank, number)
+        if is_first:
+            bucket.keys.appendleft((number, key))
+            bucket.taken -= 1
+            return bucket.taken
+        bucket.keys.append((number, key))
         return bucket.taken + len(bucket.keys) - 1
 
     def first(self) -> Key:
@@ -174,8 +178,9 @@ class FairQueue:
         """Whether a place of any run would let another begin: not all that are queued are held up by limits."""
         return len(self._members) > self._blocked
 
-    def put(self, key: Key, *, priority: int = 0, limits: Sequence[FlowLimit] = ()) -> None:
-        """Add an instance, unless it is in the queue."""
+    def put(self, key: Key, *, priority: int = 0, limits: Sequence[FlowLimit] = (), is_first: bool = False) -> None:
+        """Add an instance, unless it is in the queue. `is_first`: it had its turn and could not use it; so it goes
+        before all of its tenant that have its priority."""
         if key in self._members:
             return
         tenant = self._tenants.get(key[0])
@@ -187,7 +192,8 @@ class FairQueue:
             line = tenant.lines[own] = _Line(own)
         self._number += 1
         before = line.head
-        self._members[key] = (line, -priority, line.put(-priority, self._number, key))
+        number = -self._number if is_first else self._number
+        self._members[key] = (line, -priority, line.put(-priority, number, key, is_first=is_first))
         tenant.count += 1
         if line.blocked_by is not None:
             self._blocked += 1

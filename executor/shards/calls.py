@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from executor.core.entries import FlowLimit
 from executor.core.errors import PerdureError, from_json
 from executor.core.search import Query
 from executor.ports import ChildEnd, ChildStart, Emission, Queried, Seen, Share, Start, StoredRow, Updated, Vitals
@@ -72,6 +73,7 @@ def errors_inward(items: list[Seen | dict[str, Any]]) -> list[Seen | PerdureErro
 
 
 _KEY = tuple[str, str]
+_LINE = tuple[str, tuple[FlowLimit, ...]]
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -115,5 +117,9 @@ METHODS: dict[str, Method] = {
         # A shard process to the front, which has the code store: where the bundle of a commit is, and children.
         Method("bundle", _KEY, str),
         Method("start_children", tuple[list[ChildStart]], list[Seen | dict[str, Any]]),
+        # What runs begin behind, of all processes together; and the front to one that was refused before.
+        Method("take_slot", _LINE, bool),
+        Method("give_slot", _LINE, None),
+        Method("slot_granted", _LINE, None),
     )
 }

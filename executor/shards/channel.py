@@ -151,6 +151,11 @@ class Channel:
 
         return method.answer(await wait_task_rescheduled(abort))
 
+    def tell(self, name: str, *arguments: Any) -> None:
+        """A call that nobody waits for; nothing if the other end is gone. Whoever tells bounds how much."""
+        self._number += 1
+        self._post(_encoder.encode(Call(self._number, name, msgspec.Raw(encode(arguments)))))
+
     def answer(self, number: int, value: Any) -> None:
         """Answer call `number`."""
         self._post(_encoder.encode(Answer(number, msgspec.Raw(encode(value)))))

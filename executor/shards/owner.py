@@ -13,7 +13,7 @@ from executor.adapters.state import FacetsStateStore
 from executor.engine.engine import Engine, EngineLimits
 from executor.engine.local import LocalInstances
 from executor.engine.peers import Gate, PeersOver
-from executor.ports import CodeSource, Peers
+from executor.ports import CodeSource, Peers, Slots
 from executor.sandbox.cell import CellOptions, Isolation
 from executor.sandbox.limits import SandboxLimits
 from executor.sandbox.pool import sandbox_host
@@ -30,12 +30,13 @@ async def owning(
     limits: EngineLimits,
     facet_bytes_max: int,
     peers: Peers | None = None,
+    slots: Slots | None = None,
     gate: Gate | None = None,
 ) -> AsyncGenerator[LocalInstances]:
     """The instances of the store in `path`, going on from where they were; on leaving, steps that execute may finish.
 
-    `place`: where a backup keeps the store. `peers` None: there are no other processes; then `gate` is what keeps
-    collections of garbage away from the start of a child. Raises Refused (`data_in_use`, `not_confined`,
+    `place`: where a backup keeps the store. `peers` and `slots` None: there are no other processes; then `gate` is
+    what keeps collections of garbage away from the start of a child. Raises Refused (`data_in_use`, `not_confined`,
     `schema_too_new`), Corrupt, Unavailable.
     """
     store = await trio.to_thread.run_sync(lambda: FacetsStateStore.open(path, facet_bytes_max=facet_bytes_max))
@@ -45,6 +46,8 @@ async def owning(
             engine = Engine(store, code, host, SystemClock(), limits)
             instances = LocalInstances(engine, store, place=place)
             engine.peers = PeersOver(instances, code, gate) if peers is None else peers
+            if slots is not None:
+                engine.places.slots = slots
             async with engine.running():
                 yield instances
     finally:

@@ -29,7 +29,7 @@ from executor.sandbox.cell import Isolation
 from executor.shards.calls import METHODS, Setup
 from executor.shards.channel import Call, Channel
 from executor.shards.owner import owning
-from executor.shards.remote import CalledPeers
+from executor.shards.remote import CalledPeers, CalledSlots
 from executor.wire import innermost
 
 log = logging.getLogger(__name__)
@@ -125,6 +125,7 @@ class Server:
             on_cancel=self._cancel,
             lost=Unavailable("the front is gone", code="shutting_down"),
         )
+        self.slots = CalledSlots(self.channel)
         self.begun: tuple[int, Setup] | None = None
         self.stop_number = 0
         self.changed = trio.Event()
@@ -141,6 +142,8 @@ class Server:
         for call in calls:
             if call.method == "start":
                 starts.append(call)
+            elif call.method == "slot_granted":
+                self.slots.on_granted(*METHODS["slot_granted"].arguments(call.arguments))
             elif call.method == "open":
                 self.begun = (call.number, METHODS["open"].arguments(call.arguments)[0])
                 self.changed.set()
@@ -232,7 +235,7 @@ async def serve(ours: socket.socket) -> int:
         logs.setup(setup.log_level, setup.log_format)
         is_open = False
         try:
-            async with _owned(setup, channel) as instances, trio.open_nursery() as answering:
+            async with _owned(setup, channel, server.slots) as instances, trio.open_nursery() as answering:
                 server.serve(instances, answering)
                 channel.answer(number, None)
                 is_open = True
@@ -260,7 +263,7 @@ async def _carry(channel: Channel) -> None:
     os._exit(1)  # the front is gone; nothing acknowledged is lost by it
 
 
-def _owned(setup: Setup, channel: Channel) -> Any:
+def _owned(setup: Setup, channel: Channel, slots: CalledSlots) -> Any:
     return owning(
         Path(setup.path),
         setup.place,
@@ -279,6 +282,7 @@ def _owned(setup: Setup, channel: Channel) -> Any:
         ),
         facet_bytes_max=setup.facet_bytes_max,
         peers=CalledPeers(channel),
+        slots=slots,
     )
 
 

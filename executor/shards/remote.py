@@ -1,14 +1,15 @@
-"""RemoteInstances: the Instances port over a channel to the process that owns them. CalledPeers: what that process asks
-of others, over the same channel the other way."""
+"""RemoteInstances: the Instances port over a channel to the process that owns them. CalledPeers, CalledSlots: what that
+process asks of others and of the front, over the same channel the other way."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import trio
 
+from executor.core.entries import FlowLimit
 from executor.core.errors import PerdureError
 from executor.core.search import Query
 from executor.ports import ChildEnd, ChildStart, Emission, Queried, Seen, Share, Start, StoredRow, Updated, Vitals
@@ -140,6 +141,24 @@ class RemoteInstances:
 
     async def check(self) -> list[str]:
         return cast("list[str]", await self._process.call("check"))
+
+
+class Telling(Calling, Protocol):
+    def tell(self, name: str, *arguments: Any) -> None: ...
+
+
+class CalledSlots:
+    """The Slots port over a channel: of a shard process, to the front. See `executor.ports.Slots`."""
+
+    def __init__(self, front: Telling) -> None:
+        self._front = front
+        self.on_granted: Callable[[str, tuple[FlowLimit, ...]], None] = lambda _tenant, _limits: None
+
+    async def take(self, tenant: str, limits: tuple[FlowLimit, ...]) -> bool:
+        return cast("bool", await self._front.call("take_slot", tenant, limits))
+
+    def give(self, tenant: str, limits: tuple[FlowLimit, ...]) -> None:
+        self._front.tell("give_slot", tenant, limits)
 
 
 class CalledPeers:

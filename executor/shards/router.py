@@ -48,7 +48,8 @@ class RoutedInstances:
     def _placed(self, start: Start) -> Start:
         """The start; one with limits and a new id has an id of the part where all such of its key are.
 
-        A limit is enforced by each part for its own instances, so it holds for all of them only if they are together.
+        There they begin in the order of arrival and priority, and no part waits for another. The limit holds wherever
+        they are.
         """
         options = start.options
         if not start.is_new or options is None or not options.limits or len(self._parts) == 1:

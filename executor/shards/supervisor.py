@@ -25,6 +25,7 @@ from executor.engine.peers import NoPeers
 from executor.ports import CodeSource, Peers, Share
 from executor.shards.calls import METHODS, Setup
 from executor.shards.channel import Call, Channel
+from executor.shards.slots import SlotLedger
 from executor.wire import innermost
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ class ShardProcess:
         self._code = code
         self.peers: Peers = NoPeers()
         """Who answers what instances of this process ask of others."""
+        self.slots = SlotLedger()
+        """One for all processes: what limits let begin."""
         self._shares: dict[str, Share] = {}
         """What tenants get that do not get the default."""
         self._channel: Channel | None = None
@@ -164,6 +167,7 @@ class ShardProcess:
             with trio.CancelScope(shield=True):
                 await _ended(process)
             self._process = None
+            self.slots.lost(channel)
         failure = channel.end or failure
         if failure is not None:
             raise failure
@@ -172,7 +176,12 @@ class ShardProcess:
         # They come as soon as the process recovers what was active: before it says that it is open.
         assert self._nursery is not None
         for call in calls:
-            self._nursery.start_soon(self._answer, call, channel)
+            if call.method == "take_slot":
+                channel.answer(call.number, self.slots.take(channel, *METHODS["take_slot"].arguments(call.arguments)))
+            elif call.method == "give_slot":
+                self.slots.give(channel, *METHODS["give_slot"].arguments(call.arguments))
+            else:
+                self._nursery.start_soon(self._answer, call, channel)
 
     async def _answer(self, call: Call, channel: Channel) -> None:
         """What a shard process asks. It may come back to that same process, as a call of its own: there nobody waits

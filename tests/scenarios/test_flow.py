@@ -11,6 +11,8 @@ import pytest
 
 from executor import Conflict, Refused
 from executor.platform.api import Run, Tenant
+from executor.shards.layout import present
+from facets import shard_of
 from tests.scenarios.live import WorkingCopy, serving
 
 FLOWS = """
@@ -67,10 +69,14 @@ def test_what_a_push_declares_holds_over_two_processes_and_a_kill(tmp_path: Path
         work.commit({"workflows.py": FLOWS})
         assert work.push().code == 0
 
-        runs = acme.start_many([{"workflow": "One", "payload": {"key": number % 2}} for number in range(12)])
-        for key in (0, 1):
-            of_key = spans(runs[key::2])
-            assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(of_key))
+        drawn = [{"workflow": "One", "payload": {"key": number % 2}} for number in range(12)]
+        named = [{"workflow": "One", "payload": {"key": "named"}, "id": f"named{number}"} for number in range(8)]
+        layout = present(server.data)
+        assert layout is not None
+        assert {layout.owners[shard_of("acme", str(start["id"]))] for start in named} == {0, 1}
+        runs = acme.start_many([*drawn, *named])
+        for of_key in (runs[0:12:2], runs[1:12:2], runs[12:]):
+            assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans(of_key)))
 
         first = acme.start("Latest", {"v": 1})
         assert acme.start("Latest", {"v": 2}).id == first.id

@@ -23,7 +23,7 @@ from executor.core.lifecycle import FINAL
 from executor.engine.engine import Engine, EngineLimits
 from executor.engine.local import LocalInstances
 from executor.engine.peers import PeersOver
-from executor.ports import Peers
+from executor.ports import Peers, Slots
 from executor.sandbox.protocol import (
     Activate,
     Ask,
@@ -249,7 +249,12 @@ class World:
 
 @asynccontextmanager
 async def world(
-    path: Path, *, limits: EngineLimits | None = None, host: ScriptedHost | None = None, peers: Peers | None = None
+    path: Path,
+    *,
+    limits: EngineLimits | None = None,
+    host: ScriptedHost | None = None,
+    peers: Peers | None = None,
+    slots: Slots | None = None,
 ) -> AsyncGenerator[World]:
     """The engine over the data in `path`, from its start to its orderly end."""
     store = FacetsStateStore.open(path)
@@ -258,6 +263,8 @@ async def world(
         host = host or ScriptedHost()
         engine = Engine(store, NoCode(), host, clock, limits or EngineLimits(stop_grace_s=1.0))  # type: ignore[arg-type]
         engine.peers = peers or PeersOver(LocalInstances(engine, store), NoCode(host))  # type: ignore[arg-type]
+        if slots is not None:
+            engine.places.slots = slots
         async with engine.running():
             yield World(engine, store, host, clock)
     finally:

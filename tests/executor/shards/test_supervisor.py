@@ -21,7 +21,7 @@ PROGRAM = """
 import os, socket, sys
 import trio
 import trio.testing
-from executor.core.entries import Parent, StartOptions
+from executor.core.entries import FlowLimit, Parent, StartOptions
 from executor.core.errors import Corrupt, Refused, Unavailable, from_json
 from executor.core.failure import ErrorFact
 from executor.ports import ChildEnd, ChildStart, Start
@@ -33,6 +33,11 @@ open(sys.argv[1], "a").write("x")
 HOW = sys.argv[2]
 
 shares = 10
+granted = []
+SLOT = ("acme", (FlowLimit("one at a time", "key", 1),))
+
+async def take_slot(number):
+    channel.answer(number, {"has": int(await channel.call("take_slot", *SLOT))})
 
 def take(calls):
     global shares
@@ -58,6 +63,15 @@ def take(calls):
             nursery.start_soon(peers, call.number)
         elif call.method == "commits":
             nursery.start_soon(bundle, call.number)
+        elif call.method == "streams":
+            nursery.start_soon(take_slot, call.number)
+        elif call.method == "slot_granted":
+            granted.append(METHODS["slot_granted"].arguments(call.arguments))
+        elif call.method == "backup":
+            channel.tell("give_slot", *SLOT)
+            channel.answer(call.number, None)
+        elif call.method == "ask":
+            channel.answer(call.number, b"told" if granted == [SLOT] else b"")
         else:
             channel.answer(call.number, None)
             if call.method == "stop":
@@ -281,3 +295,35 @@ async def test_peers_that_are_not_there_yet_are_busy(made: Any) -> None:
             await nursery.start(process.run)
             assert await process.call("check") == ["busy", "busy", "busy", "busy"]
             await process.stop()
+
+
+async def told(process: ShardProcess) -> None:
+    while await process.call("ask", "acme", "i", "n", b"") != b"told":
+        await trio.testing.wait_all_tasks_blocked(0.01)
+
+
+async def test_slots_are_shared_by_processes_and_come_back_from_one_that_dies(made: Any) -> None:
+    processes = [made(""), made(""), made("")]
+    slots = processes[0].slots
+    dies, waits, last = processes
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            for process in processes:
+                process.slots = slots
+                await nursery.start(process.run)
+            assert [await process.call("streams", "acme", "i") for process in processes] == [
+                {"has": 1},
+                {"has": 0},
+                {"has": 0},
+            ]
+            with pytest.raises(Unavailable):
+                await dies.call("counts", "acme")
+            await told(waits)
+            assert await last.call("ask", "acme", "i", "n", b"") == b""
+            await waits.call("backup", "")
+            await told(last)
+            await last.call("backup", "")
+            assert await waits.call("streams", "acme", "i") == {"has": 1}
+            for process in processes:
+                await process.stop()
+    assert len(slots) == 0
