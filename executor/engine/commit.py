@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from executor.core import codec
+from executor.core import bounds, codec
 from executor.core.entries import AnyEntry, Continued, Restarted
-from executor.core.errors import PerdureError
+from executor.core.errors import PerdureError, Refused
 from executor.core.instance import fold
 from executor.engine.resident import Resident
 from executor.engine.signal import Landing
@@ -44,6 +44,18 @@ def _apply(resident: Resident, entry: AnyEntry, delta: bytes | None) -> None:
     resident.history_bytes += len(data)
     resident.stored.append(data)
     resident.unsent.append((data, delta))
+
+
+def check_room(resident: Resident, size: int = 0) -> None:
+    """Raises Refused if its history has no room for what somebody outside wants journaled, `size` bytes. Its end
+    always has."""
+    entries, total = resident.instance.sequence, resident.history_bytes + size
+    if entries >= bounds.HISTORY_ENTRIES_MAX or total > bounds.HISTORY_BYTES_MAX:
+        raise Refused(
+            f'the history of instance "{resident.key[1]}" is full: {entries} entries, {resident.history_bytes} bytes',
+            code="limit_exceeded",
+            hint="Terminate it, and start another.",
+        )
 
 
 class Commit:

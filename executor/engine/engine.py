@@ -38,7 +38,7 @@ from executor.core.entries import (
 from executor.core.errors import NotFound, PerdureError
 from executor.core.lifecycle import ACTIVE, FINAL, State, check
 from executor.engine.asking import Asking
-from executor.engine.commit import Commit, apply
+from executor.engine.commit import Commit, apply, check_room
 from executor.engine.committer import RECORD_BYTES, Committer
 from executor.engine.losses import Losses
 from executor.engine.obligations import Obligations
@@ -213,6 +213,7 @@ class Engine:
             if decided.entries:
                 # A repeated one is known by its id even when the instance has ended on it.
                 check("send_event", self.state(resident), key[1])
+                check_room(resident, len(payload))
             await self.commit_and_wait(resident, decided.entries)
             return bool(decided.entries)
 
@@ -220,6 +221,7 @@ class Engine:
         """Stop before the next step, and all timers, durably; steps that execute finish and are journaled."""
         async with self.residents.hold(key) as resident:
             is_new = check("pause", self.state(resident), key[1])
+            check_room(resident)
             await self.commit_and_wait(resident, (Paused(self.clock.now_ms(), by),) if is_new else ())
 
     async def resume(self, key: Key, *, by: str = "") -> None:
@@ -227,6 +229,7 @@ class Engine:
         async with self.residents.hold(key) as resident:
             entries: list[AnyEntry] = []
             if check("resume", self.state(resident), key[1]):
+                check_room(resident)
                 now_ms = self.clock.now_ms()
                 entries = [Unheld(now_ms) if resident.instance.held is not None else Resumed(now_ms, by)]
                 resident.is_resting = False
@@ -263,6 +266,7 @@ class Engine:
         """Change search attributes, durably; None takes one away. Raises Refused (`bad_request`)."""
         async with self.residents.hold(key) as resident:
             check("set_attributes", self.state(resident), key[1])
+            check_room(resident)
             instance = resident.instance
             changed = attributes.merge(instance.attributes, changes)
             is_new = changed != instance.attributes

@@ -12,8 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from executor.core import codec, rewind
+from executor.core.bounds import RESTARTS_MAX
 from executor.core.entries import AnyEntry, Restarted
+from executor.core.errors import Refused
 from executor.core.lifecycle import Operation, check
+from executor.engine.commit import check_room
 from executor.engine.resident import Key, Resident
 from executor.engine.signal import Landing
 
@@ -51,7 +54,15 @@ class Restarting:
         engine = self._engine
         async with engine.residents.hold(key) as resident:
             check(operation, engine.state(resident), key[1])
+            check_room(resident)
             after = find(resident)
+            if len(resident.instance.cuts) >= RESTARTS_MAX and after > resident.instance.begin_at:
+                raise Refused(
+                    f'instance "{key[1]}" was restarted {len(resident.instance.cuts)} times from a step, the limit is '
+                    f"{RESTARTS_MAX}",
+                    code="limit_exceeded",
+                    hint="Restart it from its first line, or start another.",
+                )
             resident.is_barred = True
             try:
                 engine.runner.drop(resident)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from executor.core.entries import Rescheduled, Started
 from executor.core.errors import Conflict, NotFound, PerdureError, Unavailable
-from executor.engine.commit import Commit
+from executor.engine.commit import Commit, check_room
 from executor.engine.resident import Key, Resident
 from executor.engine.signal import Landing
 from executor.entropy import Entropy
@@ -111,6 +111,7 @@ class Starting:
                     code="invalid_state",
                     state=engine.state(resident),
                 )
+            check_room(resident, len(payload))
             entry = Rescheduled(engine.clock.now_ms(), payload, start_at_ms)
             await engine.commit_and_wait(resident, (entry,))
             return StoredRow(*key, 0, instance.sequence, engine.row(resident))

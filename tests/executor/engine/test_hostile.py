@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from executor.core import attributes, values
+from executor.core import attributes, bounds, values
 from executor.core.commands import (
     AcceptUpdate,
     Cancel,
@@ -20,11 +20,12 @@ from executor.core.commands import (
     SetAttributes,
     SetStatus,
     Sleep,
+    StepDone,
     Wait,
 )
-from executor.core.entries import WaitEnded
+from executor.core.entries import StepSucceeded, WaitEnded
 from executor.core.errors import Conflict, Refused, Unavailable
-from executor.engine import asking, querying, runner
+from executor.engine import asking, querying, restarting, runner
 from executor.engine.engine import EngineLimits
 from executor.sandbox.protocol import Turn
 from tests.executor.engine.world import COMMIT, ScriptedHost, world
@@ -223,3 +224,55 @@ async def test_queries_of_one_tenant_wait_behind_themselves(tmp_path, host, monk
             go.set()
         assert asked.count("acme") == 6
         await query("acme")
+
+
+async def test_history_that_is_full_takes_nothing_in_but_its_end(tmp_path, host, monkeypatch):
+    host.scripts["Waits"] = lambda _seen: ([WAIT], True)
+    async with world(tmp_path, host=host) as w:
+        await start(w, "Waits")
+        await w.until(KEY, "waiting")
+        monkeypatch.setattr(bounds, "HISTORY_ENTRIES_MAX", 5)
+        refusals = []
+        for number in range(3):
+            for call in (w.engine.pause, w.engine.resume):
+                try:
+                    await call(KEY)
+                except Refused as refused:
+                    refusals.append(refused)
+        assert refusals, "its history grows no more"
+        count = w.store.row(*KEY).sequence
+        for attempt in (
+            lambda: w.engine.send_event(KEY, id="e1", type="other", payload=b"\xc0"),
+            lambda: w.engine.set_attributes(KEY, {"a": 1}),
+            lambda: w.engine.restart(KEY),
+        ):
+            with pytest.raises(Refused) as caught:
+                await attempt()
+            assert (caught.value.code, caught.value.hint) == ("limit_exceeded", "Terminate it, and start another.")
+            assert caught.value.message.startswith(f'the history of instance "one" is full: {count} entries, ')
+        await w.engine.terminate(KEY)
+        assert await w.until_final(KEY) == "terminated"
+
+
+async def test_restarts_from_a_step_have_a_limit_and_one_from_the_first_line_forgets_them(tmp_path, host, monkeypatch):
+    monkeypatch.setattr(restarting, "RESTARTS_MAX", 3)
+
+    def steps(seen):
+        names = [entry.path for entry in seen if isinstance(entry, StepSucceeded)]
+        wanted = [StepDone(path, ASKED, "w.py:1", 1, 0, b"\xc0") for path in ("a#1", "b#1") if path not in names]
+        return ([*wanted[:1]], False) if wanted else ([WAIT], True)
+
+    host.scripts["Steps"] = steps
+    async with world(tmp_path, host=host) as w:
+        await start(w, "Steps")
+        await w.until(KEY, "waiting")
+        for _ in range(3):
+            await w.engine.restart(KEY, from_step=("b", 1))
+            await w.until(KEY, "waiting")
+        with pytest.raises(Refused) as caught:
+            await w.engine.restart(KEY, from_step=("b", 1))
+        assert caught.value.code == "limit_exceeded"
+        assert caught.value.message == 'instance "one" was restarted 3 times from a step, the limit is 3'
+        await w.engine.restart(KEY)
+        await w.until(KEY, "waiting")
+        await w.engine.restart(KEY, from_step=("b", 1))
