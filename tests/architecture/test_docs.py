@@ -14,10 +14,12 @@ import pytest
 
 from executor import cli
 from executor.config import FIELDS
-from executor.operations import API_PREFIX
+from executor.operations import API_PREFIX, OPERATIONS
 from executor.platform import Platform
+from executor.platform.api import Run, Tenant
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+MORE_PAGES = ("flow.md", "schedules.md", "search.md")
 WORKFLOWS = """from executor.workflow import Workflow
 
 class Hello(Workflow):
@@ -112,3 +114,19 @@ def test_every_command_is_told() -> None:
         for name in app:
             if not name.startswith("-") and name not in ("tenants", "versions", "instances", "schedules", "tokens"):
                 assert f"perdure {group}{name}" in page, f"{group}{name}"
+
+
+@pytest.mark.parametrize("handle", [Platform, Tenant, Run])
+def test_every_method_of_the_python_api_is_told(handle: type) -> None:
+    pages = "".join((DOCS / name).read_text(encoding="utf-8") for name in ("python.md", *MORE_PAGES))
+    methods = {name for name in dir(handle) if not name.startswith("_")}
+    assert {name for name in methods if not re.search(rf"\b{name}\b", pages)} == set()
+
+
+def test_every_operation_of_the_http_api_is_told() -> None:
+    pages = "".join((DOCS / name).read_text(encoding="utf-8") for name in ("http.md", *MORE_PAGES))
+    words = {
+        operation.name: [part for part in operation.path.split("/") if not part.startswith("{")][-1]
+        for operation in OPERATIONS.values()
+    }
+    assert {name for name, word in words.items() if not re.search(rf"/{word}\b", pages)} == set()
