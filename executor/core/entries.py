@@ -71,7 +71,8 @@ class StartOptions(msgspec.Struct, frozen=True, array_like=True, omit_defaults=T
     `start_at_ms`: not to be begun before then. `attributes`: an encoded dict of search attributes. `priority`: higher
     goes first among the tenant's own. `limits`: what it queues behind. `unload`: "every-wait" drops the run at every
     wait. `retain_…_ms`: how long it is kept once it has ended (None: as the platform says). `schedule`: the name of the
-    schedule that started it, for `scheduled_ms`. `debounce`: a start with the same key replaces it while it waits.
+    schedule that started it, for `scheduled_ms`. `debounce`: a start with the same key
+    replaces it while it waits. `depth`: instances above it.
     """
 
     start_at_ms: int | None = None
@@ -85,6 +86,7 @@ class StartOptions(msgspec.Struct, frozen=True, array_like=True, omit_defaults=T
     schedule: str | None = None
     scheduled_ms: int | None = None
     debounce: str = ""
+    depth: int = 0
 
 
 class Started(Entry, frozen=True, array_like=True, tag=1):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from executor.core import summary
+from executor.core.bounds import DEPTH_MAX
 from executor.core.entries import (
     AnyEntry,
     ChildClosed,
@@ -28,7 +29,7 @@ from executor.core.entries import (
     StartOptions,
     Terminated,
 )
-from executor.core.errors import Corrupt, NotFound, PerdureError, Unavailable
+from executor.core.errors import Corrupt, NotFound, PerdureError, Refused, Unavailable
 from executor.core.failure import ErrorFact
 from executor.core.lifecycle import FINAL
 from executor.engine.resident import Key, Resident
@@ -51,7 +52,11 @@ class Children:
 
     async def start(self, resident: Resident, requests: Sequence[ChildRequested]) -> None:
         """Start what was asked for, durably, and journal it. Raises Unavailable if some are to be tried again."""
-        answers = await self._engine.peers.start_children(self._starts(resident, requests))
+        answers: Sequence[Seen | PerdureError]
+        if _depth(resident) < DEPTH_MAX:
+            answers = await self._engine.peers.start_children(self._starts(resident, requests))
+        else:
+            answers = [_too_deep()] * len(requests)
         now_ms = self._engine.clock.now_ms()
         entries: list[AnyEntry] = []
         later: PerdureError | None = None
@@ -94,6 +99,7 @@ class Children:
                         parent=Parent(name, request.path, request.is_awaited),
                         priority=options.priority,
                         unload=options.unload,
+                        depth=options.depth + 1,
                     ),
                 ),
                 request.channel,
@@ -186,6 +192,19 @@ class Children:
             await engine.losses.hold_corrupt(key, corrupt)
         except Unavailable as error:
             errors.append(error)
+
+
+def _depth(resident: Resident) -> int:
+    options = resident.instance.start.options
+    return 0 if options is None else options.depth
+
+
+def _too_deep() -> Refused:
+    return Refused(
+        f"there are {DEPTH_MAX} instances above this child, the limit is {DEPTH_MAX}",
+        code="limit_exceeded",
+        hint="For an endless chain use self.continue_as_new(payload).",
+    )
 
 
 def is_passing(error: PerdureError) -> bool:

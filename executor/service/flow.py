@@ -30,6 +30,7 @@ from executor.workflow.flow import PRIORITY_MAX, Flow
 
 RATES_KEPT_MAX = 100_000
 PAGE = 1_000
+NEWEST = 10
 LIVE = tuple(state for state in STATES if state not in FINAL)
 _NO_OPTIONS = StartOptions()
 
@@ -157,7 +158,8 @@ class Flows:
         start = wanted.start
         options = start.options or _NO_OPTIONS
         at_ms = max(self._clock.now_ms() + pause_ms, options.start_at_ms or 0)
-        for row in await self._of_key(start.key[0], wanted.key, ("waiting",)):
+        # One that waits for its time is the newest: until then no other of its key begins to exist.
+        for row in await self._of_key(start.key[0], wanted.key, ("waiting",), limit=NEWEST):
             if _slot_of(row) is None:
                 continue
             try:
@@ -180,7 +182,8 @@ class Flows:
     async def _make_way(self, wanted: Prepared, policy: str) -> None:
         """For a singleton: see that none of its key is there. Raises Conflict (`singleton_exists`)."""
         start = wanted.start
-        for row in await self._of_key(start.key[0], wanted.key, LIVE):
+        limit = 1 if policy == "skip" else None
+        for row in await self._of_key(start.key[0], wanted.key, LIVE, limit=limit):
             if policy == "skip":
                 raise Conflict(
                     f'instance "{row.instance}" of the singleton {start.workflow} has not ended',

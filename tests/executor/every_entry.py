@@ -22,6 +22,7 @@ OPTIONS = e.StartOptions(
     schedule="nightly",
     scheduled_ms=8_000,
     debounce="k",
+    depth=2,
 )
 
 EVERY: list[e.AnyEntry] = [

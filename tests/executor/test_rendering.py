@@ -79,6 +79,7 @@ def test_the_options_of_a_start_are_shown() -> None:
         "schedule": "nightly",
         "scheduled_ms": 8_000,
         "debounce": "k",
+        "depth": 2,
     }
     assert _item(START).fields["options"] is None
 

@@ -23,9 +23,9 @@ from executor.core.commands import (
     StepDone,
     Wait,
 )
-from executor.core.entries import StepSucceeded, WaitEnded
+from executor.core.entries import ChildEnded, ChildRequested, ChildStarted, StepSucceeded, WaitEnded
 from executor.core.errors import Conflict, Refused, Unavailable
-from executor.engine import asking, querying, restarting, runner
+from executor.engine import asking, children, querying, restarting, runner
 from executor.engine.engine import EngineLimits
 from executor.sandbox.protocol import Turn
 from tests.executor.engine.world import COMMIT, ScriptedHost, world
@@ -276,3 +276,27 @@ async def test_restarts_from_a_step_have_a_limit_and_one_from_the_first_line_for
         await w.engine.restart(KEY)
         await w.until(KEY, "waiting")
         await w.engine.restart(KEY, from_step=("b", 1))
+
+
+async def test_children_of_children_without_end_are_refused(tmp_path, host, monkeypatch):
+    monkeypatch.setattr(children, "DEPTH_MAX", 3)
+
+    def bomb(seen):
+        if any(isinstance(entry, ChildStarted | ChildEnded) for entry in seen):
+            return [Complete(b"\xc0")], False
+        return [Child("c#1", ASKED, "w.py:3", "Bomb", b"\xc0", None, None, "abandon", False)], True
+
+    host.scripts["Bomb"] = bomb
+    async with world(tmp_path, host=host) as w:
+        await start(w, "Bomb")
+        name, names = KEY[1], []
+        while name is not None:
+            names.append(name)
+            await w.until_final(("acme", name))
+            journal = w.journal(("acme", name))
+            ended = [entry for entry in journal if isinstance(entry, ChildEnded)]
+            begun = any(isinstance(entry, ChildStarted) for entry in journal)
+            name = next(entry.child for entry in journal if isinstance(entry, ChildRequested)) if begun else None
+        assert len(names) == 4
+        assert (ended[0].state, ended[0].error.code) == ("refused", "limit_exceeded")
+        assert ended[0].error.message == "there are 3 instances above this child, the limit is 3"
