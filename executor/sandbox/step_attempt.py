@@ -316,6 +316,8 @@ class Attempt(WindingAttempt):
         call = self.call
         details = self._given_details if self._signals is None else self._signals.details
         error, policy = verdict.error, verdict.policy
+        if call.options.is_sensitive:
+            error = step_failures.hidden(error)
         self._tell(
             StepError(call.path, call.asked, call.where, self.attempt, self.started_at_ms, error, policy, details)
         )

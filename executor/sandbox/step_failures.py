@@ -18,6 +18,7 @@ from executor.workflow.durations import duration_ms
 from executor.workflow.errors import NonRetryableError
 from executor.workflow.options import Retry
 
+HIDDEN = "(hidden: the step is sensitive)"
 MEMBER_COUNT_MAX = 1_000
 """Members of groups that are looked at."""
 
@@ -73,6 +74,14 @@ def broken(retry: Retry, fact: ErrorFact, what: str, own: ErrorFact) -> Verdict:
     return Verdict(
         ErrorFact(own.type, message, traceback, retryable=False, code="step_failed").bounded(), policy_of(retry)
     )
+
+
+def hidden(fact: ErrorFact) -> ErrorFact:
+    """The fact of a sensitive step: which error it was, and no text of it.
+
+    It is made here, and not where a journal is shown: what run() sees of it would be told by its own failure too.
+    """
+    return msgspec.structs.replace(fact, message=HIDDEN, traceback="")
 
 
 def is_of(error: BaseException, classes: tuple[type[BaseException], ...]) -> bool:

@@ -98,7 +98,7 @@ class Undos:
                 undo.function,
                 (value_of(entry, call.function), self._error),
                 NO_KEYWORDS,
-                StepOptions(retry=undo.retry, timeout_ms=undo.timeout_ms),
+                StepOptions(retry=undo.retry, timeout_ms=undo.timeout_ms, is_sensitive=call.options.is_sensitive),
                 call.context,
                 call.key_seed,
             )

@@ -28,7 +28,7 @@ from executor.core.errors import PerdureError
 from executor.core.failure import ErrorFact
 from executor.core.instance import fold
 from executor.sandbox import faults
-from executor.sandbox.protocol import Activate, Drop, Entries, FromSandbox, Turn
+from executor.sandbox.protocol import Activate, Drop, Entries, FromSandbox, Quiesce, Turn
 from executor.testing.answers import encoded
 from executor.testing.hosted import Hosted
 from executor.testing.mocks import Mock
@@ -149,7 +149,8 @@ class Following:
         process = world.process
         before, process.inbox = process.inbox, []
         process.handle(
-            Activate(number, hosted.id, start.workflow, start.commit, total, paused=True),
+            Activate(number, hosted.id, start.workflow, start.commit, total),
+            Quiesce(number),
             Entries(number, 1, world.visible(hosted, 1, total)),
         )
         said, process.inbox = process.inbox, before

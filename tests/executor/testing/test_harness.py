@@ -15,7 +15,17 @@ import pytest
 
 from executor.core.errors import Conflict, Refused, TenantError
 from executor.testing import NeverEnds, StepStuck, WorkflowFailure, WorkflowTest
-from executor.workflow import Event, EventTimeout, NonRetryableError, Retry, Step, StepFailed, StepTimeout, Workflow
+from executor.workflow import (
+    Event,
+    EventTimeout,
+    NonRetryableError,
+    Retry,
+    Step,
+    StepFailed,
+    StepTimeout,
+    Undo,
+    Workflow,
+)
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -82,7 +92,7 @@ def test_the_journal_tells_all_that_happened() -> None:
         ]
         first = run.journal[3]
         assert (first.kind, first.attempt, first.fields["value"]) == ("step_succeeded", 1, {"id": 7})
-        assert first.fields["where"] == "tests/executor/testing/test_harness.py:25"
+        assert first.fields["where"] == "tests/executor/testing/test_harness.py:35"
         assert [item.sequence for item in run.journal] == list(range(1, len(run.journal) + 1))
 
 
@@ -320,6 +330,32 @@ def test_restart_keeps_no_result_of_a_step_that_was_undone() -> None:
         run.restart(from_step="book")
         with pytest.raises(TenantError):
             run.result()
+
+
+def test_errors_of_a_sensitive_step_and_of_its_undo_are_told_by_their_types_only() -> None:
+    """Nowhere: not by the failure of run() either, which tells of the step's."""
+
+    class Secret(Workflow):
+        async def run(self, event, step):
+            card = step.options(sensitive=True, undo=Undo(self.leak, retry=Retry(limit=0)))
+            secret = await card.do("card", lambda: "4111")
+            await step.options(sensitive=True, retry=Retry(limit=1, delay=1)).do("pay", self.leak, secret, None)
+
+        def leak(self, output, error):
+            raise ValueError(f"refused: {output}")
+
+    with WorkflowTest(Secret) as test:
+        run = test.start()
+        with pytest.raises(TenantError):
+            run.result()
+        assert run.journal_kinds()[-4:] == ["step_failed pay#1", "undoing", "step_failed undo/card#1", "failed"]
+        shown = [item.fields for item in run.journal if item.kind != "step_succeeded"]
+        assert "4111" not in repr((shown, run.status))
+        assert run.status.error is not None
+        assert run.status.error.message == (
+            'step "pay#1" failed after 2 attempts: ValueError: (hidden: the step is sensitive) '
+            "(and it could not be undone: card#1)"
+        )
 
 
 def test_restart_from_a_step_keeps_the_events_since() -> None:
