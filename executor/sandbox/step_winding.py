@@ -25,7 +25,9 @@ class WindingAttempt(AttemptSurface):
         if self.is_over:
             task.add_done_callback(self._one_ended)
         if self.is_ended:
+            # Nobody awaits it: an async generator that was left open is closed by a task of the loop, for instance.
             task.cancel()
+            self._close_later([task])
 
     def _left(self) -> list[asyncio.Task[Any]]:
         """Tasks of it that have not ended, but for the one that executes now."""
@@ -82,8 +84,12 @@ class WindingAttempt(AttemptSurface):
             task.add_done_callback(_look_at)
             task.cancel()
         if left:
-            grace_s = self.call.options.grace_ms / 1000
-            self._steps.call_later(grace_s, functools.partial(_close_all, left), context=contextvars.Context())
+            self._close_later(left)
+
+    def _close_later(self, left: list[asyncio.Task[Any]]) -> None:
+        """When their grace time is over."""
+        grace_s = self.call.options.grace_ms / 1000
+        self._steps.call_later(grace_s, functools.partial(_close_all, left), context=contextvars.Context())
 
 
 def _look_at(task: asyncio.Task[Any]) -> None:
