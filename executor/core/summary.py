@@ -7,12 +7,16 @@ is cut.
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Iterator
+from itertools import islice
+from operator import itemgetter
 from typing import Literal
 
 import msgspec
 
 from executor.core.bounds import WARN_AT, Bounds
-from executor.core.entries import Failed, FlowLimit
+from executor.core.entries import AttemptFailed, ChildRequested, Failed, FlowLimit, WaitStarted
 from executor.core.failure import ErrorFact
 from executor.core.instance import Instance
 
@@ -149,23 +153,43 @@ def _waits(instance: Instance) -> list[Wait]:
         foremost.append(Wait("undo", "", None, error=why, by=undoing.by or None, since_ms=undoing.at_ms))
     if instance.delayed_until_ms is not None:
         foremost.append(Wait("start", "", instance.delayed_until_ms))
-    waits = [Wait("sleep", path, wake_at_ms) for path, wake_at_ms in instance.sleeps.items()]
-    waits.extend(Wait("event", path, wait.deadline_ms, wait.type) for path, wait in instance.waits.items())
-    waits.extend(
-        Wait("retry", path, failed.retry_at_ms, None, failed.attempt, failed.limit, _brief(failed.error))
-        for path, failed in instance.retries.items()
-        if path not in instance.executing
-    )
-    waits.extend(
-        Wait("child", path, None, child.request.workflow, child=child.request.child)
-        for path, child in instance.children.items()
-        if child.request.is_awaited
-    )
-    return foremost + sorted(waits, key=lambda wait: (wait.until_ms is None, wait.until_ms or 0, wait.path))
+    # There may be thousands, and this is done at each commit: what is not shown is not made.
+    first = heapq.nsmallest(WAITS_SHOWN_MAX, _ends(instance), key=itemgetter(0, 1, 2))
+    return foremost + [_shown(path, waits) for _, _, path, waits in first]
+
+
+_Waits = int | WaitStarted | AttemptFailed | ChildRequested
+
+
+def _ends(instance: Instance) -> Iterator[tuple[bool, int, str, _Waits]]:
+    """By when it ends (whether never; when) and path: what tells of the wait."""
+    for path, wake_at_ms in instance.sleeps.items():
+        yield False, wake_at_ms, path, wake_at_ms
+    for path, wait in instance.waits.items():
+        yield wait.deadline_ms is None, wait.deadline_ms or 0, path, wait
+    for path, failed in instance.retries.items():
+        if path not in instance.executing:
+            yield False, failed.retry_at_ms, path, failed
+    for path, child in instance.children.items():
+        if child.request.is_awaited:
+            yield True, 0, path, child.request
+
+
+def _shown(path: str, waits: _Waits) -> Wait:
+    match waits:
+        case int():
+            return Wait("sleep", path, waits)
+        case WaitStarted():
+            return Wait("event", path, waits.deadline_ms, waits.type)
+        case AttemptFailed():
+            error = _brief(waits.error)
+            return Wait("retry", path, waits.retry_at_ms, None, waits.attempt, waits.limit, error)
+        case ChildRequested():
+            return Wait("child", path, None, waits.workflow, child=waits.child)
 
 
 def _executing(instance: Instance) -> list[Executing]:
-    shown = list(instance.executing.values())[:EXECUTING_SHOWN_MAX]
+    shown = islice(instance.executing.values(), EXECUTING_SHOWN_MAX)
     return [Executing(step.path, step.attempt, step.at_ms) for step in shown]
 
 

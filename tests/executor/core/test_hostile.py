@@ -382,3 +382,12 @@ def test_event_is_decoded_once_for_all_waits(monkeypatch):
     waits = [(f"w#{number}", values.encode({"n": number})) for number in range(100)]
     assert matching.first_wait(waits, values.encode({"n": 90})) == "w#90"
     assert len(decoded) == 1
+
+
+def test_thousand_waits_make_no_more_of_a_summary_than_what_is_shown(monkeypatch):
+    found, made, shown = begin(), [], summary._shown
+    for number in range(1_000):
+        feed(found, Sleep(f"s#{number}", ASKED, "w.py:1", 10_000 - number, None))
+    monkeypatch.setattr(summary, "_shown", lambda path, waits: made.append(path) or shown(path, waits))
+    waits = summary.decode(summary.encode(found)).waits
+    assert [wait.path for wait in waits] == made == [f"s#{number}" for number in range(999, 979, -1)]
