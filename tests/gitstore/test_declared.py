@@ -71,7 +71,7 @@ def test_a_declaration_is_inherited_from_the_nearest_base_that_has_one() -> None
 def test_what_is_no_literal_is_a_mistake_with_its_place(body: str, message: str) -> None:
     _, [error] = look(body)
     assert error.startswith("workflows.py:3:")
-    assert error.endswith(f"{body.split()[0]} of A {message}")
+    assert error.endswith(f"{body.split(maxsplit=1)[0]} of A {message}")
 
 
 def test_declarations_are_bounded() -> None:
