@@ -350,3 +350,23 @@ async def test_what_declares_nothing_carries_nothing(tmp_path: Path) -> None:
         assert isinstance(started, Started)
         assert started.options is None
         assert f.service._flows._debts == {}
+
+
+async def test_starts_of_a_key_read_no_more_rows_than_they_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with flowing(tmp_path, WaitsAlone={"singleton": "skip"}, WaitsLate={"debounce": "10 seconds"}) as f:
+        first = await f.start("WaitsAlone")
+        late = await f.start("WaitsLate")
+        limits: list[int] = []
+        page = LocalInstances.page
+
+        async def counted(*arguments: Any, limit: int, after: str | None) -> Any:
+            limits.append(limit)
+            return await page(*arguments, limit=limit, after=after)
+
+        monkeypatch.setattr(LocalInstances, "page", counted)
+        assert isinstance(await f.refused("WaitsAlone"), Conflict)
+        assert (await f.start("WaitsLate")).id == late.id
+        assert first.id != late.id
+        assert limits == [1, 10]
