@@ -11,9 +11,11 @@ from executor.core import attributes, codec, summary, values
 from executor.core.decide import UNDO
 from executor.core.entries import (
     AnyEntry,
+    AttemptFailed,
     Completed,
     Emitted,
     Entry,
+    StepHeartbeat,
     StepSucceeded,
 )
 from executor.core.errors import Refused
@@ -99,6 +101,8 @@ def journal_item(sequence: int, stored: bytes) -> JournalItem:
     fields = {name: _field(name, getattr(entry, name)) for name in entry.__struct_fields__ if name != "at_ms"}
     if isinstance(entry, StepSucceeded) and entry.form == "sensitive":
         fields["value"] = SENSITIVE
+    if isinstance(entry, AttemptFailed | StepHeartbeat) and entry.is_sensitive and entry.details:
+        fields["details"] = SENSITIVE
     return JournalItem(
         sequence=sequence,
         at_ms=entry.at_ms,

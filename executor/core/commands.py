@@ -48,6 +48,7 @@ class StepError(CommandBase, frozen=True, tag=41):
     error: ErrorFact
     retry: RetryPolicy
     details: bytes = b""
+    is_sensitive: bool = False
 
 
 class Sleep(CommandBase, frozen=True, tag=42):
@@ -108,6 +109,7 @@ class Beat(CommandBase, frozen=True, tag=49):
     path: str
     attempt: int
     details: bytes
+    is_sensitive: bool = False
 
 
 class SetStatus(CommandBase, frozen=True, tag=50):

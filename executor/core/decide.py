@@ -339,6 +339,7 @@ def _failed_attempt(instance: Instance, command: StepError, now_ms: int) -> Atte
         now_ms + delay,
         command.retry.limit,
         _details(command),
+        command.is_sensitive,
     )
 
 
@@ -365,7 +366,7 @@ def _beat(instance: Instance, command: Beat, now_ms: int) -> Decided:
     executing = instance.executing.get(command.path)
     if executing is None or executing.attempt != command.attempt:
         return NOTHING  # It ended in the meantime.
-    return Decided((StepHeartbeat(now_ms, command.path, command.attempt, _details(command)),))
+    return Decided((StepHeartbeat(now_ms, command.path, command.attempt, _details(command), command.is_sensitive),))
 
 
 def _child(instance: Instance, command: Child, now_ms: int, id: str) -> ChildRequested:

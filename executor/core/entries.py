@@ -123,6 +123,8 @@ class AttemptFailed(Entry, frozen=True, array_like=True, tag=3):
     limit: int
     details: bytes = b""
     """Of its last heartbeat, for the next attempt."""
+    is_sensitive: bool = False
+    """`details` are never shown outside."""
 
 
 class StepFailed(Entry, frozen=True, array_like=True, tag=4):
@@ -248,11 +250,12 @@ class Released(Trace, frozen=True, array_like=True, tag=20):
 
 
 class StepHeartbeat(Trace, frozen=True, array_like=True, tag=21):
-    """The attempt is alive; `details` are for the next one."""
+    """The attempt is alive; `details` are for the next one, and with `is_sensitive` for nobody else."""
 
     path: str
     attempt: int
     details: bytes
+    is_sensitive: bool = False
 
 
 # --- what the run shows

@@ -316,10 +316,21 @@ class Attempt(WindingAttempt):
         call = self.call
         details = self._given_details if self._signals is None else self._signals.details
         error, policy = verdict.error, verdict.policy
-        if call.options.is_sensitive:
+        is_sensitive = call.options.is_sensitive
+        if is_sensitive:
             error = step_failures.hidden(error)
         self._tell(
-            StepError(call.path, call.asked, call.where, self.attempt, self.started_at_ms, error, policy, details)
+            StepError(
+                call.path,
+                call.asked,
+                call.where,
+                self.attempt,
+                self.started_at_ms,
+                error,
+                policy,
+                details,
+                is_sensitive,
+            )
         )
 
     def _tell(self, report: StepDone | StepError) -> None:

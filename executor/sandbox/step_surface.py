@@ -13,6 +13,8 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+import msgspec
+
 from executor.core import values
 from executor.core.commands import Beat, Emit, StepDone, StepError
 from executor.sandbox import step_streams
@@ -184,6 +186,8 @@ class AttemptSurface:
         return Signals(self, self._steps, self.call.options.heartbeat_ms, self._given_details)
 
     def say(self, command: Beat | Emit) -> None:
+        if self.call.options.is_sensitive and isinstance(command, Beat):
+            command = msgspec.structs.replace(command, is_sensitive=True)
         self.owner.attempt_says(cast("Attempt", self), command)  # the one class that is made of this
 
 

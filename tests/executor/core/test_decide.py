@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from executor.core import decide, matching, values
 from executor.core.commands import (
+    Beat,
     Cancel,
     Child,
     Complete,
@@ -336,3 +337,14 @@ def test_step_that_is_given_up_while_it_executes_says_so():
     assert do(instance, Cancel("a#1")) == [Cancelled(2_000, "a#1")]
     assert not instance.executing
     assert do(instance, Cancel("a#1")) == []
+
+
+def test_details_that_are_sensitive_stay_so_in_the_journal():
+    instance = begin()
+    do(instance, StepBegun("a#1", "w.py:1", 1, 0))
+    [beat] = do(instance, Beat("a#1", 1, b"\xc0", True))
+    [failure] = do(instance, StepError("a#1", ASKED, "w.py:1", 1, 2, ErrorFact("E", "no"), NO_RETRY, b"\xc0", True))
+    again = RetryPolicy(limit=1)
+    [tried] = do(begin(), StepError("a#1", ASKED, "w.py:1", 1, 2, ErrorFact("E", "no"), again, b"\xc0", True))
+    assert isinstance(failure, StepFailed)
+    assert [(entry.details, entry.is_sensitive) for entry in (beat, tried)] == [(b"\xc0", True)] * 2

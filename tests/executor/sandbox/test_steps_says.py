@@ -31,6 +31,24 @@ def test_heartbeats_are_sent_as_often_as_their_timeout_asks(heartbeat_ms: int | 
     assert beat_interval_s(heartbeat_ms) == seconds
 
 
+@pytest.mark.parametrize("is_sensitive", [True, False])
+def test_details_of_a_sensitive_step_are_marked_wherever_they_are_sent(is_sensitive: bool) -> None:
+    async def function() -> None:
+        current().heartbeat("4111")
+        await asyncio.sleep(1)
+        raise ValueError
+
+    async def main(world: World) -> None:
+        owner, _ = world.begin(function, sensitive=is_sensitive)
+        await owner.over.wait()
+        assert isinstance(owner.report, StepError)
+        [beat] = [each for each in owner.told if isinstance(each, Beat)]
+        for told in (beat, owner.report):
+            assert (told.details, told.is_sensitive) == (values.encode("4111"), is_sensitive)
+
+    virtually(main)
+
+
 def test_first_heartbeat_is_sent_at_once_and_the_newest_of_each_interval_after() -> None:
     async def function() -> None:
         for number in range(80):  # with heartbeat=30 s one in 24 s is sent
