@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from executor.core import attributes, bounds, values
+from executor.core import attributes, bounds, search, values
 from executor.core.commands import (
     AcceptUpdate,
     Cancel,
@@ -23,10 +23,11 @@ from executor.core.commands import (
     StepDone,
     Wait,
 )
-from executor.core.entries import ChildEnded, ChildRequested, ChildStarted, StepSucceeded, WaitEnded
+from executor.core.entries import ChildEnded, ChildRequested, ChildStarted, StartOptions, StepSucceeded, WaitEnded
 from executor.core.errors import Conflict, Refused, Unavailable
 from executor.engine import asking, children, querying, restarting, runner
 from executor.engine.engine import EngineLimits
+from executor.ports import Start
 from executor.sandbox.protocol import Turn
 from tests.executor.engine.world import COMMIT, ScriptedHost, world
 
@@ -300,3 +301,25 @@ async def test_children_of_children_without_end_are_refused(tmp_path, host, monk
         assert len(names) == 4
         assert (ended[0].state, ended[0].error.code) == ("refused", "limit_exceeded")
         assert ended[0].error.message == "there are 3 instances above this child, the limit is 3"
+
+
+async def test_no_cursor_shows_rows_of_another_tenant(tmp_path, host):
+    host.scripts["Waits"] = lambda _seen: ([WAIT], True)
+    async with world(tmp_path, host=host) as w:
+        for tenant in ("acme", "other"):
+            options = [StartOptions(attributes=attributes.encode({"k": number})) for number in range(4)]
+            starts = [Start((tenant, f"i{n}"), "Waits", COMMIT, b"\xc0", options=one) for n, one in enumerate(options)]
+            await w.engine.start_many(starts)
+        orders = [search.query(order_by=order) for order in (None, "updated", "k", "-k")]
+        cursors = [w.store.page("other", query, limit=2, after=None)[1] for query in orders]
+        cut = [cursor[:place] + more for cursor in cursors for place in (3, 9, -2, -1) for more in ("", "A", "_", "é")]
+        shown = set()
+        for query in orders:
+            for cursor in [*cursors, *cut]:
+                try:
+                    rows, _ = w.store.page("acme", query, limit=100, after=cursor)
+                except Refused as refused:
+                    assert refused.code == "bad_request"
+                else:
+                    shown |= {row.tenant for row in rows}
+        assert shown == {"acme"}
