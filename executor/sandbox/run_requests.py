@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, NoReturn, get_args
 
 from executor.core import ids, values
+from executor.core.bounds import MATCH_BYTES_MAX
 from executor.core.commands import Child, GroupBegin, GroupEnd, Sleep, Wait
 from executor.core.replay import UNDO, Kind, asked
 from executor.sandbox import ambient, detloop
@@ -24,7 +25,6 @@ from executor.workflow.runtime import ClosePolicy, current_scope
 TIMER_NAME = "asyncio timer"
 NAME_CHARS_MAX = 256
 GOOD_NAMES_MAX = 1_000
-MATCH_BYTES_MAX = 16 * 1024
 UPDATE_SCOPE = "update/"
 """Scope of the steps of an update's handler, before its name and id."""
 
