@@ -150,7 +150,7 @@ class Oracle:
 
     def terminate(self, id: str, *, undo: bool = False) -> None:
         instance = self._get(id)
-        if instance.outcome == "terminated" or (undo and instance.undoing):
+        if instance.outcome == "terminated" or (undo and instance.state == "undoing"):
             return
         self._check(instance)
         if undo and instance.run.steps:
