@@ -388,7 +388,9 @@ class Engine:
         """Do what the durable state asks for: send entries on, start a run, end one, leave memory."""
         if resident.is_lost:
             return
-        self.obligations.tend(resident)
+        instance = resident.instance
+        if instance.children or instance.to_close or instance.outcome is not None:  # else it owes nothing
+            self.obligations.tend(resident)
         if resident.run is not None:
             self.runner.settle(resident)
         if resident.run is None:
