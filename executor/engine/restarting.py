@@ -74,13 +74,15 @@ class Restarting:
                 after = find(resident)
                 delta = await engine.reader.run(partial(engine.store.revert, *key, after=after))
                 entry = Restarted(engine.clock.now_ms(), after, keeps_events=keeps_events, by=by)
+                resident.deaths = 0
+                resident.is_resting = False
+                landing = Landing()
+                engine.commit(resident, (entry,), delta, landing=landing)
+                # Until then a run would be begun on a past that a crash can bring back.
+                await landing.wait()
             finally:
                 resident.is_barred = False
-            resident.deaths = 0
-            resident.is_resting = False
-            landing = Landing()
-            engine.commit(resident, (entry,), delta, landing=landing)
-            await landing.wait()
+                engine.settle(resident)
             if resident.loss is not None:
                 raise resident.loss
 

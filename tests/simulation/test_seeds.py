@@ -44,6 +44,14 @@ def test_nothing_acknowledged_is_lost_in_ten_thousand_worlds(first: int) -> None
         hold(seed)
 
 
+FOUND = {10_652: "a run was begun on a restart that was not durable yet"}
+
+
+@pytest.mark.parametrize("seed", FOUND)
+def test_seed_that_has_found_a_defect_finds_it_no_more(seed: int) -> None:
+    hold(seed)
+
+
 def test_every_fault_of_the_model_strikes() -> None:
     """A fault that is never met proves nothing."""
     hits: set[str] = set()
