@@ -170,10 +170,13 @@ class Oracle:
             path = f"{step[0]}#{step[1]}"
             if path not in instance.marks:
                 raise Refusal("step_not_found")
+            paths = list(instance.marks)
+            kept_paths = paths[: paths.index(path)]
+            if path.startswith("undo/") or any(f"undo/{each}" in instance.marks for each in kept_paths):
+                raise Refusal("invalid_state")
             before, count = instance.marks[path]
             kept = instance.events[count:]
-            paths = list(instance.marks)
-            instance.marks = {each: instance.marks[each] for each in paths[: paths.index(path)]}
+            instance.marks = {each: instance.marks[each] for each in kept_paths}
         abandoned = self._calls(instance)
         instance.run = deepcopy(before)
         for event in kept:
