@@ -83,8 +83,8 @@ class Resident:
     """Of all executions."""
     is_warned: bool = False
     """Its log says that it comes near a limit."""
-    is_barred: bool = False
-    """Nothing of it may execute now: it is being restarted."""
+    bars: int = 0
+    """So many are restarting it: nothing of it may execute now."""
     has_told: bool = False
     """It has ended, and who waits for that knows it (obligations.py)."""
     audit_at_ms: int = 0
@@ -114,7 +114,7 @@ class Resident:
         instance = self.instance
         return (
             not self.is_lost
-            and not self.is_barred
+            and not self.bars
             and instance.sequence > 0
             and instance.outcome is None
             and instance.held is None

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+import trio
+
 from executor.core import codec, rewind
 from executor.core.bounds import RESTARTS_MAX
 from executor.core.entries import AnyEntry, Restarted
@@ -63,7 +65,7 @@ class Restarting:
                     code="limit_exceeded",
                     hint="Restart it from its first line, or start another.",
                 )
-            resident.is_barred = True
+            resident.bars += 1
             try:
                 engine.runner.drop(resident)
                 await engine.until_durable(resident, resident.instance.sequence)
@@ -79,9 +81,10 @@ class Restarting:
                 landing = Landing()
                 engine.commit(resident, (entry,), delta, landing=landing)
                 # Until then a run would be begun on a past that a crash can bring back.
-                await landing.wait()
+                with trio.CancelScope(shield=True):
+                    await landing.wait()
             finally:
-                resident.is_barred = False
+                resident.bars -= 1
                 engine.settle(resident)
             if resident.loss is not None:
                 raise resident.loss
