@@ -210,6 +210,21 @@ class Model:
             await self._agree(life)
         return None
 
+    def tell(self, operations: list[Operation]) -> None:
+        """The same for a story that is told, not drawn."""
+
+        async def life_of(life: Life) -> None:
+            await self._recover(life)
+            for operation in operations:
+                await self._do(life, operation)
+                await life.settle()
+                await self._agree(life)
+
+        try:
+            self.platform.live(life_of)
+        finally:
+            self.platform.close()
+
     async def _recover(self, life: Life) -> None:
         """What a crash kept instances from doing for each other is done some seconds later."""
         await life.settle()
@@ -390,6 +405,35 @@ def agree(examples: int, *, length: int = 20) -> None:
 
 def test_the_platform_does_what_the_oracle_says() -> None:
     agree(80)
+
+
+TOLD: dict[str, list[Operation]] = {
+    "a pause is added to a sleep": [
+        ("start", "i0", [["sleep", 350]], None, None),
+        ("advance", 100),
+        ("pause", "i0"),
+        ("advance", 400),
+        ("resume", "i0"),
+        ("advance", 200),
+        ("advance", 100),
+        ("result", "i0"),
+    ],
+    "an event that nobody read is kept by a new execution": [
+        ("start", "i0", [["sleep", 50], ["anew", [["sleep", 50], ["wait", "a", None, None]]]], None, None),
+        ("send_event", "i0", "e0", "a", {"k": 0}),
+        ("advance", 100),
+        ("advance", 100),
+        ("result", "i0"),
+    ],
+}
+"""What chance draws too rarely in the quick profile."""
+
+
+@pytest.mark.parametrize("story", TOLD)
+def test_the_platform_does_what_the_oracle_says_in_stories_that_are_told(story: str) -> None:
+    done: Counter[str] = Counter()
+    Model(1, done).tell(TOLD[story])
+    assert done["result"] == 1
 
 
 @pytest.mark.deep
