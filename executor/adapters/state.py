@@ -31,6 +31,11 @@ def public_error(error: facets.FacetError) -> PerdureError:
             return Unavailable(error.message, code="storage_full", hint=error.hint, **details)
         case facets.Unavailable() if not isinstance(error, facets.StoreFailed):
             return Unavailable(error.message, code="busy", hint=error.hint, **details)
+        case facets.SequenceConflict() if error.details.get("expected") == 1:
+            # It was deleted meanwhile: that is its writer's matter, and nobody else's.
+            tenant, instance = str(error.details["tenant"]), str(error.details["instance"])
+            message = f'tenant "{tenant}" has no instance "{instance}"'
+            return NotFound(message, code="instance_not_found", tenant=tenant, instance=instance)
         case facets.Fenced():
             return Conflict(error.message, code="data_in_use", hint=error.hint, **details)
         case facets.NotFound():

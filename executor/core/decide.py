@@ -488,6 +488,19 @@ def _wait(instance: Instance, command: Wait, now_ms: int) -> Decided:
     return Decided((started, WaitEnded(now_ms, command.path, number)), looked=looked)
 
 
+def after_restart(instance: Instance, *, now_ms: int) -> tuple[WaitEnded, ...]:
+    """What follows a Restarted entry at once: waits that stand again are given the events that were kept."""
+    taken: set[int] = set()
+    ended: list[WaitEnded] = []
+    for path, wait in instance.waits.items():
+        numbers = [number for number in instance.buffered.get(wait.type, ()) if number not in taken]
+        number, _ = matching.first(wait.match, ((each, instance.unread[each].event.payload) for each in numbers))
+        if number is not None:
+            taken.add(number)
+            ended.append(WaitEnded(now_ms, path, number))
+    return tuple(ended)
+
+
 def _cancel(instance: Instance, command: Cancel, now_ms: int) -> tuple[AnyEntry, ...]:
     path = command.path
     if path in instance.sleeps or path in instance.waits or path in instance.retries:

@@ -280,7 +280,13 @@ class Engine:
             await self.commit_and_wait(resident, ())
             # Who waits for its end would wait for ever.
             await self.obligations.discharge(resident)
+            check("delete", self.state(resident), key[1])  # somebody may have restarted it meanwhile
+            if resident.loss is not None:
+                raise resident.loss
             with self.residents.barred(key):
+                # Whoever else holds it must not go on. What is under way already is refused by the store.
+                resident.is_lost = True
+                resident.loss = NotFound(f'tenant "{key[0]}" has no instance "{key[1]}"', code="instance_not_found")
                 await self.committer.exclusive(lambda: self.store.delete(*key))
         self.watchers.changed(key)
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from executor.core import codec, rewind
+from executor.core import codec, decide, rewind
 from executor.core.bounds import RESTARTS_MAX
 from executor.core.entries import AnyEntry, Restarted
 from executor.core.errors import Refused
 from executor.core.lifecycle import Operation, check
-from executor.engine.commit import check_room
+from executor.engine.commit import apply, check_room
 from executor.engine.resident import Key, Resident
 from executor.engine.signal import Landing
 
@@ -75,11 +75,14 @@ class Restarting:
                 check(operation, engine.state(resident), key[1])
                 after = find(resident)
                 delta = await engine.reader.run(partial(engine.store.revert, *key, after=after))
-                entry = Restarted(engine.clock.now_ms(), after, keeps_events=keeps_events, by=by)
+                if resident.loss is not None:
+                    raise resident.loss
+                now_ms = engine.clock.now_ms()
                 resident.deaths = 0
                 resident.is_resting = False
                 landing = Landing()
-                engine.commit(resident, (entry,), delta, landing=landing)
+                apply(resident, (Restarted(now_ms, after, keeps_events=keeps_events, by=by),), delta)
+                engine.commit(resident, decide.after_restart(resident.instance, now_ms=now_ms), landing=landing)
                 # Until then a run would be begun on a past that a crash can bring back.
                 with trio.CancelScope(shield=True):
                     await landing.wait()

@@ -283,7 +283,10 @@ class WorkflowRun(Generic[R]):
 
     def _go_back(self, after: int, *, keeps_events: bool) -> Status:
         self._world.drop(self._hosted)
-        self._append(Restarted(self._world.clock.now_ms, after, keeps_events=keeps_events))
+        now_ms = self._world.clock.now_ms
+        self._append(Restarted(now_ms, after, keeps_events=keeps_events))
+        for ended in decide.after_restart(self._hosted.instance, now_ms=now_ms):
+            self._append(ended)
         return self.status
 
     def _never(self, what: str, came: str) -> NeverEnds:

@@ -48,3 +48,19 @@ def test_a_strange_cursor_is_a_bad_request(tmp_path: Path) -> None:
             assert refused.value.code == "bad_request"
     finally:
         store.close()
+
+
+@pytest.mark.parametrize("sequence", [0, 7])
+def test_record_of_an_instance_that_is_not_there_concerns_nobody_else(tmp_path: Path, sequence: int) -> None:
+    """It was deleted while its writer was at work: the others' records are written, and the store goes on."""
+    store = FacetsStateStore.open(tmp_path)
+    try:
+        late = Append("acme", "gone", sequence, b"7" if sequence else b"", None, ROW)
+        with pytest.raises(NotFound) as refused:
+            store.append([Append("acme", "a", 1, b"1", None, ROW), late])
+        assert refused.value.code == "instance_not_found"
+        assert (refused.value.details["tenant"], refused.value.details["instance"]) == ("acme", "gone")
+        store.append([Append("acme", "a", 1, b"1", None, ROW)])
+        assert store.journal("acme", "a") == [b"1"]
+    finally:
+        store.close()

@@ -185,6 +185,9 @@ class Oracle:
         instance.paused_ms, instance.undoing, instance.outcome, instance.result = None, "", "", None
         instance.failed_undo = False
         instance.kinds.append("Restarted")
+        for branch in instance.run.branches:
+            if branch.is_asked and not branch.is_done and branch.action[0] == "wait":
+                self._read(instance, branch)
         self._close(abandoned)
         self._wake(instance)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import trio
 
@@ -17,6 +19,7 @@ from executor.core.entries import (
     Terminated,
     Undoing,
     WaitEnded,
+    WaitStarted,
 )
 from executor.core.errors import Conflict, NotFound
 from executor.engine.engine import EngineLimits
@@ -300,3 +303,70 @@ async def test_journal_only_grows_by_a_restart(tmp_path, host):
         after = w.whole_journal(KEY)
         assert after[: len(before)] == before
         assert isinstance(after[len(before)], Restarted)
+
+
+async def test_wait_that_stands_again_is_given_an_event_that_came_after_it_at_once(tmp_path, host):
+    """Going back to a step that ran beside a wait: the wait is before it, the event that answered it after."""
+
+    def step_beside_wait(seen):
+        commands = []
+        if not has(seen, WaitStarted, "w#1"):
+            commands.append(Wait("w#1", ASKED, "w.py:2", "go", None))
+        if not has(seen, StepSucceeded, "a#1"):
+            commands += [StepBegun("a#1", "w.py:1", 1, 0), done("a#1")]
+        if has(seen, WaitEnded, "w#1") and has(seen, StepSucceeded, "a#1"):
+            return [Complete(b"\xc0")], False
+        return commands, True
+
+    host.scripts["Beside"] = step_beside_wait
+    async with world(tmp_path, host=host) as w:
+        await start(w, "Beside")
+        await w.until(KEY, "waiting")
+        await send(w, 1)
+        await w.until_final(KEY)
+        await w.engine.restart(KEY, from_step=("a", 1))
+        assert await w.until_final(KEY) == "complete"
+        assert kinds_of(w.journal(KEY))[-4:] == ["Restarted", "WaitEnded", "StepSucceeded", "Completed"]
+
+
+class SlowRevert:
+    """A store whose way back takes until `go`."""
+
+    def __init__(self, store):
+        self._store = store
+        self.began, self.go = threading.Event(), threading.Event()
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def revert(self, *key, after):
+        self.began.set()
+        assert self.go.wait(10)
+        return self._store.revert(*key, after=after)
+
+
+async def test_instance_deleted_while_it_is_restarted_is_gone_and_nobody_else_is_harmed(tmp_path, host):
+    async with world(tmp_path, host=host) as w:
+        await start(w, "Waits")
+        await w.until(KEY, "waiting")
+        await send(w, 1)
+        await w.until_final(KEY)
+        slow = w.engine.store = SlowRevert(w.store)
+        refused = []
+
+        async def restart():
+            try:
+                await w.engine.restart(KEY)
+            except NotFound as error:
+                refused.append(error.code)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(restart)
+            while not slow.began.is_set():
+                await trio.testing.wait_all_tasks_blocked(0.001)
+            await w.engine.delete(KEY)
+            slow.go.set()
+        assert refused == ["instance_not_found"]
+        assert w.store.row(*KEY) is None
+        await start(w, "Waits")
+        await w.until(KEY, "waiting")
