@@ -39,6 +39,8 @@ UNREAD_BYTES_MAX = 16 * MIB
 """Events that nobody has read, and their payloads."""
 MATCH_BYTES_MAX = 16 * 1024
 """What a wait asks an event's payload for."""
+RESTART_LOOKED_BYTES_MAX = 16 * MIB
+"""What the waits that stand again after a restart may look through of the events that were kept, in one call."""
 LOOKED_BYTES_MAX = 1024 * MIB
 """Payloads of unread events that the waits with a match of one activation look through."""
 UPDATES_OPEN_MAX = 1_000

@@ -11,7 +11,13 @@ from hashlib import blake2b
 import msgspec
 
 from executor.core import attributes, ids, matching, retry, values
-from executor.core.bounds import OPEN_MAX, STREAMS_MAX, UNREAD_BYTES_MAX, UNREAD_EVENTS_MAX
+from executor.core.bounds import (
+    OPEN_MAX,
+    RESTART_LOOKED_BYTES_MAX,
+    STREAMS_MAX,
+    UNREAD_BYTES_MAX,
+    UNREAD_EVENTS_MAX,
+)
 from executor.core.commands import (
     AcceptUpdate,
     Beat,
@@ -488,15 +494,28 @@ def _wait(instance: Instance, command: Wait, now_ms: int) -> Decided:
     return Decided((started, WaitEnded(now_ms, command.path, number)), looked=looked)
 
 
-def after_restart(instance: Instance, *, now_ms: int) -> tuple[WaitEnded, ...]:
-    """What follows a Restarted entry at once: waits that stand again are given the events that were kept."""
-    taken: set[int] = set()
-    ended: list[WaitEnded] = []
+def after_restart(instance: Instance, *, now_ms: int) -> tuple[WaitEnded | Held, ...]:
+    """What follows a Restarted entry at once: waits that stand again are given the events that were kept.
+
+    It is held if there is more to look through than one call may cost.
+    """
+    left: dict[str, list[int]] = {}
+    looked = 0
+    ended: list[WaitEnded | Held] = []
     for path, wait in instance.waits.items():
-        numbers = [number for number in instance.buffered.get(wait.type, ()) if number not in taken]
-        number, _ = matching.first(wait.match, ((each, instance.unread[each].event.payload) for each in numbers))
+        if looked > RESTART_LOOKED_BYTES_MAX:
+            message = (
+                f"the waits that stand again would have to look through more than {RESTART_LOOKED_BYTES_MAX} bytes of "
+                "unread events; restart it from its first line"
+            )
+            return (*ended, Held(now_ms, "limit_exceeded", message, None, None))
+        numbers = left.get(wait.type)
+        if numbers is None:
+            numbers = left[wait.type] = list(instance.buffered.get(wait.type, ()))
+        number, cost = matching.first(wait.match, ((each, instance.unread[each].event.payload) for each in numbers))
+        looked += cost
         if number is not None:
-            taken.add(number)
+            numbers.remove(number)
             ended.append(WaitEnded(now_ms, path, number))
     return tuple(ended)
 

@@ -348,3 +348,27 @@ def test_details_that_are_sensitive_stay_so_in_the_journal():
     [tried] = do(begin(), StepError("a#1", ASKED, "w.py:1", 1, 2, ErrorFact("E", "no"), again, b"\xc0", True))
     assert isinstance(failure, StepFailed)
     assert [(entry.details, entry.is_sensitive) for entry in (beat, tried)] == [(b"\xc0", True)] * 2
+
+
+def test_waits_that_stand_again_share_out_the_kept_events_in_order():
+    instance = begin()
+    for number in range(3):
+        event(instance, f"e{number}", payload=values.encode({"n": number}))
+    for path, match in (("w#1", {"n": 2}), ("w#2", None), ("w#3", {"n": 0}), ("w#4", None)):
+        asked_for = b"" if match is None else values.encode(match)
+        instance.apply(WaitStarted(1_900, path, ASKED, "w.py:3", "approved", None, asked_for))
+    ended = decide.after_restart(instance, now_ms=2_000)
+    assert ended == (WaitEnded(2_000, "w#1", 3), WaitEnded(2_000, "w#2", 1), WaitEnded(2_000, "w#4", 2))
+
+
+def test_restart_with_too_much_to_look_through_is_held(monkeypatch):
+    """Attack: thousands of waits whose match nothing has, over thousands of events, looked through by one call."""
+    monkeypatch.setattr(decide, "RESTART_LOOKED_BYTES_MAX", 500)
+    instance = begin()
+    for number in range(10):
+        event(instance, f"e{number}", payload=values.encode({"n": number}))
+    for number in range(3):
+        wanted = values.encode({"n": -1})
+        instance.apply(WaitStarted(1_900, f"w#{number}", ASKED, "w.py:3", "approved", None, wanted))
+    [held] = decide.after_restart(instance, now_ms=2_000)
+    assert (type(held).__name__, held.code) == ("Held", "limit_exceeded")
