@@ -41,6 +41,7 @@ class Root(Workflow):
     async def run(self, event, step):
         total = 0
         for number in range(event.payload):
+            await step.wait_for_event("turn", type="turn")
             total += await step.call("branch", Branch, number)
         return total
 
@@ -88,10 +89,10 @@ def states(acme: Tenant) -> Counter[tuple[str, str]]:
     return Counter((view.workflow, view.state) for view in acme.instances(limit=1000))
 
 
-def until(is_there: Callable[[], Any]) -> None:
+def until(is_there: Callable[[], Any], acme: Tenant) -> None:
     end = time.monotonic() + 60
     while not is_there():
-        assert time.monotonic() < end
+        assert time.monotonic() < end, again(lambda: states(acme))
         time.sleep(0.02)
 
 
@@ -99,11 +100,14 @@ def test_trees_come_to_their_result_with_each_child_once_though_processes_are_ki
     with serving(tmp_path, processes=2) as server:
         acme = prepared(server)
         runs = [acme.start("Root", BRANCHES, id=f"root-{number}") for number in range(ROOTS)]
-        for which in (0, 1):
-            seen = len(again(lambda: list(acme.instances(limit=1000))))
-            until(lambda seen=seen: len(again(lambda: list(acme.instances(limit=1000)))) > seen + 5)
-            os.kill(shard_processes(server.pid)[which], signal.SIGKILL)
-        until(lambda: again(lambda: states(acme)["Branch", "complete"]) >= ROOTS)
+        # In each turn one process is killed while the turn's children are being made: the next turn waits for an event.
+        for turn in range(BRANCHES):
+            for run in runs:
+                again(lambda run=run, turn=turn: run.send_event("turn", id=f"turn-{turn}"))
+            some = ROOTS + turn * ROOTS * (1 + 4) + 7
+            until(lambda some=some: again(lambda: states(acme).total()) >= some, acme)
+            os.kill(shard_processes(server.pid)[turn], signal.SIGKILL)
+        until(lambda: again(lambda: states(acme)["Branch", "complete"]) >= ROOTS, acme)
         server.kill()  # with both shard processes
         server.start()
         acme = server.platform().tenant("acme")
@@ -125,12 +129,12 @@ def test_terminating_the_root_ends_its_tree_in_both_processes_and_leaves_alone_w
     with serving(tmp_path, processes=2) as server:
         acme = prepared(server)
         top = acme.start("Top", "apart", id="top")
-        until(lambda: states(acme)["Waiter", "waiting"] == 5)
+        until(lambda: states(acme)["Waiter", "waiting"] == 5, acme)
         # The one process that is killed here may have any of them: whoever is asked while it is gone is asked again.
         top.terminate()
         os.kill(shard_processes(server.pid)[0], signal.SIGKILL)
         ended = {("Top", "terminated"): 1, ("Middle", "terminated"): 4, ("Waiter", "terminated"): 4}
-        until(lambda: again(lambda: states(acme)) == {**ended, ("Waiter", "waiting"): 1})
+        until(lambda: again(lambda: states(acme)) == {**ended, ("Waiter", "waiting"): 1}, acme)
         apart = acme.instance("apart")
         again(lambda: apart.send_event("go", "on"))
         wait_status(apart, lambda status: status.state == "complete")
