@@ -13,6 +13,7 @@ import httpx2
 import pytest
 
 from executor import cli
+from executor.cli import app as commands
 from executor.config import FIELDS
 from executor.operations import API_PREFIX, OPERATIONS
 from executor.platform import Platform
@@ -104,12 +105,12 @@ def test_every_setting_is_told_with_its_unit_and_reason() -> None:
 def test_every_command_is_told() -> None:
     page = (DOCS / "cli.md").read_text(encoding="utf-8")
     for group, app in (
-        ("", cli.app),
-        ("tenants ", cli.tenants),
-        ("tenants tokens ", cli.tokens),
-        ("versions ", cli.versions),
-        ("instances ", cli.instances),
-        ("schedules ", cli.schedules),
+        ("", commands.app),
+        ("tenants ", commands.tenants),
+        ("tenants tokens ", commands.tokens),
+        ("versions ", commands.versions),
+        ("instances ", commands.instances),
+        ("schedules ", commands.schedules),
     ):
         for name in app:
             if not name.startswith("-") and name not in ("tenants", "versions", "instances", "schedules", "tokens"):

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from executor import Refused, cli, daemon, logs
+from executor.cli.common import Common
 from tests.executor.surface import Perdure, Served, command_line, serving
 
 
@@ -210,7 +211,7 @@ def test_a_token_that_lies_around_is_not_sent_to_a_named_server(
     monkeypatch.chdir(served.data_dir.parent)
     os.symlink(served.data_dir, "data-of-test")
     try:
-        monkeypatch.setattr(cli.Common, "data_dir", property(lambda _: Path("data-of-test")))
+        monkeypatch.setattr(Common, "data_dir", property(lambda _: Path("data-of-test")))
         code, _, err = perdure("tenants", "list", "--url", served.url)
         assert (code, "No token was given" in err) == (2, True)
     finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from executor.cli_text import EXIT_CODES
+from executor.cli.printing import EXIT_CODES
 from executor.core.errors import CODES, FAMILIES, NotFound, PerdureError, Unavailable, from_json
 from executor.http.errors import STATUS_OF_CODE, STATUS_OF_FAMILY, as_perdure_error, response_of, status_of
 

@@ -19,7 +19,7 @@ import httpx2
 import pytest
 
 from executor import PerdureError, Platform
-from executor.cli_text import EXIT_CODES
+from executor.cli.printing import EXIT_CODES
 from executor.core.errors import FAMILIES
 from executor.http.errors import status_of
 from executor.platform.api import Tenant
