@@ -261,6 +261,12 @@ class BulkResult(msgspec.Struct, frozen=True, kw_only=True):
     ids: list[str] = []
 
 
+class ResultView(msgspec.Struct, frozen=True):
+    """The answer to `result`: what `run()` returned, as a JSON value."""
+
+    output: Any
+
+
 class JournalItem(msgspec.Struct, frozen=True, kw_only=True):
     """One journal entry: `kind` in snake case ("step_succeeded") and its fields; values are decoded. docs/journal.md.
 

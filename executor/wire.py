@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from executor.core.values import from_json, to_json
-from executor.operations import ResultView
 from executor.views import (
     SENSITIVE,
     InstancePage,
     InstanceView,
     JournalItem,
     QueryResult,
+    ResultView,
     ScheduleView,
     StartOutcome,
     StartRequest,

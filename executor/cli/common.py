@@ -95,6 +95,6 @@ def show(common: Common, value: Any, text: Any) -> None:
 
 def show_value(common: Common, value: Any) -> None:
     """A tenant's value; in JSON as the HTTP API answers with it."""
-    from executor.operations import ResultView  # noqa: PLC0415 - msgspec
+    from executor.views import ResultView  # noqa: PLC0415 - msgspec
 
     show(common, ResultView(output=value), printing().value(value))

@@ -21,8 +21,8 @@ from executor.core.errors import Refused, Unavailable
 from executor.core.values import DEPTH_MAX
 from executor.http import bodies, openapi, streams
 from executor.http.requests import bearer
-from executor.operations import API_PREFIX, OPERATIONS, Arguments, Operation, ResultView
-from executor.views import FINAL_STATES, JournalItem, LogLine, Status, StreamItem
+from executor.operations import API_PREFIX, OPERATIONS, Arguments, Operation
+from executor.views import FINAL_STATES, JournalItem, LogLine, ResultView, Status, StreamItem
 
 if TYPE_CHECKING:
     from executor.service import Caller, Service
@@ -84,7 +84,7 @@ class _Operation:
         # Who asks comes first: a stranger learns nothing about what a good request would be.
         before: list[Any] = [] if operation.access == "none" else [await self._service.authenticate(bearer(scope))]
         before += [scope["path_params"][name] for name in self._parameters]
-        keywords = operation.keywords(await self._arguments(scope, receive))
+        keywords = (await self._arguments(scope, receive)).keywords()
         if keywords.get("timeout_s") or keywords.get("wait_s"):
             value = await _while_awaited(lambda: self._call(*before, **keywords), receive, self._closing)
         else:

@@ -21,7 +21,8 @@ from executor.config import load
 from executor.core.attributes import Attribute
 from executor.core.errors import PerdureError, Refused, Unavailable, from_json
 from executor.entropy import new_name
-from executor.operations import LONE_SURROGATES, OPERATIONS, Arguments, Operation, lone_surrogates
+from executor.operations import OPERATIONS, Arguments, Operation
+from executor.operations.texts import LONE_SURROGATES, lone_surrogates
 from executor.platform import payloads
 from executor.platform.async_remote import AsyncRemote
 from executor.platform.lines import AsyncLines

@@ -24,7 +24,7 @@ T = TypeVar("T")
 def _call(host: Host, operation: Operation, path: tuple[str, ...], arguments: Arguments) -> Future[Any]:
     def call(service: Service, caller: Caller) -> Awaitable[Any]:
         before = [] if operation.access == "none" else [caller]
-        answer: Awaitable[Any] = getattr(service, operation.name)(*before, *path, **operation.keywords(arguments))
+        answer: Awaitable[Any] = getattr(service, operation.name)(*before, *path, **arguments.keywords())
         return answer
 
     return host.submit(call)

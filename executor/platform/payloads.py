@@ -14,7 +14,7 @@ import msgspec
 from executor.core import values
 from executor.core.errors import Refused
 from executor.core.search import where_text
-from executor.operations import Base64File
+from executor.operations.versions import Base64File
 from executor.views import BulkResult
 from executor.workflow import Workflow
 

@@ -13,7 +13,9 @@ import msgspec
 
 from executor import wire
 from executor.core.errors import PerdureError, Refused, Unavailable, from_json
-from executor.operations import API_PREFIX, OPERATIONS, Arguments, Operation, Result, ResultView
+from executor.operations import API_PREFIX, OPERATIONS, Arguments, Operation
+from executor.operations.reading import Result
+from executor.views import ResultView
 
 CONNECT_S = 10.0
 ANSWER_S = 60.0

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from executor import wire
 from executor.core.errors import Refused
-from executor.operations import OPERATIONS, ResultView, Start, StartMany
-from executor.views import JournalItem, StartOutcome, StartRequest, Status
+from executor.operations import OPERATIONS
+from executor.operations.instances import Start, StartMany
+from executor.views import JournalItem, ResultView, StartOutcome, StartRequest, Status
 
 SCALARS = (
     st.none()
