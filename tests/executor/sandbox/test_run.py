@@ -206,14 +206,18 @@ except* StepFailed as failed:
 
 def test_queue_lock_event_and_semaphore_work_between_tasks() -> None:
     body = """
-queue, lock, seen, gate = asyncio.Queue(), asyncio.Lock(), [], asyncio.Semaphore(2)
+queue, lock, seen, gate, begin = asyncio.Queue(), asyncio.Lock(), [], asyncio.Semaphore(2), asyncio.Event()
 async def worker(n):
+    await begin.wait()
     while (item := await queue.get()) is not None:
         async with gate, lock:
             seen.append([n, await step.do("work", lambda: item * 2)])
 workers = [asyncio.create_task(worker(n)) for n in range(3)]
 for item in [1, 2, 3, 4, None, None, None]:
     queue.put_nowait(item)
+await step.do("first", lambda: 1)
+assert not seen
+begin.set()
 await asyncio.gather(*workers)
 return sorted(item for _, item in seen)
 """

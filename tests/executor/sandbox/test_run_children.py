@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from executor.core import values
-from executor.core.entries import Cancelled, ChildRequested, WaitStarted
+from executor.core.commands import Complete
+from executor.core.entries import Cancelled, ChildRequested, ChildStarted, WaitStarted
 from executor.core.failure import ErrorFact
 from tests.executor.fake_executor import COMMIT, Story, in_process, play
 from tests.executor.sandbox.test_run import error, job, result
@@ -161,3 +164,20 @@ def test_match_of_a_wrong_type_says_so() -> None:
     assert error('await step.wait_for_event("w", type="t", match=[1])').message == (
         'match= is of type list; write a dict: match={"order.id": 7}'
     )
+
+
+def test_handle_comes_with_the_childs_start_and_not_before() -> None:
+    async def main() -> None:
+        async with in_process(job('return (await step.start("r", "Report")).id')) as executor:
+            story = Story("Job").begin()
+            run = executor.activate(story)
+            [request] = await executor.until_idle(run)
+            executor._append(story, request)
+            executor.deliver(run, story, 2)
+            assert await executor.until_idle(run) == []
+            requested = story.journal[1]
+            story.append(ChildStarted(story.now_ms, requested.path, COMMIT))
+            executor.deliver(run, story, 3)
+            assert await executor.until_idle(run) == [Complete(values.encode(requested.child))]
+
+    asyncio.run(main())

@@ -76,8 +76,14 @@ raise ValueError
 
 
 def test_run_that_catches_its_failure_undoes_nothing() -> None:
-    body = 'await step.options(undo=print).do("a", lambda: 1)\nreturn 1'
-    assert play(job(body), Story("Job")).kinds() == ["Started", "StepSucceeded a#1", "Completed"]
+    body = """
+await step.options(undo=print).do("a", lambda: 1)
+try:
+    await step.options(undo=print, retry=Retry(limit=0)).do("b", lambda: 1 / 0)
+except StepFailed:
+    return 1
+"""
+    assert play(job(body), Story("Job")).kinds() == ["Started", "StepSucceeded a#1", "StepFailed b#1", "Completed"]
 
 
 def test_run_without_anything_to_undo_fails_at_once() -> None:
