@@ -154,7 +154,7 @@ class ParentView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Queued(msgspec.Struct, frozen=True, kw_only=True):
-    """What an instance in the state queued waits behind ("platform", "tenant", or the name of a limit), and its
+    """What an instance that waits for its turn waits behind ("platform", "tenant", or the name of a limit), and its
     position there: 1 is the next."""
 
     limit: str
@@ -173,7 +173,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     `attempts` counts failed and final attempts by step. `error` is set in the states failed and held.
 
     `status`: what the run shows by `self.status`. `attributes`: its search attributes. `executing`: attempts under way.
-    `warnings`: limits that it comes near to. `parent`: who started it, if an instance did. `queued`: in that state.
+    `warnings`: limits that it comes near to. `parent`: who started it, if an instance did. `queued`: while it waits for
+    its turn.
     """
 
     tenant: str

@@ -14,7 +14,7 @@ import trio
 from executor.core import attributes, codec
 from executor.core.entries import Completed
 from executor.core.errors import NotFound, PerdureError
-from executor.core.lifecycle import FINAL
+from executor.core.lifecycle import ACTIVE, FINAL
 from executor.core.search import Query
 from executor.engine.engine import Engine
 from executor.engine.resident import Key
@@ -220,7 +220,7 @@ class LocalInstances:
     def _seen_of(self, row: StoredRow, output: bytes | None = None) -> Seen:
         if row.row.state == "complete" and output is None:
             output = self._output(row)
-        return Seen(row, output, self._queued(row) if row.row.state == "queued" else None)
+        return Seen(row, output, self._queued(row) if row.row.state in ACTIVE else None)
 
     def _queued(self, row: StoredRow) -> Queued | None:
         waiting = self._engine.queue.waiting((row.tenant, row.instance))
