@@ -11,7 +11,7 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from importlib import metadata
 from pathlib import Path
@@ -24,10 +24,12 @@ from executor.config import UNLOAD, Config, with_admin_token
 from executor.core.errors import PerdureError, Refused
 from executor.engine.engine import EngineLimits
 from executor.engine.peers import PeersOver
-from executor.ports import CodeSource, Instances, ScheduleStore
+from executor.ports import CodeSource, Instances, Peers, ScheduleStore
 from executor.sandbox.cell import Isolation
 from executor.schedules.store import SqliteScheduleStore
 from executor.service import SCHEDULES_FILE, Service, ServiceOptions
+from executor.service.flow import Flows
+from executor.service.flow_state import FlowState
 from executor.service.gate import Gate
 from executor.shards.calls import Setup
 from executor.shards.layout import MANIFEST, Layout, laid_out, owned
@@ -63,13 +65,17 @@ async def running(config: Config) -> AsyncGenerator[Service]:
             kept_files=(config.data_dir / HASH_SEED_FILE, config.data_dir / MANIFEST),
         )
         opening = _in_shard_processes if len(layout.places) > 1 else _in_this_process
-        gate = Gate()
+        clock, gate, flow_state = SystemClock(), Gate(), FlowState()
+
+        def peers(instances: Instances) -> Peers:
+            return PeersOver(instances, code, gate, Flows(instances, clock, flow_state))
+
         async with (
-            opening(config, layout, code, isolation, seed=seed, gate=gate) as instances,
+            opening(config, layout, code, isolation, seed=seed, peers=peers) as instances,
             _scheduling(config.data_dir / SCHEDULES_FILE) as schedules,
             trio.open_nursery() as nursery,
         ):
-            service = Service(instances, code, SystemClock(), options, schedules=schedules, gate=gate)
+            service = Service(instances, code, clock, options, schedules=schedules, gate=gate, flow_state=flow_state)
             await service.apply_settings()
             await nursery.start(service.run_schedules)
             yield service
@@ -88,7 +94,13 @@ async def _scheduling(path: Path) -> AsyncGenerator[ScheduleStore]:
 
 @asynccontextmanager
 async def _in_this_process(
-    config: Config, layout: Layout, code: CodeSource, isolation: Isolation, *, seed: int, gate: Gate
+    config: Config,
+    layout: Layout,
+    code: CodeSource,
+    isolation: Isolation,
+    *,
+    seed: int,
+    peers: Callable[[Instances], Peers],
 ) -> AsyncGenerator[Instances]:
     [place] = layout.places
     limits = EngineLimits(
@@ -109,14 +121,20 @@ async def _in_this_process(
         hash_seed=seed,
         limits=limits,
         facet_bytes_max=config.facet_bytes_max,
-        gate=gate,
+        peers=peers,
     ) as instances:
         yield instances
 
 
 @asynccontextmanager
 async def _in_shard_processes(
-    config: Config, layout: Layout, code: CodeSource, isolation: Isolation, *, seed: int, gate: Gate
+    config: Config,
+    layout: Layout,
+    code: CodeSource,
+    isolation: Isolation,
+    *,
+    seed: int,
+    peers: Callable[[Instances], Peers],
 ) -> AsyncGenerator[Instances]:
     """One process for each store, all opened at the same time; limits of the platform are shared out among them."""
     count = len(layout.places)
@@ -149,9 +167,9 @@ async def _in_shard_processes(
     instances = RoutedInstances(
         [RemoteInstances(process) for process in processes], layout.owners, layout=layout.number
     )
-    slots = SlotLedger()
+    slots, through_here = SlotLedger(), peers(instances)
     for process in processes:
-        process.peers = PeersOver(instances, code, gate)
+        process.peers = through_here
         process.slots = slots
     async with trio.open_nursery() as nursery:
         try:

@@ -8,13 +8,18 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
-from executor.core import values
-from executor.core.entries import FlowLimit
+import msgspec
+
+from executor.core import attributes, values
+from executor.core.entries import FlowLimit, StartOptions
 from executor.workflow.durations import duration_ms
 from executor.workflow.flow import Flow
 
 KEY_ATTRIBUTE = "$flow"
-"""The reserved search attribute by which the instances of one flow and key are found."""
+"""The reserved search attribute by which the instances of one singleton or debounce and key are found."""
+RATE_ATTRIBUTE = "$rate"
+"""That of an instance whose start counts for a rate: the key, and when the start may be. The last one in order says
+what the rate owes."""
 KEY_BYTES = 16
 VALUE_BYTES_MAX = 1 << 40
 """Payloads are bounded where they come in."""
@@ -98,6 +103,27 @@ def limits_of(workflow: str, flow: Flow, key: str) -> tuple[FlowLimit, ...]:
         return ()
     name = workflow if flow.per is None else f"{workflow} per {flow.per}"
     return (FlowLimit(name, key, flow.concurrency),)
+
+
+def counted(options: StartOptions, workflow: str, flow: Flow, key: str) -> StartOptions:
+    """Options of an instance of `workflow` with what it queues behind, and with what others of its key find it by: a
+    debounce replaces what comes from outside only, a child is never replaced and replaces nothing."""
+    added = options.attributes
+    if flow.singleton is not None or (flow.debounce is not None and options.parent is None):
+        added = attributes.merge(added, {KEY_ATTRIBUTE: key}, is_reserved=True)
+    return msgspec.structs.replace(options, attributes=added, limits=limits_of(workflow, flow, key))
+
+
+def timed(options: StartOptions, key: str, at_ms: int) -> StartOptions:
+    """Options of a start that counts for the rate of `key`, and may be at `at_ms`."""
+    added = attributes.merge(options.attributes, {RATE_ATTRIBUTE: f"{key}:{at_ms:020d}"}, is_reserved=True)
+    return msgspec.structs.replace(options, attributes=added)
+
+
+def counted_at_ms(data: bytes) -> int:
+    """When the start of an instance with these attributes may be, which counted for a rate."""
+    found = str(attributes.decode(data)[RATE_ATTRIBUTE])
+    return int(found.rpartition(":")[2])
 
 
 def rate_of(flow: Flow) -> Rate | None:

@@ -7,7 +7,7 @@ process an instance belongs to (executor/shards).
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import trio
@@ -16,6 +16,7 @@ from executor.core import flow, values
 from executor.core.entries import StartOptions
 from executor.core.errors import PerdureError, Refused, Unavailable
 from executor.ports import ChildEnd, ChildStart, CodeSource, Instances, Seen, Start
+from executor.workflow.flow import Flow
 
 
 class Gate(Protocol):
@@ -25,13 +26,42 @@ class Gate(Protocol):
     def leave(self) -> None: ...
 
 
-class PeersOver:
-    """See `executor.ports.Peers`."""
+class Prepared(NamedTuple):
+    """A start, and what still has to be decided about it by the `flow` that its workflow declares (None: nothing), for
+    all whose `key` is the same."""
 
-    def __init__(self, instances: Instances, code: CodeSource, gate: Gate | None = None) -> None:
+    start: Start
+    flow: Flow | None = None
+    key: str = ""
+
+    @property
+    def is_child(self) -> bool:
+        return self.start.options is not None and self.start.options.parent is not None
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it has to be started by itself: it may end or replace another of its key."""
+        if self.flow is None:
+            return False
+        return self.flow.singleton is not None or (self.flow.debounce is not None and not self.is_child)
+
+
+class Flows(Protocol):
+    """Decides about starts what their workflows declare (service/flow.py)."""
+
+    async def start_many(self, wanted: Sequence[Prepared]) -> list[Seen | PerdureError]: ...
+
+
+class PeersOver:
+    """See `executor.ports.Peers`. `flows` None: of what workflows declare, their limits alone hold for children."""
+
+    def __init__(
+        self, instances: Instances, code: CodeSource, gate: Gate | None = None, flows: Flows | None = None
+    ) -> None:
         self._instances = instances
         self._code = code
         self._gate = gate
+        self._flows = flows
 
     async def start_children(self, starts: Sequence[ChildStart]) -> list[Seen | PerdureError]:
         if self._gate is None:
@@ -44,15 +74,20 @@ class PeersOver:
 
     async def _start(self, starts: Sequence[ChildStart]) -> list[Seen | PerdureError]:
         found = await trio.to_thread.run_sync(self._pinned, starts)
-        good = [start for start in found if isinstance(start, Start)]
-        answers = iter(await self._instances.start_many(good) if good else ())
-        return [next(answers) if isinstance(start, Start) else start for start in found]
+        good = [start for start in found if isinstance(start, Prepared)]
+        answers = iter(await self._started(good) if good else ())
+        return [next(answers) if isinstance(start, Prepared) else start for start in found]
 
-    def _pinned(self, starts: Sequence[ChildStart]) -> list[Start | PerdureError]:
+    async def _started(self, wanted: Sequence[Prepared]) -> list[Seen | PerdureError]:
+        if self._flows is None:
+            return await self._instances.start_many([one.start for one in wanted])
+        return await self._flows.start_many(wanted)
+
+    def _pinned(self, starts: Sequence[ChildStart]) -> list[Prepared | PerdureError]:
         """Each with the commit it is pinned to, or why there is none. Nothing is remembered from one call to the next:
         the tenant may be gone since, and a channel elsewhere."""
         known: dict[tuple[str, str, str | None], tuple[str, Mapping[str, str]] | PerdureError] = {}
-        found: list[Start | PerdureError] = []
+        found: list[Prepared | PerdureError] = []
         for child in starts:
             start, channel = child.start, child.channel
             tenant = start.key[0]
@@ -67,11 +102,9 @@ class PeersOver:
                 found.append(startable)
             elif start.workflow in startable[1]:
                 try:
-                    options = _limited(start, startable[1][start.workflow])
+                    found.append(_prepared(start, *startable))
                 except Refused as refused:
                     found.append(refused)
-                    continue
-                found.append(msgspec.structs.replace(start, commit=startable[0], options=options))
             else:
                 found.append(_unknown(start.workflow, *startable))
         return found
@@ -107,15 +140,16 @@ class NoPeers:
         return Unavailable("other instances cannot be reached yet", code="busy", hint="Try again.", retry_after_s=1)
 
 
-def _limited(start: Start, declarations: str) -> StartOptions | None:
-    """Its options with the limits that its workflow declares: a child executes as any other instance does. Rate,
-    debounce and singleton are for starts from outside: a step that asks for a child gets one."""
-    declared = flow.declared(declarations)
+def _prepared(start: Start, commit: str, workflows: Mapping[str, str]) -> Prepared:
+    """The start on its commit, with what its workflow declares: a child executes as any other instance does. Its
+    priority is its parent's; where that is 0, the declared one."""
+    declared = flow.declared(workflows[start.workflow])
     if declared is None:
-        return start.options
-    options = start.options or StartOptions()
+        return Prepared(msgspec.structs.replace(start, commit=commit))
     key = flow.key_of(start.workflow, declared, values.decode(start.payload))
-    return msgspec.structs.replace(options, limits=flow.limits_of(start.workflow, declared, key))
+    options = flow.counted(start.options or StartOptions(), start.workflow, declared, key)
+    options = msgspec.structs.replace(options, priority=options.priority or declared.priority)
+    return Prepared(msgspec.structs.replace(start, commit=commit, options=options), declared, key)
 
 
 def _unknown(workflow: str, commit: str, workflows: Collection[str]) -> Refused:

@@ -15,6 +15,7 @@ from executor.core.errors import NotFound, Refused
 from executor.ports import Clock, CodeSource, Instances
 from executor.service.admission import Admission, AdmissionLimits
 from executor.service.flow import Flows
+from executor.service.flow_state import FlowState
 from executor.service.gate import Gate
 from executor.service.startable import Startables
 from executor.views import TokenView
@@ -54,8 +55,16 @@ class Access:
     """Base of the use cases: the parts they work with, and the checks."""
 
     def __init__(
-        self, instances: Instances, code: CodeSource, clock: Clock, options: ServiceOptions, *, gate: Gate | None = None
+        self,
+        instances: Instances,
+        code: CodeSource,
+        clock: Clock,
+        options: ServiceOptions,
+        *,
+        gate: Gate | None = None,
+        flow_state: FlowState | None = None,
     ) -> None:
+        """`gate`, `flow_state`: what is shared with the starts of children; None: there are none."""
         self._instances = instances
         self._code = code
         self._clock = clock
@@ -63,7 +72,7 @@ class Access:
         self._kept: set[tuple[str, str]] = set()
         self._gate = gate or Gate()
         self._startables = Startables(code)
-        self._flows = Flows(instances, clock)
+        self._flows = Flows(instances, clock, flow_state)
         self._admission = Admission(options.admission)
         self._tokens: dict[bytes, TokenView] = {}
         """Verified ones by the digest of their secret, until any token or tenant goes away."""

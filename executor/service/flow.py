@@ -1,144 +1,154 @@
-"""Flow control at the start: options checked, and what a workflow declares brought to bear on each of its instances.
+"""Flow control at the start: what a workflow declares, brought to bear on each of its instances.
 
 Concurrency becomes limits that the instance queues behind; rate, debounce and singleton are decided here, where all
-starts by the API and by schedules come through. Rates are remembered in memory; what is not is found out from the
-newest instance of the same key, never earlier than the truth. Which instances belong together is a reserved search
-attribute, so nothing else has to be kept, and a restart forgets nothing that counts.
+starts come through: by the API, by schedules, and of children (`executor.engine.peers`). Rates are remembered in
+memory; what is not is found out from the instance of the same key that is to begin last, never earlier than the truth.
+Which instances belong together are reserved search attributes, so nothing else has to be kept, and a restart forgets
+nothing that counts.
+
+**A start counts once.** One that is asked for again finds its instance, which has used the rate; while two ask for the
+same, the second waits for the first one's outcome. If there is no instance, as the start failed, the moment that it was
+given is kept for it until it has passed.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
-from datetime import datetime
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import msgspec
 import trio
 
-from executor.core import attributes, flow, summary
+from executor.core import flow, summary
 from executor.core.entries import StartOptions
-from executor.core.errors import Conflict, NotFound, Refused
-from executor.core.flow import KEY_ATTRIBUTE, Rate
+from executor.core.errors import Conflict, NotFound, PerdureError
+from executor.core.flow import KEY_ATTRIBUTE, RATE_ATTRIBUTE, Rate
 from executor.core.lifecycle import FINAL, STATES
 from executor.core.search import Condition, Query
+from executor.engine.peers import Prepared
 from executor.ports import Clock, Instances, Seen, Start, StoredRow
+from executor.service.flow_state import FlowState, Place
+from executor.service.start_options import NO_OPTIONS
 from executor.views import StartRequest
-from executor.workflow.durations import duration_ms
-from executor.workflow.flow import PRIORITY_MAX, Flow
+from executor.workflow.flow import Flow
 
-RATES_KEPT_MAX = 100_000
 PAGE = 1_000
 NEWEST = 10
 LIVE = tuple(state for state in STATES if state not in FINAL)
-_NO_OPTIONS = StartOptions()
 
 
-class Prepared(NamedTuple):
-    """A start, and what still has to be decided about it: `flow` None: nothing."""
-
-    start: Start
-    flow: Flow | None = None
-    key: str = ""
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether it has to be started by itself: it may end or replace another of its key."""
-        return self.flow is not None and (self.flow.debounce is not None or self.flow.singleton is not None)
-
-
-def check(request: StartRequest, now_ms: int) -> StartOptions | None:
-    """The options that a request names, None if it names none. Raises Refused (`bad_request`) naming the option."""
-    start_at_ms = _start_at_ms(request, now_ms)
-    priority = 0 if request.priority is None else request.priority
-    if not -PRIORITY_MAX <= priority <= PRIORITY_MAX:
-        raise Refused(f"priority is {priority}, not between -{PRIORITY_MAX} and {PRIORITY_MAX}", code="bad_request")
-    retention = _retention_ms(request.retention or {})
-    options = StartOptions(
-        start_at_ms=start_at_ms,
-        attributes=attributes.encode(request.attributes or {}),
-        priority=priority,
-        unload=request.unload or "",
-        retain_complete_ms=retention.get("complete"),
-        retain_failed_ms=retention.get("failed"),
-    )
-    return None if options == _NO_OPTIONS else options
-
-
-def prepared(start: Start, request: StartRequest, declared: Flow | None, payload: Any) -> Prepared:
+def prepared(start: Start, request: StartRequest, declared: Flow | None) -> Prepared:
     """`start` with what the workflow declares added to its options."""
     if declared is None:
         return Prepared(start)
-    key = flow.key_of(start.workflow, declared, payload)
-    options = start.options or _NO_OPTIONS
-    is_decided_here = declared.rate is not None or declared.debounce is not None or declared.singleton is not None
-    added = options.attributes
-    if is_decided_here:
-        added = attributes.merge(added, {KEY_ATTRIBUTE: key}, is_reserved=True)
-    options = msgspec.structs.replace(
-        options,
-        attributes=added,
-        priority=declared.priority if request.priority is None else options.priority,
-        limits=flow.limits_of(start.workflow, declared, key),
-    )
-    start = msgspec.structs.replace(start, options=None if options == _NO_OPTIONS else options)
-    return Prepared(start, declared, key) if is_decided_here else Prepared(start)
+    key = flow.key_of(start.workflow, declared, request.payload)
+    options = flow.counted(start.options or NO_OPTIONS, start.workflow, declared, key)
+    if request.priority is None:
+        options = msgspec.structs.replace(options, priority=declared.priority)
+    return Prepared(_with(start, options), declared, key)
 
 
 class Flows:
-    """Decides rates, debounces and singletons. One for all tenants, in the process that has the service."""
+    """Decides rates, debounces and singletons, in the process that has the service. `state`: one for all of them."""
 
-    def __init__(self, instances: Instances, clock: Clock) -> None:
+    def __init__(self, instances: Instances, clock: Clock, state: FlowState | None = None) -> None:
         self._instances = instances
         self._clock = clock
-        self._debts: OrderedDict[tuple[str, str], int] = OrderedDict()
-        self._locks: dict[tuple[str, str], tuple[trio.Lock, int]] = {}
+        self._state = state or FlowState()
 
     async def start(self, wanted: Prepared) -> Seen:
         """Start it as its flow says, durably. The one that it replaced, if it did.
 
         Raises Conflict (`singleton_exists`, `instance_exists`), and what `Instances.start` raises.
         """
-        declared = wanted.flow
-        if declared is None:
+        if wanted.flow is None:
             return await self._instances.start(wanted.start)
-        if not wanted.is_alone:
-            return await self._instances.start(await self.timed(wanted))
-        async with self._alone(wanted.start.key[0], wanted.key):
-            replaced = await self._debounced(wanted, declared)
-            if replaced is not None:
-                return replaced
-            if not await self._exists(wanted.start):
-                if declared.singleton is not None:
-                    await self._make_way(wanted, declared.singleton)
-                wanted = wanted._replace(start=self._delayed(wanted.start, declared, wanted.key))
-                return await self._instances.start(await self.timed(wanted))
-            return await self._instances.start(wanted.start)
+        if wanted.is_alone:
+            return await self._alone(wanted)
+        [answer] = await self._together([wanted])
+        if isinstance(answer, PerdureError):
+            raise answer
+        return answer
 
-    async def timed(self, wanted: Prepared) -> Start:
-        """The start, delayed as its rate says. One that names its own time keeps it, and does not count."""
-        start, rate = wanted.start, None if wanted.flow is None else flow.rate_of(wanted.flow)
-        options = start.options or _NO_OPTIONS
-        if rate is None or options.start_at_ms is not None or await self._exists(start):
-            return start
-        place = (start.key[0], wanted.key)
-        if place not in self._debts:
-            found = await self._debt(start.key[0], wanted.key, rate)
-            self._debts.setdefault(place, found)
-        now_ms = self._clock.now_ms()
-        at_ms, self._debts[place] = rate.slot(self._debts[place], now_ms)
-        self._debts.move_to_end(place)
-        if len(self._debts) > RATES_KEPT_MAX:
-            self._debts.popitem(last=False)
-        return start if at_ms <= now_ms else _at(start, at_ms)
+    async def start_many(self, wanted: Sequence[Prepared]) -> list[Seen | PerdureError]:
+        """As many `start`s, in that order within a key; each fails for itself alone."""
+        answers: dict[int, Seen | PerdureError] = {}
+        of_key: dict[Place, list[int]] = {}
+        together: list[int] = []
+        for index, one in enumerate(wanted):
+            if one.is_alone:
+                of_key.setdefault(_place(one), []).append(index)
+            else:
+                together.append(index)
+
+        async def one_by_one(indexes: list[int]) -> None:
+            # Each may replace or end the one that came just before it.
+            for index in indexes:
+                try:
+                    answers[index] = await self._alone(wanted[index])
+                except PerdureError as error:
+                    answers[index] = error
+
+        if together:
+            found = await self._together([wanted[index] for index in together])
+            answers.update(zip(together, found, strict=True))
+        if of_key:
+            async with trio.open_nursery() as nursery:
+                for indexes in of_key.values():
+                    nursery.start_soon(one_by_one, indexes)
+        return [answers[index] for index in range(len(wanted))]
 
     def forget(self, tenant: str) -> None:
         """The tenant is gone."""
-        for place in [place for place in self._debts if place[0] == tenant]:
-            del self._debts[place]
+        self._state.forget(tenant)
 
-    # --- inside
+    # --- rates
+
+    async def _together(self, wanted: Sequence[Prepared]) -> list[Seen | PerdureError]:
+        """Starts that only a rate may delay, in one group commit."""
+        named = [one.start.key for one in wanted if _rate(one) is not None and not one.start.is_new]
+        async with self._state.of_ids.held(named):
+            timed: list[Start | PerdureError] = []
+            for one in wanted:
+                try:
+                    timed.append(await self._timed(one))
+                except PerdureError as error:
+                    timed.append(error)
+            starts = [start for start in timed if isinstance(start, Start)]
+            answers = iter(await self._instances.start_many(starts) if starts else ())
+            found = [next(answers) if isinstance(start, Start) else start for start in timed]
+            for one, answer in zip(wanted, found, strict=True):
+                if not isinstance(answer, PerdureError):
+                    self._state.given.pop(one.start.key, None)
+            return found
+
+    async def _timed(self, wanted: Prepared) -> Start:
+        """The start, delayed as its rate says. One that names its own time keeps it, and does not count."""
+        start, rate = wanted.start, _rate(wanted)
+        options = start.options or NO_OPTIONS
+        if rate is None or options.start_at_ms is not None or await self._exists(start):
+            return start
+        state, place = self._state, _place(wanted)
+        at_ms = state.given.get(start.key)
+        now_ms = self._clock.now_ms()
+        if at_ms is None or at_ms < now_ms:
+            if place not in state.debts:
+                found = await self._debt(place, rate)
+                state.debts.setdefault(place, found)
+            now_ms = self._clock.now_ms()
+            at_ms, debt = rate.slot(state.debts[place], now_ms)
+            state.owe(place, debt)
+            if not start.is_new:
+                state.give(start.key, at_ms)
+        options = flow.timed(options, wanted.key, at_ms)
+        return _with(start, options if at_ms <= now_ms else msgspec.structs.replace(options, start_at_ms=at_ms))
+
+    async def _debt(self, place: Place, rate: Rate) -> int:
+        """What the rate owes, from the instance of the key whose moment is the last: at least the truth."""
+        query = Query(
+            where=(Condition(RATE_ATTRIBUTE, "prefix", (f"{place[1]}:",)),), order=f"attributes.{RATE_ATTRIBUTE}"
+        )
+        rows, _ = await self._instances.page(place[0], query, limit=1, after=None)
+        return rate.debt_after(flow.counted_at_ms(rows[0].row.attributes)) if rows else 0
 
     async def _exists(self, start: Start) -> bool:
         """Whether the id is taken: the start is then answered by that instance, or refused."""
@@ -150,17 +160,36 @@ class Flows:
             return False
         return True
 
+    # --- debounces and singletons
+
+    async def _alone(self, wanted: Prepared) -> Seen:
+        """One start of a key at a time: each sees what the one before did."""
+        declared = wanted.flow
+        assert declared is not None, "only what declares a flow is alone"
+        async with self._state.of_keys.held([_place(wanted)]):
+            replaced = await self._debounced(wanted, declared)
+            if replaced is not None:
+                return replaced
+            if not await self._exists(wanted.start):
+                if declared.singleton is not None:
+                    await self._make_way(wanted, declared.singleton)
+                wanted = wanted._replace(start=self._delayed(wanted, declared))
+            [answer] = await self._together([wanted])
+        if isinstance(answer, PerdureError):
+            raise answer
+        return answer
+
     async def _debounced(self, wanted: Prepared, declared: Flow) -> Seen | None:
         """The pending instance of the key, with this payload and a new time; None: there is none."""
         pause_ms = flow.debounce_ms(declared)
-        if pause_ms is None:
+        if pause_ms is None or wanted.is_child:
             return None
         start = wanted.start
-        options = start.options or _NO_OPTIONS
+        options = start.options or NO_OPTIONS
         at_ms = max(self._clock.now_ms() + pause_ms, options.start_at_ms or 0)
         # One that waits for its time is the newest: until then no other of its key begins to exist.
-        for row in await self._of_key(start.key[0], wanted.key, ("waiting",), limit=NEWEST):
-            if _slot_of(row) is None:
+        for row in await self._of_key(_place(wanted), ("waiting",), limit=NEWEST):
+            if not _is_delayed(row):
                 continue
             try:
                 return await self._instances.reschedule(
@@ -170,28 +199,32 @@ class Flows:
                 continue  # Its time came just now.
         return None
 
-    def _delayed(self, start: Start, declared: Flow, key: str) -> Start:
-        pause_ms = flow.debounce_ms(declared)
-        if pause_ms is None:
+    def _delayed(self, wanted: Prepared, declared: Flow) -> Start:
+        start, pause_ms = wanted.start, flow.debounce_ms(declared)
+        if pause_ms is None or wanted.is_child:
             return start
-        options = start.options or _NO_OPTIONS
+        options = start.options or NO_OPTIONS
         at_ms = max(self._clock.now_ms() + pause_ms, options.start_at_ms or 0)
-        options = msgspec.structs.replace(options, start_at_ms=at_ms, debounce=key)
-        return msgspec.structs.replace(start, options=options)
+        return _with(start, msgspec.structs.replace(options, start_at_ms=at_ms, debounce=wanted.key))
 
     async def _make_way(self, wanted: Prepared, policy: str) -> None:
         """For a singleton: see that none of its key is there. Raises Conflict (`singleton_exists`)."""
         start = wanted.start
-        limit = 1 if policy == "skip" else None
-        for row in await self._of_key(start.key[0], wanted.key, LIVE, limit=limit):
-            if policy == "skip":
+        rows = await self._of_key(_place(wanted), LIVE, limit=1 if policy == "skip" else None)
+        above = await self._above(start) if rows and policy == "cancel" else set[str]()
+        for row in rows:
+            if policy == "skip" or row.instance in above:
+                above_it = " and is above this child, which cannot end it" if row.instance in above else ""
                 raise Conflict(
-                    f'instance "{row.instance}" of the singleton {start.workflow} has not ended',
+                    f'instance "{row.instance}" of the singleton {start.workflow} has not ended{above_it}',
                     code="singleton_exists",
-                    hint='Wait for it or terminate it, or declare singleton="cancel".',
+                    hint="Let it continue as new, or start another workflow."
+                    if above_it
+                    else 'Wait for it or terminate it, or declare singleton="cancel".',
                     instance=row.instance,
                     state=row.row.state,
                 )
+        for row in rows:
             try:
                 await self._instances.terminate(row.tenant, row.instance)
             except NotFound:
@@ -200,17 +233,24 @@ class Flows:
                 if ended.code != "instance_finished":
                     raise
 
-    async def _debt(self, tenant: str, key: str, rate: Rate) -> int:
-        """What the rate owes, from the newest instance of the key: at least the truth."""
-        for row in await self._of_key(tenant, key, (), limit=1):
-            slot = _slot_of(row)
-            return rate.debt_after(row.row.updated_at_ms if slot is None else slot)
-        return 0
+    async def _above(self, start: Start) -> set[str]:
+        """The instances whose child this one would be, directly or not."""
+        found: set[str] = set()
+        parent = (start.options or NO_OPTIONS).parent
+        name = None if parent is None else parent.instance
+        while name is not None and name not in found:
+            found.add(name)
+            try:
+                seen = await self._instances.status(start.key[0], name)
+            except NotFound:
+                break
+            above = summary.decode(seen.row.row.summary).parent
+            name = None if above is None else above[0]
+        return found
 
-    async def _of_key(
-        self, tenant: str, key: str, states: tuple[str, ...], *, limit: int | None = None
-    ) -> list[StoredRow]:
+    async def _of_key(self, place: Place, states: tuple[str, ...], *, limit: int | None = None) -> list[StoredRow]:
         """Instances of the key in these states, newest first."""
+        tenant, key = place
         query = Query(states=states, where=(Condition(KEY_ATTRIBUTE, "=", (key,)),))
         found: list[StoredRow] = []
         after: str | None = None
@@ -220,62 +260,20 @@ class Flows:
             if after is None or limit is not None:
                 return found
 
-    @asynccontextmanager
-    async def _alone(self, tenant: str, key: str) -> AsyncGenerator[None]:
-        """One start of a key at a time: each sees what the one before did."""
-        place = (tenant, key)
-        lock, users = self._locks.get(place, (trio.Lock(), 0))
-        self._locks[place] = (lock, users + 1)
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, users = self._locks.pop(place)
-            if users > 1:
-                self._locks[place] = (lock, users - 1)
+
+def _place(wanted: Prepared) -> Place:
+    return wanted.start.key[0], wanted.key
 
 
-def _slot_of(row: StoredRow) -> int | None:
-    """When a delayed start is due; None: it has begun."""
+def _rate(wanted: Prepared) -> Rate | None:
+    return None if wanted.flow is None else flow.rate_of(wanted.flow)
+
+
+def _is_delayed(row: StoredRow) -> bool:
+    """Whether it waits for its start."""
     waits = summary.decode(row.row.summary).waits
-    return waits[0].until_ms if waits and waits[0].kind == "start" else None
+    return bool(waits) and waits[0].kind == "start"
 
 
-def _at(start: Start, at_ms: int) -> Start:
-    options = msgspec.structs.replace(start.options or _NO_OPTIONS, start_at_ms=at_ms)
-    return msgspec.structs.replace(start, options=options)
-
-
-def _start_at_ms(request: StartRequest, now_ms: int) -> int | None:
-    if request.at is not None:
-        if request.delay is not None:
-            raise Refused("delay and at are both given", code="bad_request", hint="Give one of them.")
-        at_ms = _utc_ms(request.at)
-        return at_ms if at_ms > now_ms else None
-    if request.delay is None:
-        return None
-    delay_ms = _duration_ms(request.delay, "delay")
-    return now_ms + delay_ms if delay_ms else None
-
-
-def _utc_ms(at: datetime) -> int:
-    if at.tzinfo is None or at.utcoffset() is None:
-        raise Refused("at has no time zone", code="bad_request", hint="Write datetime.now(UTC), or .astimezone().")
-    return round(at.timestamp() * 1000)
-
-
-def _retention_ms(retention: Mapping[str, str | float]) -> dict[str, int]:
-    for name in retention:
-        if name not in ("complete", "failed"):
-            raise Refused(
-                f'retention has "{name[:40]}"; it takes "complete", and "failed" for failed and terminated instances',
-                code="bad_request",
-            )
-    return {name: _duration_ms(value, f"retention {name}") for name, value in retention.items()}
-
-
-def _duration_ms(value: str | float, what: str) -> int:
-    try:
-        return duration_ms(value, of=what)
-    except (TypeError, ValueError) as wrong:
-        raise Refused(str(wrong), code="bad_request") from None
+def _with(start: Start, options: StartOptions) -> Start:
+    return msgspec.structs.replace(start, options=None if options == NO_OPTIONS else options)

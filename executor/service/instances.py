@@ -10,12 +10,12 @@ from executor.core import ids, values
 from executor.core.errors import Conflict, NotFound, PerdureError, Refused, TenantError, Unavailable
 from executor.core.flow import declared as declared_flow
 from executor.core.lifecycle import FINAL
+from executor.engine.peers import Prepared
 from executor.entropy import new_name
 from executor.ports import Seen, Start
 from executor.rendering import journal_item, readable, status_view
-from executor.service import flow
+from executor.service import flow, start_options
 from executor.service.access import Access, Caller, in_thread, limit_of
-from executor.service.flow import Prepared
 from executor.service.startable import Startable
 from executor.views import (
     EventReceipt,
@@ -101,19 +101,14 @@ class Instances(Access):
         try:
             await self._gate.enter()
             try:
-                starts: list[tuple[int, Start]] = []
+                starts: list[tuple[int, Prepared]] = []
                 for index, request in enumerate(requests):
                     if outcomes[index] is None:
                         try:
-                            wanted = await self._prepared(tenant, request, encoded[index])
-                            if wanted.is_alone:
-                                # It may replace or end one that came just before it, here too.
-                                outcomes[index] = StartOutcome(status=status_of(await self._flows.start(wanted)))
-                            else:
-                                starts.append((index, await self._flows.timed(wanted)))
+                            starts.append((index, await self._prepared(tenant, request, encoded[index])))
                         except PerdureError as error:
                             outcomes[index] = StartOutcome(error=error.to_json())
-                answers = await self._instances.start_many([start for _, start in starts]) if starts else []
+                answers = await self._flows.start_many([start for _, start in starts])
             finally:
                 self._gate.leave()
         finally:
@@ -236,7 +231,7 @@ class Instances(Access):
 
     async def _prepared(self, tenant: str, request: StartRequest, payload: bytes) -> Prepared:
         """What the port starts: the id, the commit to pin, which the code store keeps from now on, and the options."""
-        options = flow.check(request, self._clock.now_ms())
+        options = start_options.check(request, self._clock.now_ms())
         is_new = request.id is None
         declared = None
         instance = new_name("run") if request.id is None else ids.parse_instance_id(request.id)
@@ -260,7 +255,7 @@ class Instances(Access):
             await in_thread(self._code.keep_for_instances, tenant, commit)
             self._kept.add((tenant, commit))
         start = Start((tenant, instance), request.workflow, commit, payload, is_new, options)
-        return flow.prepared(start, request, declared, request.payload)
+        return flow.prepared(start, request, declared)
 
     async def _of(self, tenant: str, id: str, answer: Awaitable[T]) -> T:
         """`answer`, where what is not found is named as everywhere: an unknown tenant is not an unknown instance."""

@@ -17,6 +17,7 @@ from executor.ports import Pending, ScheduleRow, ScheduleStore, Seen
 from executor.rendering import readable
 from executor.schedules.scheduler import Scheduler, spec_of
 from executor.service.access import Caller, ServiceOptions, in_thread
+from executor.service.flow_state import FlowState
 from executor.service.gate import Gate
 from executor.service.instances import Instances, _commit, status_of
 from executor.service.scheduled import PlatformRuns, new_row
@@ -43,8 +44,9 @@ class Schedules(Instances):
         *,
         schedules: ScheduleStore | None = None,
         gate: Gate | None = None,
+        flow_state: FlowState | None = None,
     ) -> None:
-        super().__init__(instances, code, clock, options, gate=gate)
+        super().__init__(instances, code, clock, options, gate=gate, flow_state=flow_state)
         self._schedule_store = schedules
         self._scheduler = (
             None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,8 +12,7 @@ from executor.adapters.clock import SystemClock
 from executor.adapters.state import FacetsStateStore
 from executor.engine.engine import Engine, EngineLimits
 from executor.engine.local import LocalInstances
-from executor.engine.peers import Gate, PeersOver
-from executor.ports import CodeSource, Peers, Slots
+from executor.ports import CodeSource, Instances, Peers, Slots
 from executor.sandbox.cell import CellOptions, Isolation
 from executor.sandbox.limits import SandboxLimits
 from executor.sandbox.pool import sandbox_host
@@ -29,15 +28,14 @@ async def owning(
     hash_seed: int,
     limits: EngineLimits,
     facet_bytes_max: int,
-    peers: Peers | None = None,
+    peers: Callable[[Instances], Peers],
     slots: Slots | None = None,
-    gate: Gate | None = None,
 ) -> AsyncGenerator[LocalInstances]:
     """The instances of the store in `path`, going on from where they were; on leaving, steps that execute may finish.
 
-    `place`: where a backup keeps the store. `peers` and `slots` None: there are no other processes; then `gate` is
-    what keeps collections of garbage away from the start of a child. Raises Refused (`data_in_use`, `not_confined`,
-    `schema_too_new`), Corrupt, Unavailable.
+    `place`: where a backup keeps the store. `peers`: how instances ask each other, made over the instances here.
+    `slots` None: there are no other processes. Raises Refused (`data_in_use`, `not_confined`, `schema_too_new`),
+    Corrupt, Unavailable.
     """
     store = await trio.to_thread.run_sync(lambda: FacetsStateStore.open(path, facet_bytes_max=facet_bytes_max))
     try:
@@ -45,7 +43,7 @@ async def owning(
         async with sandbox_host(options, SandboxLimits(facet_bytes_max=facet_bytes_max)) as host:
             engine = Engine(store, code, host, SystemClock(), limits)
             instances = LocalInstances(engine, store, place=place)
-            engine.peers = PeersOver(instances, code, gate) if peers is None else peers
+            engine.peers = peers(instances)
             if slots is not None:
                 engine.places.slots = slots
             async with engine.running():

@@ -281,7 +281,7 @@ def _owned(setup: Setup, channel: Channel, slots: CalledSlots) -> Any:
             journal_bytes_max=setup.journal_bytes_max,
         ),
         facet_bytes_max=setup.facet_bytes_max,
-        peers=CalledPeers(channel),
+        peers=lambda _instances: CalledPeers(channel),
         slots=slots,
     )
 

@@ -217,7 +217,8 @@ async def test_one_that_rests_leaves_its_place_to_the_next_and_queues_again_when
         f.w.host.scripts["Waits"] = waits
         await f.service.send_event(ADMINISTRATOR, "acme", "a", "go")
         await trio.testing.wait_all_tasks_blocked(0.01)
-        assert f.w.engine.queue.waiting(("acme", "a")) == ("Waits", 1)
+        status = await f.status("a")
+        assert (status.state, str(status.waiting_for)) == ("running", "its turn, number 1 behind Waits")
         await f.service.terminate(ADMINISTRATOR, "acme", "b")
         await f.until("a", "complete")
 
@@ -349,7 +350,7 @@ async def test_what_declares_nothing_carries_nothing(tmp_path: Path) -> None:
         started = f.w.journal(("acme", "a"))[0]
         assert isinstance(started, Started)
         assert started.options is None
-        assert f.service._flows._debts == {}
+        assert not f.service._flows._state.debts
 
 
 async def test_starts_of_a_key_read_no_more_rows_than_they_need(
