@@ -1,7 +1,8 @@
 """Write the sync twins of the async sources: `python tools/unasync.py` (or `--check`: exit 1 if one is not current).
 
-A token-wise translation: `async def` becomes `def`, `await x` becomes `x`, and names change by the table below. The
-async source is the only one that people edit.
+Each file of `executor/platform/asynchronous` has its twin in `executor/platform/blocking`. A token-wise translation:
+`async def` becomes `def`, `await x` becomes `x`, and names change by the table below. The async source is the only one
+that people edit.
 """
 
 from __future__ import annotations
@@ -15,16 +16,14 @@ import tokenize
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TWINS = {
-    "executor/platform/async_api.py": "executor/platform/api.py",
-    "executor/platform/async_remote.py": "executor/platform/remote.py",
-}
+SOURCES = "executor/platform/asynchronous"
+TWINS = "executor/platform/blocking"
 NAMES = {
     "__aenter__": "__enter__",
     "__aexit__": "__exit__",
     "__aiter__": "__iter__",
     "aclose": "close",
-    "async_remote": "remote",
+    "asynchronous": "blocking",
 }
 HEADER = "# Generated from {source} by tools/unasync.py. Edit that file, and run the tool.\n"
 
@@ -55,7 +54,7 @@ def _formatted(text: str) -> str:
     """As `ruff format` and import sorting leave it: shorter names fit on fewer lines, in another order."""
     for command in (["check", "--select", "I", "--fix", "--quiet"], ["format", "--quiet"]):
         text = subprocess.run(
-            [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(ROOT / "executor/platform/twin.py"), "-"],
+            [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(ROOT / TWINS / "twin.py"), "-"],
             input=text,
             capture_output=True,
             text=True,
@@ -87,16 +86,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a twin is not current")
     arguments = parser.parse_args()
-    stale = []
-    for source, target in TWINS.items():
-        wanted = translate((ROOT / source).read_text(encoding="utf-8"), name=source)
-        path = ROOT / target
-        if not path.is_file() or path.read_text(encoding="utf-8") != wanted:
-            stale.append(target)
-            if not arguments.check:
-                path.write_text(wanted, encoding="utf-8")
-    for target in stale:
-        print(f"{target} is not current" if arguments.check else f"wrote {target}")
+    sources = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / SOURCES).glob("*.py")}
+    wanted = {name: translate(source, name=f"{SOURCES}/{name}") for name, source in sources.items()}
+    found = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / TWINS).glob("*.py")}
+    stale = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    for name in stale:
+        path = ROOT / TWINS / name
+        if arguments.check:
+            print(f"{TWINS}/{name} is not current")
+        elif name in wanted:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(wanted[name], encoding="utf-8")
+            print(f"wrote {TWINS}/{name}")
+        else:
+            path.unlink()
+            print(f"removed {TWINS}/{name}")
     return 1 if stale and arguments.check else 0
 
 

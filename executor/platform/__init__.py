@@ -1,6 +1,6 @@
 """The Python API: Platform (sync) and AsyncPlatform (asyncio and trio), embedded or remote."""
 
-from executor.platform.api import Platform, Run, Tenant
-from executor.platform.async_api import AsyncPlatform, AsyncRun, AsyncTenant
+from executor.platform.asynchronous import AsyncPlatform, AsyncRun, AsyncTenant
+from executor.platform.blocking import Platform, Run, Tenant
 
 __all__ = ["AsyncPlatform", "AsyncRun", "AsyncTenant", "Platform", "Run", "Tenant"]

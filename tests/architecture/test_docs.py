@@ -16,8 +16,7 @@ from executor import cli
 from executor.cli import app as commands
 from executor.config import FIELDS
 from executor.operations import API_PREFIX, OPERATIONS
-from executor.platform import Platform
-from executor.platform.api import Run, Tenant
+from executor.platform import Platform, Run, Tenant
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 MORE_PAGES = ("flow.md", "schedules.md", "search.md")

@@ -15,8 +15,7 @@ from executor import workflow as public
 from executor.core import attributes, bounds, ids, values
 from executor.core.errors import Conflict, Refused, TenantError
 from executor.engine.engine import EngineLimits
-from executor.platform import Platform
-from executor.platform.api import Run, Tenant
+from executor.platform import Platform, Run, Tenant
 from executor.sandbox import run_requests, run_shown, run_state, step_signals
 from executor.sandbox.child_limits import ChildLimits
 from executor.sandbox.limits import SandboxLimits

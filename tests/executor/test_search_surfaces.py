@@ -118,14 +118,14 @@ def test_a_search_in_python(acme: Tenant) -> None:
 def test_bulk_in_python_reads_as_many_portions_as_it_needs(
     acme: Tenant, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("executor.platform.api.PAGE", 2)
+    monkeypatch.setattr("executor.platform.blocking.search.PAGE", 2)
     result = acme.bulk("terminate")
     assert (result.matched, result.done, result.failed, result.next) == (5, 4, 1, None)
     assert [error.id for error in result.errors] == ["i4"]
 
 
 def test_bulk_in_python_stops_at_its_limit(acme: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("executor.platform.api.PAGE", 2)
+    monkeypatch.setattr("executor.platform.blocking.search.PAGE", 2)
     result = acme.bulk("pause", state="waiting", limit=3)
     assert (result.matched, result.done) == (3, 3)
     assert acme.count(state="paused").count == 3
@@ -137,8 +137,8 @@ def test_a_dry_run_in_python_changes_nothing(acme: Tenant) -> None:
 
 
 def test_what_was_done_before_an_error_is_told_with_it(acme: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("executor.platform.api.PAGE", 2)
-    transport, calls = acme._platform._transport, []
+    monkeypatch.setattr("executor.platform.blocking.search.PAGE", 2)
+    transport, calls = acme._caller._transport, []
     whole = transport.call
 
     def failing(operation: Operation, path: tuple[str, ...], arguments: Any) -> Any:

@@ -22,7 +22,7 @@ from executor import PerdureError, Platform
 from executor.cli.printing import EXIT_CODES
 from executor.core.errors import FAMILIES
 from executor.http.errors import status_of
-from executor.platform.api import Tenant
+from executor.platform import Tenant
 from tests.scenarios.live import LiveServer, WorkingCopy, serving, wait_waiting, with_password
 
 PAYLOAD_BYTES_MAX = 65_536

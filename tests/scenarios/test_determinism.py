@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from executor import Conflict
-from executor.platform.api import Run, Tenant
+from executor.platform import Run, Tenant
 from tests.scenarios.live import LiveServer, facts, serving, wait_status, wait_waiting
 
 SOURCE = '''

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from executor import Conflict, Refused
-from executor.platform.api import Run, Tenant
+from executor.platform import Run, Tenant
 from executor.shards.layout import present
 from facets import shard_of
 from tests.scenarios.live import WorkingCopy, serving

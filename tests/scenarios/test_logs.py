@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from executor import wire
-from executor.platform.api import Run, Tenant
+from executor.platform import Run, Tenant
 from executor.views import LogLine
 from tests.scenarios.live import LiveServer, serving, wait_status, wait_waiting
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from executor import wire
-from executor.platform.api import Run, Tenant
+from executor.platform import Run, Tenant
 from tests.scenarios.live import LiveServer, WorkingCopy, facts, git, serving, wait_status, wait_waiting
 
 AHEAD_S = 7.0

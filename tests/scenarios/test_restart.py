@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from executor.platform import Platform
-from executor.platform.api import Run
+from executor.platform import Platform, Run
 from tests.scenarios.live import wait_status
 
 SOURCE = """

@@ -13,7 +13,7 @@ import pytest
 
 from executor.config import Config
 from executor.main import running
-from executor.platform.api import Tenant
+from executor.platform import Tenant
 from executor.service import ADMINISTRATOR
 from tests.scenarios.live import LiveServer, WorkingCopy, serving
 

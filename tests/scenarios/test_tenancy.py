@@ -19,7 +19,7 @@ import pytest
 
 from executor import NotFound, PerdureError, Platform
 from executor.operations import API_PREFIX, OPERATIONS, Operation
-from executor.platform.api import Run, Tenant
+from executor.platform import Run, Tenant
 from tests.scenarios.hostile_workflows import SHORT, SPINNING, Hostile
 from tests.scenarios.live import LiveServer, facts, git, serving, wait_status, wait_waiting, with_password
 

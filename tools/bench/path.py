@@ -93,7 +93,7 @@ async def _on_the_host(tenant: AsyncTenant, call: Callable[[], None]) -> None:
         call()
 
     answer: Callable[[Any, Any], Coroutine[Any, Any, None]] = there
-    await anyio.to_thread.run_sync(tenant._platform._transport._host.submit(answer).result)  # type: ignore[attr-defined]
+    await anyio.to_thread.run_sync(tenant._caller._transport._host.submit(answer).result)  # type: ignore[attr-defined]
 
 
 def _threads() -> collections.Counter[str]:

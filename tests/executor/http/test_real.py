@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from executor import NotFound, Platform, Refused
-from executor.platform.api import Tenant
+from executor.platform import Tenant
 from executor.views import TokenView
 from tests.executor.fake_service import WORKFLOWS
 

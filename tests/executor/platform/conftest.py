@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from executor.platform import Platform
-from executor.platform.api import Tenant
+from executor.platform import Platform, Tenant
 from executor.platform.embedded import Embedded
 from tests.executor.surface import Served, serving
 

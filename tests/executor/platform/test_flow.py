@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from executor import Refused
-from executor.platform import Platform
-from executor.platform.api import Tenant
+from executor.platform import Platform, Tenant
 from executor.views import StartRequest
 from tests.executor.surface import Served
 

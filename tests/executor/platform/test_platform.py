@@ -10,8 +10,7 @@ import msgspec
 import pytest
 
 from executor import Conflict, NotFound, PerdureError, Refused, TenantError, Unavailable
-from executor.platform import Platform
-from executor.platform.api import Tenant
+from executor.platform import Platform, Tenant
 from executor.views import StartRequest
 from executor.workflow import Workflow
 from tests.executor.surface import Served

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from executor import Conflict, NotFound, Refused
-from executor.platform.api import Tenant
+from executor.platform import Tenant
 from executor.workflow import Workflow
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import executor
-from executor.platform import api, async_api
+from executor.platform import asynchronous, blocking
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -40,11 +40,13 @@ def test_translating_changes_names_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("name", ["Platform", "Tenant", "Run"])
 def test_both_classes_have_the_same_methods_with_the_same_parameters(name: str) -> None:
-    sync, other = getattr(api, name), getattr(async_api, f"Async{name}")
-    assert {key for key in vars(sync) if key[0] != "_"} == {key for key in vars(other) if key[0] != "_"}
-    for key, method in vars(sync).items():
-        if key[0] != "_" and inspect.isfunction(method):
-            parameters = [str(p).replace("Async", "") for p in inspect.signature(vars(other)[key]).parameters.values()]
+    sync, other = getattr(blocking, name), getattr(asynchronous, f"Async{name}")
+    assert {key for key in dir(sync) if key[0] != "_"} == {key for key in dir(other) if key[0] != "_"}
+    for key, method in inspect.getmembers(sync, inspect.isfunction):
+        if key[0] != "_":
+            parameters = [
+                str(p).replace("Async", "") for p in inspect.signature(getattr(other, key)).parameters.values()
+            ]
             assert parameters == [str(p) for p in inspect.signature(method).parameters.values()]
 
 

@@ -1,4 +1,5 @@
-"""AsyncRemote: the transport to a server, over HTTP, on asyncio and trio. `remote.py` is its generated sync twin."""
+# Generated from executor/platform/asynchronous/remote.py by tools/unasync.py. Edit that file, and run the tool.
+"""Remote: the transport to a server, over HTTP, on asyncio and trio."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ RESULT_CHUNK_S = 30.0
 _OWN_FIELDS = frozenset({"self", "message", "code", "hint"})
 
 
-class AsyncRemote:
+class Remote:
     """Calls operations on a server with one token. Connections are kept and shared."""
 
     def __init__(self, url: str, *, token: str | None) -> None:
@@ -34,7 +35,7 @@ class AsyncRemote:
         if token is not None and not (token.isascii() and token.isprintable()):
             raise Refused("The token has characters that no token has.", code="unauthorized")
         self._url = url.rstrip("/")
-        self._client = httpx2.AsyncClient(
+        self._client = httpx2.Client(
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=httpx2.Timeout(ANSWER_S, connect=CONNECT_S),
             # Proxies of the environment are for the world outside; a loopback server is not behind one.
@@ -43,13 +44,13 @@ class AsyncRemote:
             trust_env=parts.hostname not in ("127.0.0.1", "::1", "localhost"),
         )
 
-    async def open(self) -> None:
+    def open(self) -> None:
         """Nothing is sent before the first call."""
 
-    async def close(self) -> None:
-        await self._client.aclose()
+    def close(self) -> None:
+        self._client.close()
 
-    async def call(self, operation: Operation, path: tuple[str, ...], arguments: Arguments) -> Any:
+    def call(self, operation: Operation, path: tuple[str, ...], arguments: Arguments) -> Any:
         """Do `operation`; its answer as the service gives it, its error as the service raises it.
 
         Raises also Unavailable (`unreachable`): no answer; whether the operation was done is then unknown, and
@@ -63,7 +64,7 @@ class AsyncRemote:
         else:
             query = {key: value for key, value in msgspec.to_builtins(arguments).items() if value is not None}
         try:
-            answer = await self._client.request(
+            answer = self._client.request(
                 operation.method,
                 url,
                 content=content,
@@ -79,14 +80,14 @@ class AsyncRemote:
             ) from error
         return self._read(operation, answer)
 
-    async def result(self, tenant: str, instance: str, timeout_s: float | None) -> Any:
+    def result(self, tenant: str, instance: str, timeout_s: float | None) -> Any:
         """As Service.result, in requests of at most half a minute each."""
         operation = OPERATIONS["result"]
         ends = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             left_s = RESULT_CHUNK_S if ends is None else round(max(0.0, ends - time.monotonic()), 3)
             try:
-                return await self.call(operation, (tenant, instance), Result(timeout_s=min(left_s, RESULT_CHUNK_S)))
+                return self.call(operation, (tenant, instance), Result(timeout_s=min(left_s, RESULT_CHUNK_S)))
             except Unavailable as error:
                 if error.code != "timeout":
                     raise

@@ -1,5 +1,4 @@
-# Generated from executor/platform/async_remote.py by tools/unasync.py. Edit that file, and run the tool.
-"""Remote: the transport to a server, over HTTP, on asyncio and trio. `remote.py` is its generated sync twin."""
+"""AsyncRemote: the transport to a server, over HTTP, on asyncio and trio."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ RESULT_CHUNK_S = 30.0
 _OWN_FIELDS = frozenset({"self", "message", "code", "hint"})
 
 
-class Remote:
+class AsyncRemote:
     """Calls operations on a server with one token. Connections are kept and shared."""
 
     def __init__(self, url: str, *, token: str | None) -> None:
@@ -35,7 +34,7 @@ class Remote:
         if token is not None and not (token.isascii() and token.isprintable()):
             raise Refused("The token has characters that no token has.", code="unauthorized")
         self._url = url.rstrip("/")
-        self._client = httpx2.Client(
+        self._client = httpx2.AsyncClient(
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=httpx2.Timeout(ANSWER_S, connect=CONNECT_S),
             # Proxies of the environment are for the world outside; a loopback server is not behind one.
@@ -44,13 +43,13 @@ class Remote:
             trust_env=parts.hostname not in ("127.0.0.1", "::1", "localhost"),
         )
 
-    def open(self) -> None:
+    async def open(self) -> None:
         """Nothing is sent before the first call."""
 
-    def close(self) -> None:
-        self._client.close()
+    async def close(self) -> None:
+        await self._client.aclose()
 
-    def call(self, operation: Operation, path: tuple[str, ...], arguments: Arguments) -> Any:
+    async def call(self, operation: Operation, path: tuple[str, ...], arguments: Arguments) -> Any:
         """Do `operation`; its answer as the service gives it, its error as the service raises it.
 
         Raises also Unavailable (`unreachable`): no answer; whether the operation was done is then unknown, and
@@ -64,7 +63,7 @@ class Remote:
         else:
             query = {key: value for key, value in msgspec.to_builtins(arguments).items() if value is not None}
         try:
-            answer = self._client.request(
+            answer = await self._client.request(
                 operation.method,
                 url,
                 content=content,
@@ -80,14 +79,14 @@ class Remote:
             ) from error
         return self._read(operation, answer)
 
-    def result(self, tenant: str, instance: str, timeout_s: float | None) -> Any:
+    async def result(self, tenant: str, instance: str, timeout_s: float | None) -> Any:
         """As Service.result, in requests of at most half a minute each."""
         operation = OPERATIONS["result"]
         ends = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             left_s = RESULT_CHUNK_S if ends is None else round(max(0.0, ends - time.monotonic()), 3)
             try:
-                return self.call(operation, (tenant, instance), Result(timeout_s=min(left_s, RESULT_CHUNK_S)))
+                return await self.call(operation, (tenant, instance), Result(timeout_s=min(left_s, RESULT_CHUNK_S)))
             except Unavailable as error:
                 if error.code != "timeout":
                     raise
