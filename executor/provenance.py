@@ -12,7 +12,7 @@ from pathlib import Path
 
 from executor.core.errors import Refused
 
-_MARKS = {"executor": "views.py", "gitstore": "limits.py", "facets": "limits.py"}
+_MARKS = {"executor": "provenance.py", "gitstore": "limits.py", "facets": "limits.py"}
 """A file that only our package of that name has."""
 
 
