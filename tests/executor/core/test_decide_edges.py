@@ -3,18 +3,41 @@
 import msgspec
 import pytest
 
-from executor.core import decide
-from executor.core.commands import Cancel, Complete, GroupEnd, RetryPolicy, Sleep, StepBegun, StepDone, StepError, Wait
+from executor.core import attributes, decide, ids, matching, values
+from executor.core.commands import (
+    AcceptUpdate,
+    Beat,
+    Cancel,
+    Child,
+    Complete,
+    Continue,
+    Emit,
+    EndUpdate,
+    GroupBegin,
+    GroupEnd,
+    RetryPolicy,
+    SetAttributes,
+    SetStatus,
+    Sleep,
+    StepBegun,
+    StepDone,
+    StepError,
+    Wait,
+)
 from executor.core.entries import (
     AttemptFailed,
+    AttributesSet,
     Cancelled,
     EventReceived,
     Held,
+    SleepEnded,
     StartDue,
     Started,
     StartOptions,
     StepSucceeded,
+    Undoing,
     WaitEnded,
+    WaitStarted,
 )
 from executor.core.errors import Conflict
 from executor.core.failure import ErrorFact
@@ -25,7 +48,7 @@ ERROR = ErrorFact("ValueError", "no")
 
 
 def do(instance, command, now_ms=2_000):
-    entries = decide.on_command(instance, command, now_ms=now_ms).entries
+    entries = decide.on_command(instance, command, now_ms=now_ms, id="boss").entries
     for entry in entries:
         instance.apply(entry)
     return list(entries)
@@ -37,6 +60,10 @@ def sleep(path, ms):
 
 def wait(path="w#1", timeout_ms=None):
     return Wait(path, ASKED, "w.py:3", "approved", timeout_ms)
+
+
+def child(path, channel=None, id=None):
+    return Child(path, ASKED, "w.py:3", "W", b"\xc0", channel, id, "terminate", True)
 
 
 def failing(path="a#1", attempt=1, **policy):
@@ -142,3 +169,154 @@ def test_event_id_with_another_type_or_payload_is_a_conflict(type_, payload):
         "event_exists",
         'an event with id "e1" was sent before with another type or payload',
     )
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        StepBegun("p#1", "w.py:1", 1, 0),
+        failing("p#1"),
+        StepDone("p#1", ASKED, "w.py:1", 1, 0, b"v"),
+        sleep("p#1", 100),
+        wait("p#1"),
+        child("p#1"),
+        GroupBegin("p#1", ASKED, "w.py:1"),
+    ],
+)
+@pytest.mark.parametrize("command", [sleep("p#1", 100), wait("p#1"), child("p#1"), GroupBegin("p#1", ASKED, "w.py:1")])
+def test_path_that_is_taken_is_a_violation_whatever_has_it(begun, command):
+    instance = begin()
+    do(instance, begun)
+    with pytest.raises(decide.Violation, match="p#1 is already journaled"):
+        do(instance, command)
+
+
+def test_path_of_a_child_is_no_steps():
+    instance = begin()
+    do(instance, child("p#1"))
+    for command in (StepDone("p#1", ASKED, "w.py:1", 1, 0, b"v"), failing("p#1"), StepBegun("p#1", "w.py:1", 1, 0)):
+        with pytest.raises(decide.Violation):
+            do(instance, command)
+
+
+def test_attempt_begins_once_and_one_more_than_what_failed():
+    instance = begin()
+    begun = StepBegun("a#1", "w.py:1", 1, 1_500)
+    assert len(do(instance, begun)) == 1
+    assert do(instance, begun) == []  # by a sandbox that made it again after another's death
+    with pytest.raises(decide.Violation, match="step a#1 begins attempt 2 out of order"):
+        do(instance, StepBegun("a#1", "w.py:1", 2, 1_500))
+    do(instance, failing())
+    [again] = do(instance, StepBegun("a#1", "w.py:1", 2, 1_900))
+    assert (again.attempt, do(instance, Beat("a#1", 1, b"\xc0"))) == (2, [])
+    [beat] = do(instance, Beat("a#1", 2, b"\xc0"))
+    assert (beat.attempt, do(instance, Beat("b#1", 1, b"\xc0"))) == (2, [])
+
+
+def test_child_has_the_parents_commit_or_a_channel_and_the_id_that_was_given():
+    instance = begin()
+    [plain] = do(instance, child("p#1"))
+    [named] = do(instance, child("q#1", channel="beta", id="mine"))
+    assert (plain.child, plain.commit, plain.channel) == (ids.child_id("boss", "p#1", 0), "c" * 40, None)
+    assert (named.child, named.commit, named.channel) == ("mine", None, "beta")
+    do(instance, Continue(b"\xc0"))
+    [later] = do(instance, child("p#1"))
+    assert later.child == ids.child_id("boss", "p#1", 1) != plain.child
+
+
+def test_what_the_run_shows_counts_once_by_its_number():
+    instance = begin()
+    changes = values.encode({"n": 1})
+    shown = [SetStatus(2, b"\x01"), SetAttributes(2, changes), Emit("s", [b"\x01", b"\x02"], "", 0, 2)]
+    for command in shown:
+        assert len(do(instance, command)) == 1
+        assert do(instance, command) == []
+    for later in (SetStatus(3, b"\x01"), SetAttributes(3, changes), Emit("s", [b"\x03"], "", 0, 3)):
+        [entry] = do(instance, later)
+        assert entry.number == 3
+    assert (entry.first, instance.emitted) == (2, {"s": 3})
+
+
+def test_items_of_steps_all_count_and_stand_among_those_of_the_run():
+    instance = begin()
+    do(instance, Emit("s", [b"\x01"], "", 0, 5))
+    for attempt in (1, 1, 2):
+        [entry] = do(instance, Emit("s", [b"\x02", b"\x03"], "a#1", attempt, 4))
+        assert (entry.path, entry.attempt, entry.number) == ("a#1", attempt, 0)
+    [entry] = do(instance, Emit("s", [b"\x04"], "", 0, 6))
+    assert (entry.first, instance.emitted) == (7, {"s": 8})
+
+
+def test_attributes_that_are_too_many_with_those_from_outside_stay_as_they_were():
+    instance = begin()
+    full = attributes.encode({f"a{number}": number for number in range(attributes.COUNT_MAX)})
+    instance.apply(AttributesSet(1_900, 0, full))
+    [entry] = do(instance, SetAttributes(1, values.encode({"one_more": 1})))
+    assert entry.attributes == full
+    [entry] = do(instance, SetAttributes(2, values.encode({"a0": None, "one_more": 1})))
+    assert attributes.decode(entry.attributes)["one_more"] == 1
+
+
+def test_update_is_accepted_once_ends_once_and_not_while_it_is_undone():
+    instance = begin()
+    accept, end = AcceptUpdate("u", "add", b"\xc0"), EndUpdate("u", b"\xc0", None)
+    assert do(instance, end) == []
+    assert [len(do(instance, command)) for command in (accept, accept, end, end, accept)] == [1, 0, 1, 0, 0]
+    instance.apply(Undoing(1_900, None))
+    assert do(instance, AcceptUpdate("late", "add", b"\xc0")) == []
+
+
+def test_sleep_and_wait_of_no_length_end_at_once_and_none_is_over_a_century():
+    [started_, ended] = do(begin(), Sleep("s#1", ASKED, "w.py:2", 0, None))
+    assert (started_.wake_at_ms, type(ended)) == (2_000, SleepEnded)
+    [started_, ended] = do(begin(), Sleep("s#1", ASKED, "w.py:2", None, 2_000, is_date=True))
+    assert (started_.is_absolute, type(ended)) == (True, SleepEnded)
+    [started_] = do(begin(), wait(timeout_ms=10**18))
+    assert started_.deadline_ms == 2_000 + decide.SLEEP_MS_MAX
+
+
+def test_child_that_is_given_up_is_told():
+    instance = begin()
+    do(instance, child("p#1"))
+    assert do(instance, Cancel("p#1")) == [Cancelled(2_000, "p#1")]
+
+
+def test_restart_adds_up_what_all_its_waits_look_through(monkeypatch):
+    instance = begin()
+    for number in range(4):
+        decided = decide.on_event(
+            instance, id=f"e{number}", type="approved", payload=values.encode({"n": number}), now_ms=1_000
+        )
+        instance.apply(decided.entries[0])
+    for number in range(5):
+        match = values.encode({"n": -1})
+        instance.apply(WaitStarted(1_900, f"w#{number}", ASKED, "w.py:3", "approved", None, match))
+    monkeypatch.setattr(decide, "RESTART_LOOKED_BYTES_MAX", 5 * 4 * matching.LOOK_BYTES)
+    assert decide.after_restart(instance, now_ms=2_000) == ()
+    monkeypatch.setattr(decide, "RESTART_LOOKED_BYTES_MAX", 4 * 4 * matching.LOOK_BYTES - 1)
+    [held] = decide.after_restart(instance, now_ms=2_000)
+    assert held.code == "limit_exceeded"
+
+
+def test_looking_costs_the_bytes_of_what_may_fit_and_little_for_the_rest():
+    asked = values.encode({"n": 1})
+    far = values.encode({"m": "x" * 3_200})
+    near = values.encode({"x": {"n": 1}, "m": "x" * 3_200})
+    look = matching.LOOK_BYTES + len(near) // matching.SEARCH_SHARE
+    assert matching.first(asked, [(7, far)]) == (None, matching.LOOK_BYTES + len(far) // matching.SEARCH_SHARE)
+    assert matching.first(asked, [(7, near)]) == (None, look + len(near))
+    assert matching.first(b"", [(7, near)]) == (7, 0)
+
+
+def test_payload_that_cannot_be_read_fits_only_a_wait_without_a_match():
+    asked = values.encode({})
+    assert matching.first_wait([("w#1", values.encode({"n": 1})), ("w#2", b"")], b"\xc1") == "w#2"
+    assert matching.matches(values.encode({"n": 1}), b"\xc1") is False
+    assert matching.first_wait([("w#1", asked)], b"\xc1") == "w#1"
+
+
+def test_match_needs_each_of_its_keys():
+    payload = values.encode({"order": {"id": 7}, "paid": True})
+    for match in ({"order.id": 7, "paid": False}, {"order.id": 8, "paid": True}, {"paid": True, "more": None}):
+        assert matching.matches(values.encode(match), payload) is False
+        assert matching.first_wait([("w#1", values.encode(match))], payload) is None
