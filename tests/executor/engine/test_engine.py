@@ -184,6 +184,18 @@ async def test_retry_waits_without_a_run_and_is_made_when_due(tmp_path, host):
         assert w.kinds(KEY) == ["Started", "AttemptFailed", "StepSucceeded", "Completed"]
 
 
+async def test_retry_is_made_after_a_restart_though_its_time_passed_meanwhile(tmp_path, host):
+    async with world(tmp_path, host=host) as w:
+        await start(w, "FailsOnce")
+        await w.until(KEY, "waiting")
+    async with world(tmp_path, host=host) as w:
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert w.store.row(*KEY).row.state == "waiting"
+        w.clock.advance(10**9)
+        assert await w.until_final(KEY) == "complete"
+        assert [(frame.path, frame.attempt) for frame in host.log if isinstance(frame, Attempt)] == [("a#1", 2)]
+
+
 async def test_same_id_and_payload_is_the_same_instance(tmp_path, host):
     async with world(tmp_path, host=host) as w:
         first = await start(w, "Three")
@@ -383,6 +395,12 @@ async def test_full_queue_refuses_starts_with_a_time_to_come_back(tmp_path, host
             await start(w, "Silent", ("acme", "c"))
         assert caught.value.code == "busy"
         assert caught.value.details["retry_after_s"] == 1
+        assert w.store.row("acme", "c") is None
+        for name in ("a", "b"):  # nothing that was accepted is dropped
+            await w.engine.terminate(("acme", name))
+            assert w.kinds(("acme", name)) == ["Started", "Terminated"]
+        await start(w, "Three", ("acme", "c"))
+        assert await w.until_final(("acme", "c")) == "complete"
 
 
 async def test_running_instances_are_activated_again_after_a_restart(tmp_path, host):

@@ -7,6 +7,7 @@ import threading
 import pytest
 import trio
 
+from executor.core import codec
 from executor.core.commands import Complete, Continue, Sleep, StepBegun, StepDone, Undone, Wait
 from executor.core.entries import (
     Activated,
@@ -21,7 +22,7 @@ from executor.core.entries import (
     WaitEnded,
     WaitStarted,
 )
-from executor.core.errors import Conflict, NotFound
+from executor.core.errors import Conflict, NotFound, Refused
 from executor.engine.engine import EngineLimits
 from executor.sandbox.protocol import Activate, Drop
 from tests.executor.engine.world import COMMIT, ScriptedHost, world
@@ -130,8 +131,13 @@ async def test_traces_are_not_sent_to_the_run_and_not_in_the_chain(tmp_path, hos
         await w.until_final(KEY)
         totals = [frame.total for frame in host.log if isinstance(frame, Activate)]
         assert totals == [1, 8]
-        traces = [entry for entry in w.whole_journal(KEY) if isinstance(entry, Activated | Released | StepStarted)]
-        assert len(traces) == 5
+        stored = [codec.decode(data) for data in w.store.journal(*KEY)]
+        traces = [chain for entry, chain in stored if isinstance(entry, Activated | Released | StepStarted)]
+        assert traces == [b""] * 5
+        chain = codec.CHAIN_START
+        for entry in w.journal(KEY):  # without them
+            chain = codec.chain_after(chain, entry)
+        assert stored[-1][1] == chain
 
 
 async def test_restart_from_the_beginning_forgets_steps_and_events(tmp_path, host):
@@ -173,6 +179,42 @@ async def test_restart_from_a_wait_gives_it_the_event_again(tmp_path, host):
         assert await w.until_final(KEY) == "complete"
         assert kinds_of(w.journal(KEY)).count("EventReceived") == 1
         assert kinds_of(w.journal(KEY)).count("WaitEnded") == 2
+
+
+async def test_restart_begins_the_present_execution_anew_and_not_the_first(tmp_path, host):
+    async with world(tmp_path, host=host) as w:
+        await start(w, "Count", b"\x02")
+        await w.until(KEY, "waiting")
+        await send(w, 1)
+        await w.until_final(KEY)
+        await w.engine.restart(KEY)
+        await w.until(KEY, "waiting")
+        last = max(at for at, entry in enumerate(w.whole_journal(KEY), start=1) if isinstance(entry, Continued))
+        [restarted] = [entry for entry in w.whole_journal(KEY) if isinstance(entry, Restarted)]
+        assert restarted.after == last
+        assert kinds_of(w.journal(KEY)).count("Continued") == 2
+        assert w.journal(KEY)[-2].value == b"\x00", "its step has seen the last payload again"
+
+
+async def test_restart_whose_facet_cannot_go_back_is_refused_and_changes_nothing(tmp_path, host):
+    async with world(tmp_path, host=host) as w:
+        await start(w, "Waits")
+        await w.until(KEY, "waiting")
+        before, revert = w.whole_journal(KEY), w.store.revert
+
+        def not_kept(*_key, after):
+            raise Refused("The facet as of entry 1 is not kept any more.", code="facet_refused")
+
+        w.store.revert = not_kept
+        for from_step in (None, ("a", 1)):
+            with pytest.raises(Refused) as caught:
+                await w.engine.restart(KEY, from_step=from_step)
+            assert caught.value.code == "facet_refused"
+        w.store.revert = revert
+        await send(w, 1)
+        assert await w.until_final(KEY) == "complete"
+        assert w.whole_journal(KEY)[: len(before)] == before
+        assert "Restarted" not in kinds_of(w.whole_journal(KEY))
 
 
 async def test_restart_survives_the_end_of_the_executor(tmp_path, host):
