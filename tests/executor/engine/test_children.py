@@ -276,11 +276,19 @@ async def test_child_that_can_never_be_started_is_refused_to_the_run(tmp_path, h
 
 
 async def test_child_on_a_channel_gets_the_commit_that_it_is_on(tmp_path, host):
-    async with world(tmp_path, host=host) as w:
+    beta = "d" * 40
+    async with faulty(tmp_path, host) as (w, peers):
+        code = peers.inner._code
+        startable = code.startable
+        code.startable = lambda tenant, *, channel, commit: (
+            beta if channel == "beta" else COMMIT,
+            startable(tenant, channel=channel, commit=commit)[1],
+        )
         await begin(w, "CallsChannel")
         assert await w.until_final(PARENT) == "complete"
         assert found(w.journal(PARENT), ChildRequested).commit is None
-        assert found(w.journal(PARENT), ChildStarted).commit == COMMIT
+        assert found(w.journal(PARENT), ChildStarted).commit == beta
+        assert w.journal(CHILD)[0].commit == beta
 
 
 async def test_child_inherits_priority_and_unloading(tmp_path, host):
@@ -385,6 +393,20 @@ async def test_call_that_is_given_up_closes_its_child_while_the_parent_goes_on(t
         assert kinds.index("Cancelled") < kinds.index("ChildClosed")
         assert "ChildEnded" not in kinds
         assert w.store.row(*PARENT).row.wake_at_ms is None
+
+
+async def test_parent_that_fails_closes_its_children_too(tmp_path, host):
+    def script(seen):
+        if found(seen, ChildStarted) is None:
+            return [asks(workflow="Waiter", close="terminate", is_awaited=False)], True
+        return [Fail(ErrorFact("ValueError", "no luck", "", False))], False
+
+    host.scripts["StartsAndFails"] = script
+    async with world(tmp_path, host=host) as w:
+        await begin(w, "StartsAndFails")
+        assert await w.until_final(PARENT) == "failed"
+        assert await w.until_final(CHILD) == "terminated"
+        assert w.journal(CHILD)[-1].by == "parent boss"
 
 
 async def test_terminating_a_tree_ends_everybody_in_it(tmp_path, host):
@@ -683,16 +705,32 @@ async def test_instance_is_deleted_when_its_own_time_of_being_kept_is_over_and_n
 
 
 async def test_expiry_waits_until_the_parent_knows(tmp_path, host):
-    """Kept for no time at all: the end is told first, also over a crash."""
-    async with faulty(tmp_path, host, lost_before={"child_ended"}) as (w, peers):
+    """Kept for hardly any time: the end is told first, also over a crash."""
+    limits = EngineLimits(retain_failed_s=0.001, stop_grace_s=0.1)
+
+    async def is_kept(w):
+        w.store._store.fold()  # what the log alone has is looked at later
+        await Retention(w.engine)._look()
+        return w.store.row(*CHILD) is not None
+
+    peers = FaultyPeers(lost_before={"child_ended"})
+    async with world(tmp_path, host=host, peers=peers, limits=limits) as w:
+        peers.inner = PeersOver(LocalInstances(w.engine, w.store), NoCode(host))  # type: ignore[arg-type]
         await begin(w, "CallsWaiter")
         await w.until(CHILD, "waiting")
         await w.engine.terminate(CHILD)
         while "child_ended" not in peers.calls:
             await wait_all_tasks_blocked()
-    async with world(tmp_path, host=host) as w:
+        w.clock.advance(1_000)
+        assert await is_kept(w)
+    async with world(tmp_path, host=host, limits=limits) as w:
+        assert await is_kept(w)
         w.clock.advance(GRACE_MS)
         assert await w.until_final(PARENT) == "failed"
+        await w.until_gone(CHILD)
+        w.clock.advance(1)
+        while await is_kept(w):
+            await wait_all_tasks_blocked(0.001)
 
 
 async def test_platforms_retention_leaves_alone_what_has_its_own_time_or_owes_something(tmp_path, host):
