@@ -423,6 +423,15 @@ CASES = [
         TOO_LONG,
         hint=SIZE_HINT,
     ),
+    Case(
+        "update-too-large",
+        "payload_too_large",
+        f"payload is {PAYLOAD_BYTES_MAX + 5} bytes encoded, the limit is {PAYLOAD_BYTES_MAX}",
+        lambda tenant: tenant.instance("waiter").update("any", TOO_LONG),
+        None,
+        None,
+        hint=SIZE_HINT,
+    ),
     event(
         "event-nan",
         "bad_payload",

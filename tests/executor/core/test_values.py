@@ -194,11 +194,13 @@ def test_refusal_names_the_place_and_what_to_do(value, message, hint) -> None:
 def test_value_nested_too_deep_is_refused() -> None:
     with pytest.raises(Refused, match="nested more than 64 deep"):
         values.encode(deep)
+    assert values.decode(values.encode(deep[0])) == deep[0]
 
 
 def test_value_over_its_size_is_refused() -> None:
     with pytest.raises(Refused) as refused:
         values.encode(b"x" * values.VALUE_BYTES_MAX, what="result")
+    assert len(values.encode(b"x" * (values.VALUE_BYTES_MAX - 5))) == values.VALUE_BYTES_MAX
     assert refused.value.code == "payload_too_large"
     assert refused.value.message == "result is 1048581 bytes encoded, the limit is 1048576"
 

@@ -295,3 +295,10 @@ def test_poll_that_checks_anew_at_every_activation_is_the_same() -> None:
 )
 def test_wrong_argument_of_poll_says_what_is_wrong(arguments: str, message: str) -> None:
     assert error(f'await step.poll("p", print, {arguments})').message == message
+
+
+@pytest.mark.parametrize("name", ["", "x" * 257, "a\nb"])
+@pytest.mark.parametrize("call", ["await step.do({}, print)", "await step.sleep({}, 1)", "step.group({})"])
+def test_name_that_is_none_is_refused(name: str, call: str) -> None:
+    body = call.format(repr(name))
+    assert error(body).message == f"step name {name[:40]!r} is not 1 to 256 printable characters"
