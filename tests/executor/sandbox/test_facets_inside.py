@@ -150,6 +150,28 @@ return (await asyncio.gather(step.do("1", first), step.do("2", second)))[1]
     assert rows(story) == ["second"]
 
 
+def test_async_step_that_found_the_facet_taken_is_retried() -> None:
+    body = f"""
+async def first():
+    self.facet.execute("{TABLE}")
+    await set_up()
+    taken.set()
+    await tried.wait()
+async def second():
+    await set_up()
+    if step.current().attempt == 1:
+        await taken.wait()
+    tried.set()
+    self.facet.execute("insert into log (text) values (?)", [step.current().attempt])
+await asyncio.gather(step.do("1", first), step.do("2", second))
+"""
+    above = "taken = tried = None\nasync def set_up():\n    global taken, tried\n    taken = taken or asyncio.Event()\n    tried = tried or asyncio.Event()\n"
+    story = play(job(body, above), Story("Job"))
+    [failed] = [entry for entry in story.journal if isinstance(entry, AttemptFailed)]
+    assert (failed.path, failed.error.type, failed.error.retryable) == ("2#1", "executor.workflow.FacetBusy", True)
+    assert rows(story) == [2]
+
+
 def test_attempt_that_timed_out_cannot_write_any_more() -> None:
     source = job(
         f"""

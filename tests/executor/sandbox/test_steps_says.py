@@ -138,7 +138,8 @@ def test_step_that_never_sends_a_heartbeat_fails_by_it_too() -> None:
     virtually(main)
 
 
-def test_thread_sends_heartbeats_and_ends_by_one_when_it_is_given_up() -> None:
+@pytest.mark.parametrize("how", ["given up", "over its time"])
+def test_thread_sends_heartbeats_and_ends_by_one_when_it_is_given_up(how: str) -> None:
     given_up = threading.Event()
     ended: list[str] = []
 
@@ -151,9 +152,13 @@ def test_thread_sends_heartbeats_and_ends_by_one_when_it_is_given_up() -> None:
             ended.append(str(error))
 
     async def main(world: World) -> None:
-        owner, attempt = world.begin(function)
+        owner, attempt = world.begin(function, timeout=None if how == "given up" else "500 ms")
         await until(lambda: bool(beats(owner)))
-        attempt.cancel()
+        if how == "given up":
+            attempt.cancel()
+        else:
+            await until(lambda: bool(owner.reports))
+            assert owner.error.type == "executor.workflow.StepTimeout"
         given_up.set()
         await until(lambda: world.threads_taken == 0)
         assert beats(owner) == ["from a thread"]
