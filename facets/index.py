@@ -119,6 +119,13 @@ def find_with_tail(
     return (None if found is None else InstanceRow(*found)), []
 
 
+def known(snapshot: Snapshot, view: View, keys: set[int]) -> set[int]:
+    """Those keys that are of an instance, or of one that is deleted and not folded yet."""
+    sql = "SELECT key FROM instance WHERE key IN (SELECT value FROM json_each(?))"
+    stored = {key for (key,) in query(snapshot.connection, sql, (json.dumps(sorted(keys)),))}
+    return keys & (stored | view.keys())
+
+
 def heads(snapshot: Snapshot, tenant: str, instances: Sequence[str]) -> dict[str, tuple[int, int, int]]:
     """Key, sequence and facet bytes of those of a tenant's instances that the database has."""
     sql = (

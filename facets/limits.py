@@ -60,6 +60,7 @@ class Limits:
     disk_reserve_bytes: int = _bound(
         MIB, "room kept in a file for when the disk is full: what deletions need to write before they free any"
     )
+    blobs_bytes_max: int = _bound(256 * MIB, "byte streams of one instance together; they cost disk and no memory")
     output_bytes_max: int = _bound(MIB, "printed output kept per instance; a last line says that it was cut")
 
     def __post_init__(self) -> None:

@@ -204,6 +204,12 @@ class View:
                     overlay.add(found)
         return overlay
 
+    def keys(self) -> set[int]:
+        """Of all instances that it has something of."""
+        with self._lock:
+            tenants = [tenant for segment in self._segments for tenant in segment.tenants.values()]
+            return {held.key for tenant in tenants for held in tenant.instances.values()}
+
     def tenants(self) -> set[str]:
         with self._lock:
             return {tenant for segment in self._segments for tenant in segment.tenants}

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from facets import Condition, Corrupt, DataInUse, OutputLine, Query, StateStore, StorageFull, delta, shard_of, shards
+from facets.blobs import BlobStore
 from facets.database import storage_full
 from tests.facets.making import record
 
@@ -236,7 +237,8 @@ def test_second_owner_of_a_data_directory_is_refused(tmp_path: Path) -> None:
 def test_every_table_moves_or_is_made_anew(tmp_path: Path) -> None:
     StateStore.open(tmp_path / "state", fold="manual").close()
     made_anew = {"progress", "state", "tenant", "version", "tally", "doomed", "attribute", "sqlite_sequence"}
-    for name in ("state.db", "output.db"):
+    BlobStore(tmp_path / "state" / "blobs.db", bytes_max=0).make()
+    for name in ("state.db", "output.db", "blobs.db"):
         connection = apsw.Connection(str(tmp_path / "state" / name))
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
         connection.close()
