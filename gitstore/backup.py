@@ -8,14 +8,14 @@ is opened, and bundles, which are made from git, are made again when they are wa
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import apsw
 
+from .durable import sync
 from .errors import Refused, Unavailable
-from .names import database_path, ensure_repository, repository_path, sync_folder
+from .names import database_path, ensure_repository, repository_path
 from .parts import Parts
 
 
@@ -39,8 +39,8 @@ def backup(parts: Parts, target: Path) -> None:
             tenants = _copy_rows(parts, target)
             for tenant in tenants:
                 _copy_repository(parts, tenant, target)
-        sync_folder(target / "repositories")
-        sync_folder(target)
+        sync(target / "repositories")
+        sync(target)
     except OSError as error:
         raise Unavailable(
             f"The store cannot be copied to {target}: {error}.",
@@ -78,15 +78,7 @@ def _copy_repository(parts: Parts, tenant: str, target: Path) -> None:
         place = objects / file.relative_to(source / "objects")
         place.parent.mkdir(exist_ok=True)
         shutil.copyfile(file, place)
-        _sync(place)
+        sync(place)
     for folder in {objects, objects / "pack", *(objects / file.parent.name for file in loose)}:
-        sync_folder(folder)
-    sync_folder(copy)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(folder)
+    sync(copy)

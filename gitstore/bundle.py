@@ -30,10 +30,10 @@ from pathlib import Path
 import msgspec
 
 from .analysis import Analysis
+from .durable import sync
 from .errors import NotFound, Unavailable
-from .ingest import workers
 from .limits import Limits
-from .names import bundle_path, bundles_root, sync_folder
+from .names import bundle_path, bundles_root
 from .parts import Parts
 from .rows import BundleRef, WorkflowFound
 from .worker import JobLimits
@@ -107,7 +107,7 @@ def place(root: Path, temporary: Path, key: str) -> BundleRef:
     """Give a finished bundle its name. Durable on return (its bytes were synced when it was written)."""
     path = bundle_path(root, key)
     temporary.rename(path)
-    sync_folder(path.parent)
+    sync(path.parent)
     return BundleRef(key, path)
 
 
@@ -146,7 +146,7 @@ def build(parts: Parts, objects: Path, commit: str) -> Prepared:
     temporary = temporary_path(folder)
     limits = parts.limits
     try:
-        answer = workers(parts).run(
+        answer = parts.workers.run(
             "build",
             BuildRequest(
                 objects=str(objects), commit=commit, bundles=str(folder), temporary=str(temporary), limits=limits

@@ -18,11 +18,12 @@ from typing import IO
 
 from .analysis import DIAGNOSTICS_MAX, Analyser, Analysis, is_importable, syntax_diagnostic
 from .bundle import CACHE_TAG, INTERPRETER_MAGIC, MAGIC, BuildAnswer, BuildRequest, commit_missing, is_current
-from .check import MODE_EXECUTABLE, MODE_LINK, File, Objects, unfold
 from .errors import Diagnostic, LimitExceeded, code_invalid
 from .limits import Limits
+from .objects import MODE_EXECUTABLE, MODE_LINK, Objects
 from .rows import WorkflowFound
 from .shown import shown
+from .unfold import File, unfold
 
 _IN_MEMORY_BYTES = 32 * 1024 * 1024
 _COMPILER_WARNINGS_MAX = 20

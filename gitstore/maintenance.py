@@ -22,10 +22,11 @@ from pathlib import Path
 
 import pygit2
 
-from . import ingest, mirror
+from . import incoming, mirror
+from .durable import sync
 from .errors import Corrupt, Unavailable
 from .libgit import open_repository
-from .names import bundle_path, bundles_root, is_bundle, parse_commit, sync_folder, trash_root
+from .names import bundle_path, bundles_root, is_bundle, parse_commit, trash_root
 from .parts import Parts
 from .repository import Repositories
 from .rows import GarbageReport
@@ -135,7 +136,7 @@ def discard_repository(parts: Parts, tenant: str) -> None:
     target = trash_root(parts.root) / f"{path.name}.{os.urandom(6).hex()}"
     with _disk_errors(tenant):
         path.rename(target)
-        sync_folder(path.parent)
+        sync(path.parent)
     shutil.rmtree(target, ignore_errors=True)  # what resists goes at the next open
 
 
@@ -152,7 +153,7 @@ def sweep(parts: Parts) -> int:
         if path.suffix == ".git" and path.stem not in known:
             discard_repository(parts, path.stem)
             removed += 1
-    removed += ingest.sweep(parts)
+    removed += incoming.sweep(parts)
     orphans: list[str] = []
     for path in bundles_root(parts.root).iterdir():
         if is_bundle(path.name):
@@ -197,8 +198,8 @@ def remove_leftovers(repository: Path, age_s: int) -> int:
     stale = [path for path in candidates if path.lstat().st_mtime < oldest_kept_s]
     for path in stale:
         path.unlink()
-    quarantines = (repository / "objects").glob(f"{ingest.INCOMING_PREFIX}*")
-    return len(stale) + sum(ingest._try_lock_and_remove(folder) for folder in quarantines)
+    quarantines = (repository / "objects").glob(f"{incoming.INCOMING_PREFIX}*")
+    return len(stale) + sum(incoming.remove_if_abandoned(folder) for folder in quarantines)
 
 
 def _collect_objects(path: Path, roots: Collection[str], pack_count_max: int, swept: _Swept) -> None:
@@ -236,25 +237,25 @@ def _write_pack(repository: pygit2.Repository, path: Path, objects: Collection[s
     """One new pack of exactly `objects`, durable and visible on return: its name, or None for no objects."""
     if not objects:
         return None
-    incoming = path / "objects" / f"{ingest.INCOMING_PREFIX}gc-{os.urandom(6).hex()}"
-    (incoming / "pack").mkdir(parents=True)
+    folder = path / "objects" / f"{incoming.INCOMING_PREFIX}gc-{os.urandom(6).hex()}"
+    (folder / "pack").mkdir(parents=True)
     try:
         builder = pygit2.PackBuilder(repository)
         builder.set_threads(1)
         for oid in objects:
             builder.add(pygit2.Oid(hex=oid))
-        builder.write(str(incoming / "pack"))
-        (idx,) = (incoming / "pack").glob("pack-*.idx")
+        builder.write(str(folder / "pack"))
+        (idx,) = (folder / "pack").glob("pack-*.idx")
         # libgit2 made the index by hashing what it wrote, so equal ids are equal contents.
-        if {str(oid) for oid in pygit2.Odb(str(incoming))} != set(objects):
+        if {str(oid) for oid in pygit2.Odb(str(folder))} != set(objects):
             raise Corrupt(f"The new pack of {path} lacks objects; nothing was removed.", code="object_missing")
         for file in (idx.with_suffix(".pack"), idx):
-            _sync_file(file)
+            sync(file)
             file.rename(path / "objects" / "pack" / file.name)
-        sync_folder(path / "objects" / "pack")
+        sync(path / "objects" / "pack")
         return idx.stem
     finally:
-        shutil.rmtree(incoming, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _loose(path: Path) -> Iterator[Path]:
@@ -266,14 +267,6 @@ def _loose(path: Path) -> Iterator[Path]:
 def _objects_bytes(path: Path) -> int:
     packs = (file for file in (path / "objects" / "pack").iterdir() if file.is_file())
     return sum(file.stat().st_size for file in (*packs, *_loose(path)))
-
-
-def _sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -13,7 +13,8 @@ import logging
 from pathlib import Path
 
 from .database import MirrorContent
-from .names import pin_ref, write_durably
+from .durable import write_durably
+from .names import pin_ref
 from .parts import Parts
 
 log = logging.getLogger(__name__)

@@ -13,11 +13,11 @@ Layout below the store's folder:
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import NewType
 
+from .durable import sync, write_durably
 from .errors import InvalidName
 
 TenantName = NewType("TenantName", str)
@@ -184,29 +184,5 @@ def ensure_repository(root: Path, tenant: str) -> Path:
     write_durably(path / "config", _CONFIG)
     write_durably(head, _HEAD)
     for folder in (path / "objects", path.parent, root):
-        sync_folder(folder)
+        sync(folder)
     return path
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Replace the file `path` by `content` in one move. Durable on return; a crash leaves the old file or the new."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(6).hex()}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and new names in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,20 +6,18 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
+from typing import Self
 from weakref import WeakValueDictionary
 
 from .database import Database
 from .limits import Limits
 from .names import ensure_repository, parse_tenant, repository_path
 from .rows import WorkflowFound
+from .worker import WorkerPool
 
-
-class Closable(Protocol):
-    def close(self) -> None: ...
-
-
-Shared = TypeVar("Shared", bound=Closable)
+WORKER_COUNT = 2
+"""Limited children at work at a time: indexing and compiling use a processor each; further pushes wait for one of
+them."""
 
 CheckWorkflow = Callable[[WorkflowFound], str | None]
 
@@ -67,7 +65,7 @@ class Parts:
         self.removing = threading.RLock()
         self._guard = threading.Lock()
         self._locks: WeakValueDictionary[str, TenantLock] = WeakValueDictionary()
-        self._shared: dict[type[Closable], Closable] = {}
+        self.workers = WorkerPool(WORKER_COUNT)
 
     def repository_path(self, tenant: str) -> Path:
         """Where the tenant's repository is or will be; see `names.repository_path`."""
@@ -87,19 +85,7 @@ class Parts:
                 lock = self._locks[name] = TenantLock()
             return lock
 
-    def shared(self, kind: type[Shared], make: Callable[[], Shared]) -> Shared:
-        """The store's one object of type `kind` (for instance a pool of workers): made at first use, closed with it."""
-        with self._guard:
-            found = self._shared.get(kind)
-            if found is None:
-                found = self._shared[kind] = make()
-            assert isinstance(found, kind)
-            return found
-
     def close(self) -> None:
-        """Close what `shared` made, newest first, then the database."""
-        with self._guard:
-            shared, self._shared = list(self._shared.values()), {}
-        for one in reversed(shared):
-            one.close()
+        """Stop the workers, then close the database."""
+        self.workers.close()
         self.database.close()

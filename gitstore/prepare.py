@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from .bundle import Prepared, build, ensure
 from .errors import Diagnostic, code_invalid
-from .ingest import Quarantine
 from .parts import Parts
+from .quarantine import Quarantine
 
 __all__ = ["Prepared", "analysis_and_bundle", "ensure"]
 

@@ -21,13 +21,13 @@ from typing import BinaryIO, Literal, Self
 
 import pygit2
 
-from . import history, ingest, mirror, prepare, report
+from . import history, mirror, prepare, quarantine, report
 from .errors import Conflict, GitStoreError, Refused
-from .ingest import NewTip
 from .libgit import open_repository
 from .names import DEFAULT_BRANCH, DEFAULT_CHANNEL, HEADS, branch_ref, ref_problem
 from .parts import Parts
 from .push_options import PushOptions
+from .quarantine import NewTip
 from .rows import Deployment, NewDeployment, PushCommitted, RefOutcome, RefUpdate
 
 __all__ = ["Push", "PushRequest", "PushResult"]
@@ -72,7 +72,7 @@ class Push:
         self.has_whole_pack = False
         # Held so that its counter of collections lives as long as this push does.
         self._lock = parts.lock(request.tenant)
-        self._quarantine: ingest.Quarantine | None = None
+        self._quarantine: quarantine.Quarantine | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -94,9 +94,9 @@ class Push:
         except GitStoreError as error:
             self._objects_error = error
 
-    def _started(self) -> ingest.Quarantine:
+    def _started(self) -> quarantine.Quarantine:
         if self._quarantine is None:
-            self._quarantine = ingest.start(self._parts, self._request.tenant)
+            self._quarantine = quarantine.start(self._parts, self._request.tenant)
         return self._quarantine
 
     def refuse(self, error: GitStoreError) -> PushResult:

@@ -13,12 +13,12 @@ from types import ModuleType
 
 import pytest
 
-from gitstore import GitStore, bundle, ingest, prepare
+from gitstore import GitStore, bundle, prepare
 from gitstore.compiler import marshalled
 from gitstore.errors import Diagnostic, LimitExceeded, NotFound, Refused
-from gitstore.ingest import NewTip
 from gitstore.limits import Limits
 from gitstore.parts import Parts
+from gitstore.quarantine import NewTip, start
 from gitstore.rows import BundleRef, WorkflowFound
 from tests.gitstore.hostile import BLOB, COMMIT, TREE, commit, oid, pack_of, tree
 from tests.gitstore.stores import open_store
@@ -78,7 +78,7 @@ def deploy(
     parts: Parts, files: Mapping[str, bytes], *, links: Mapping[str, bytes] = {}
 ) -> tuple[prepare.Prepared, str]:
     body, head = objects_of(files, links=links)
-    with ingest.start(parts, "acme") as quarantine:
+    with start(parts, "acme") as quarantine:
         quarantine.add_pack(io.BytesIO(body))
         quarantine.check([NewTip(b"refs/heads/main", head)])
         prepared = prepare.analysis_and_bundle(parts, "acme", head, quarantine=quarantine)
@@ -128,7 +128,7 @@ def test_bundle_holds_every_file_and_bytecode_of_what_can_be_imported(parts: Par
 
 
 def _root_tree(head: str, parts: Parts) -> bytes:
-    from gitstore.check import Objects
+    from gitstore.objects import Objects
 
     objects = Objects(parts.repository_path("acme") / "objects")
     root = objects.tree_of(bytes.fromhex(head))
@@ -179,7 +179,7 @@ def test_equal_trees_share_one_bundle_that_is_made_once(parts: Parts) -> None:
 
 def test_bundle_is_made_before_its_objects_are_published(parts: Parts) -> None:
     body, head = objects_of({"workflows.py": WORKFLOW, "only": b"here"})
-    with ingest.start(parts, "acme") as quarantine:
+    with start(parts, "acme") as quarantine:
         quarantine.add_pack(io.BytesIO(body))
         quarantine.check([NewTip(b"refs/heads/main", head)])
         with pytest.raises(NotFound) as caught:

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from gitstore.check import ObjectChecks, Objects, check_tips, name_problem, unfold
+from gitstore.check import ObjectChecks
+from gitstore.entry_names import name_problem
 from gitstore.errors import LimitExceeded, Refused
 from gitstore.ingest import _indexed, index_pack
 from gitstore.limits import Limits
+from gitstore.objects import Objects
+from gitstore.unfold import check_tips, unfold
 from tests.gitstore import hostile
 from tests.gitstore.hostile import BLOB, COMMIT, PERSON, TAG, TREE, commit, oid, pack_of, tree
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import pygit2
 import pytest
 
-from gitstore import GitStore, ingest
+from gitstore import GitStore, incoming, ingest
 from gitstore.errors import LimitExceeded, Refused, Unavailable
-from gitstore.ingest import NewTip
 from gitstore.limits import Limits
 from gitstore.parts import Parts
+from gitstore.quarantine import NewTip, Quarantine, start
 from tests.gitstore import hostile
 from tests.gitstore.hostile import (
     BLOB,
@@ -65,7 +65,7 @@ def git(tmp_path: Path) -> hostile.Repository:
 
 
 def push(parts: Parts, tenant: str, body: bytes, head: str) -> None:
-    with ingest.start(parts, tenant) as quarantine:
+    with start(parts, tenant) as quarantine:
         quarantine.add_pack(io.BytesIO(body))
         quarantine.check([NewTip(MAIN, head)])
         quarantine.publish()
@@ -82,7 +82,7 @@ def object_files(parts: Parts, tenant: str) -> list[str]:
 
 def test_objects_are_invisible_until_they_are_published(parts: Parts, tenant: str, git: hostile.Repository) -> None:
     head = git.commit({"workflows.py": "x = 1\n", "lib/a.py": "y = 2\n"})
-    with ingest.start(parts, tenant) as quarantine:
+    with start(parts, tenant) as quarantine:
         quarantine.add_pack(io.BytesIO(git.pack(head)))
         assert quarantine.object_count == 5
         assert not exists(parts, tenant, head)
@@ -149,7 +149,7 @@ def test_base_that_is_outside_and_in_the_pack_is_indexed_once(parts: Parts, tena
         entry(REF_DELTA, longer, base=oid(BLOB, small)),
         entry(REF_DELTA, copy_delta(len(other), 2), base=oid(BLOB, other)),
     )
-    with ingest.start(parts, tenant) as quarantine:
+    with start(parts, tenant) as quarantine:
         quarantine.add_pack(io.BytesIO(body))
         quarantine.check([])
         (index,) = (quarantine.objects_path / "pack").glob("*.idx")
@@ -165,17 +165,17 @@ def test_base_that_another_tenant_has_does_not_help(store: GitStore, parts: Part
     stranger = tenant[:-1] + "x"
     store.create_tenant(stranger)
     # Naming the commit is not enough ...
-    with ingest.start(parts, stranger) as quarantine:
+    with start(parts, stranger) as quarantine:
         quarantine.add_pack(io.BytesIO(pack()))
         with pytest.raises(Refused, match="is in neither the push nor this repository"):
             quarantine.check([NewTip(MAIN, oid(COMMIT, head).hex())])
     # ... nor is a new commit on its tree, nor a delta on its file.
     thief = commit(oid(TREE, root), message=b"mine\n")
-    with ingest.start(parts, stranger) as quarantine:
+    with start(parts, stranger) as quarantine:
         quarantine.add_pack(io.BytesIO(pack_of((COMMIT, thief))))
         with pytest.raises(Refused, match=r"the tree \w+ is in neither the push nor this repository"):
             quarantine.check([NewTip(MAIN, oid(COMMIT, thief).hex())])
-    with ingest.start(parts, stranger) as quarantine:
+    with start(parts, stranger) as quarantine:
         quarantine.add_pack(io.BytesIO(pack(entry(REF_DELTA, copy_delta(99, 1), base=oid(BLOB, base)))))
         with pytest.raises(Refused) as caught:
             quarantine.check([])
@@ -204,7 +204,7 @@ def test_push_without_new_objects_is_checked_and_publishes_nothing(
     push(parts, tenant, git.pack(head), head)
     before = object_files(parts, tenant)
     push(parts, tenant, pack(), head)
-    with ingest.start(parts, tenant) as quarantine:
+    with start(parts, tenant) as quarantine:
         quarantine.check([NewTip(b"refs/heads/other", head)])
         quarantine.publish()
     assert object_files(parts, tenant) == before
@@ -220,7 +220,7 @@ def test_same_pack_twice_is_kept_once(parts: Parts, tenant: str, git: hostile.Re
 
 def test_check_may_be_repeated_before_publishing(parts: Parts, tenant: str, git: hostile.Repository) -> None:
     head = git.commit({"a": "1"})
-    with ingest.start(parts, tenant) as quarantine:
+    with start(parts, tenant) as quarantine:
         quarantine.add_pack(io.BytesIO(git.pack(head)))
         quarantine.check([NewTip(MAIN, head)])
         quarantine.check([NewTip(MAIN, head)])
@@ -230,7 +230,7 @@ def test_check_may_be_repeated_before_publishing(parts: Parts, tenant: str, git:
 
 def test_unchecked_objects_cannot_be_published(parts: Parts, tenant: str, git: hostile.Repository) -> None:
     head = git.commit({"a": "1"})
-    with ingest.start(parts, tenant) as quarantine:
+    with start(parts, tenant) as quarantine:
         quarantine.add_pack(io.BytesIO(git.pack(head)))
         with pytest.raises(AssertionError, match="only checked objects are published"):
             quarantine.publish()
@@ -256,13 +256,13 @@ class Endless(io.RawIOBase):
 
 def test_reading_stops_at_the_trailer(parts: Parts, tenant: str, git: hostile.Repository) -> None:
     head = git.commit({"a": "1" * 5000})
-    with ingest.start(parts, tenant) as quarantine:
+    with start(parts, tenant) as quarantine:
         quarantine.add_pack(io.BufferedReader(Endless(git.pack(head))))
         quarantine.check([NewTip(MAIN, head)])
 
 
 def test_bytes_after_the_pack_are_refused(parts: Parts, tenant: str) -> None:
-    with ingest.start(parts, tenant) as quarantine, pytest.raises(Refused) as caught:
+    with start(parts, tenant) as quarantine, pytest.raises(Refused) as caught:
         quarantine.add_pack(io.BytesIO(pack() + b"x"))
     assert caught.value.message == "The pack is damaged: more bytes follow its checksum."
 
@@ -284,7 +284,7 @@ def test_bytes_after_the_pack_are_refused(parts: Parts, tenant: str) -> None:
     ],
 )
 def test_what_only_the_indexer_can_see_is_refused(parts: Parts, tenant: str, body: bytes, message: str) -> None:
-    with ingest.start(parts, tenant) as quarantine:
+    with start(parts, tenant) as quarantine:
         quarantine.add_pack(io.BytesIO(body))
         with pytest.raises(Refused) as caught:
             quarantine.check([])
@@ -308,7 +308,7 @@ def test_repository_quota_counts_what_is_there_and_what_comes(tmp_path: Path, gi
     with open_store(tmp_path / "store", limits=Limits(repository_bytes_max=5000)) as store:
         store.create_tenant("acme")
         push(store._parts, "acme", git.pack(first), first)
-        with pytest.raises(LimitExceeded) as caught, ingest.start(store._parts, "acme") as quarantine:
+        with pytest.raises(LimitExceeded) as caught, start(store._parts, "acme") as quarantine:
             quarantine.add_pack(io.BytesIO(git.pack(second, without=[first])))
     assert caught.value.details["limit"] == "repository_bytes_max"
 
@@ -316,22 +316,22 @@ def test_repository_quota_counts_what_is_there_and_what_comes(tmp_path: Path, gi
 def test_sweep_removes_what_a_dead_process_left_and_nothing_else(parts: Parts, tenant: str) -> None:
     repository = parts.ensure_repository(tenant)
     script = (
-        "import os, sys; from pathlib import Path; from gitstore import ingest\n"
-        "folder, lock = ingest._locked_folder(Path(sys.argv[1]))\n"
+        "import os, sys; from pathlib import Path; from gitstore import incoming\n"
+        "folder, lock = incoming.locked_folder(Path(sys.argv[1]))\n"
         "(folder / 'incoming.pack').write_bytes(b'half')\n"
         "os.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", script, str(repository / "objects")], check=False, cwd=Path.cwd())
     (left,) = (repository / "objects").glob("incoming-*")
-    with ingest.start(parts, tenant) as running:
-        assert ingest.sweep(parts) == 1
+    with start(parts, tenant) as running:
+        assert incoming.sweep(parts) == 1
         assert not left.exists()
         assert running.objects_path.is_dir()
-    assert ingest.sweep(parts) == 0
+    assert incoming.sweep(parts) == 0
 
 
 def test_quarantine_that_was_swept_away_under_a_push_refuses_it(parts: Parts, tenant: str) -> None:
-    with ingest.start(parts, tenant) as quarantine:
+    with start(parts, tenant) as quarantine:
         shutil.rmtree(quarantine.objects_path)
         with pytest.raises(Unavailable, match="cannot be written") as caught:
             quarantine.add_pack(io.BytesIO(pack()))
@@ -375,7 +375,7 @@ def test_quarantine_that_the_disk_refuses_leaves_neither_folder_nor_lock(
     with monkeypatch.context() as patched:
         patched.setattr(owner, name, failing)
         with pytest.raises(Unavailable) as caught:
-            ingest.Quarantine(parts, repository)
+            Quarantine(parts, repository)
     assert caught.value.code == code
     assert list((repository / "objects").glob("incoming-*")) == []
     assert len(os.listdir("/proc/self/fd")) == before
@@ -408,7 +408,7 @@ def test_pack_that_the_disk_has_no_room_for_is_unavailable_and_leaves_nothing(
     head = git.commit({"a": os.urandom(size).hex()})
     body = io.BytesIO(git.pack(head))
     before = object_files(parts, tenant)
-    with ingest.start(parts, tenant) as quarantine, monkeypatch.context() as patched:
+    with start(parts, tenant) as quarantine, monkeypatch.context() as patched:
         patched.setattr(Path, "open", lambda *_: io.BufferedWriter(FullFile(number)))
         with pytest.raises(Unavailable) as caught:
             quarantine.add_pack(body)
@@ -421,5 +421,5 @@ def test_error_of_the_connection_is_not_taken_for_the_disks(parts: Parts, tenant
         def read(self, _size: int = -1) -> bytes:
             raise ConnectionResetError
 
-    with ingest.start(parts, tenant) as quarantine, pytest.raises(ConnectionResetError):
+    with start(parts, tenant) as quarantine, pytest.raises(ConnectionResetError):
         quarantine.add_pack(Broken())  # type: ignore[arg-type]  # all that is used of it

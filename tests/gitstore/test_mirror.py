@@ -11,7 +11,7 @@ from dulwich.repo import Repo
 
 from gitstore import GitStore, Limits, mirror
 from gitstore.database import MirrorContent
-from gitstore.names import write_durably
+from gitstore.durable import write_durably
 from gitstore.rows import RefUpdate
 from tests.gitstore.stores import MAIN, git, new_deployment, open_store, push, write_commit
 

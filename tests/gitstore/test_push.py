@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gitstore import ingest, mirror, push
+from gitstore import mirror, push, quarantine
 from gitstore.database import Database
 from gitstore.errors import Conflict, InvalidName, LimitExceeded, Refused, TenantNotFound, Unavailable
 from gitstore.files import commit_files
@@ -263,10 +263,10 @@ def test_a_collection_during_the_push_makes_it_check_again(
 ) -> None:
     request, pack, _ = ready(store, tenant)
     checks: list[int] = []
-    original = ingest.Quarantine.check
+    original = quarantine.Quarantine.check
     prepare = push.prepare.analysis_and_bundle
 
-    def counted(self: ingest.Quarantine, tips: object) -> None:
+    def counted(self: quarantine.Quarantine, tips: object) -> None:
         checks.append(1)
         original(self, tips)  # type: ignore[arg-type]
 
@@ -275,7 +275,7 @@ def test_a_collection_during_the_push_makes_it_check_again(
             lock.collections += 1
         return prepare(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ingest.Quarantine, "check", counted)
+    monkeypatch.setattr(quarantine.Quarantine, "check", counted)
     monkeypatch.setattr(push.prepare, "analysis_and_bundle", collected)
     with Push(store, request) as running:
         running.receive(pack)

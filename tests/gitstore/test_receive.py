@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from gitstore import receive, transport
 from gitstore.errors import LimitExceeded, Refused, TenantNotFound, Unavailable
-from gitstore.ingest import Quarantine
 from gitstore.limits import Limits
 from gitstore.parts import Parts
+from gitstore.quarantine import Quarantine
 from tests.gitstore.git_requests import (
     NONE,
     SOURCE,

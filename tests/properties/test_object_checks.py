@@ -8,11 +8,13 @@ from pathlib import Path
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from gitstore.check import ObjectChecks, Objects, check_tips, unfold
+from gitstore.check import ObjectChecks
 from gitstore.errors import Refused
 from gitstore.ingest import _indexed, index_pack
 from gitstore.limits import Limits
+from gitstore.objects import Objects
 from gitstore.scan import PackScanner
+from gitstore.unfold import check_tips, unfold
 from tests.gitstore import hostile
 from tests.gitstore.hostile import BLOB, COMMIT, OFS_DELTA, REF_DELTA, TAG, TREE, commit, entry, oid, pack, tree
 

@@ -37,10 +37,10 @@ import facets.output
 import gitstore
 import gitstore.channels
 import gitstore.database
-import gitstore.ingest
 import gitstore.maintenance
 import gitstore.mirror
 import gitstore.prepare
+import gitstore.quarantine
 from executor import main
 from executor.adapters.code import GitCodeSource
 from executor.adapters.code import translated as code_translated
@@ -282,7 +282,7 @@ def wrap_code(points: Points, history_kept: int) -> None:
         before="deploy: before the bundle",
         after="deploy: bundle published, objects not",
     )
-    around(gitstore.ingest.Quarantine, "publish", flag="publishes")
+    around(gitstore.quarantine.Quarantine, "publish", flag="publishes")
     around(gitstore.channels, "add_move", after="deploy: in the transaction of the rows")
     around(
         gitstore.database.Database,
