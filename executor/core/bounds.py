@@ -39,6 +39,8 @@ UNREAD_BYTES_MAX = 16 * MIB
 """Events that nobody has read, and their payloads."""
 MATCH_BYTES_MAX = 16 * 1024
 """What a wait asks an event's payload for."""
+MATCHES_BYTES_MAX = 512 * 1024
+"""Matches of the open waits of an instance, small ones apart: an event is held against all of them at once."""
 RESTART_LOOKED_BYTES_MAX = 16 * MIB
 """What the waits that stand again after a restart may look through of the events that were kept, in one call."""
 LOOKED_BYTES_MAX = 1024 * MIB

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from executor.core.entries import StepRef
 from executor.core.failure import ErrorFact
+
+EMIT_ITEMS_MAX = 10_000
+"""Items of one Emit."""
+UNDONE_MAX = 100_000
+"""Steps that one Undone may name."""
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, array_like=True):
@@ -130,7 +135,7 @@ class Emit(CommandBase, frozen=True, tag=52):
     """Items for an output stream; see `entries.Emitted`."""
 
     stream: str
-    items: list[bytes]
+    items: Annotated[list[bytes], msgspec.Meta(max_length=EMIT_ITEMS_MAX)]
     path: str
     attempt: int
     number: int
@@ -165,7 +170,7 @@ class Undo(CommandBase, frozen=True, tag=55):
 class Undone(CommandBase, frozen=True, tag=56):
     """All is undone, but for the steps named in `failed`."""
 
-    failed: list[str]
+    failed: Annotated[list[str], msgspec.Meta(max_length=UNDONE_MAX)]
 
 
 class AcceptUpdate(CommandBase, frozen=True, tag=57):

@@ -12,6 +12,7 @@ import msgspec
 
 from executor.core import attributes, ids, matching, retry, values
 from executor.core.bounds import (
+    MATCHES_BYTES_MAX,
     OPEN_MAX,
     RESTART_LOOKED_BYTES_MAX,
     STREAMS_MAX,
@@ -19,6 +20,7 @@ from executor.core.bounds import (
     UNREAD_EVENTS_MAX,
 )
 from executor.core.commands import (
+    EMIT_ITEMS_MAX,
     AcceptUpdate,
     Beat,
     Cancel,
@@ -62,6 +64,7 @@ from executor.core.entries import (
     StatusSet,
     StepFailed,
     StepHeartbeat,
+    StepRef,
     StepStarted,
     StepSucceeded,
     Terminated,
@@ -78,12 +81,12 @@ from executor.core.instance import Instance, event_digest
 ASKED_BYTES = 16
 PATH_CHARS_MAX = 1_024
 WHERE_CHARS_MAX = 512
+KIND_CHARS = 16
 VALUE_BYTES_MAX = 1024 * 1024
 SLEEP_MS_MAX = 100 * 366 * 24 * 3_600_000
 STATUS_BYTES_MAX = 4 * 1024
 DETAILS_BYTES_MAX = 64 * 1024
 STREAM_CHARS_MAX = 100
-EMIT_ITEMS_MAX = 10_000
 ATTRIBUTES_BYTES_MAX = 256 * 1024
 NAME_CHARS_MAX = 256
 UNDO = "undo/"
@@ -162,8 +165,8 @@ def on_command(instance: Instance, command: Command, *, now_ms: int, id: str = "
         case Complete() | Continue() | Fail() | Undo() | Undone():
             return Decided((_end(instance, command, now_ms),))
         case Diverge():
-            held = Held(now_ms, "nondeterminism", command.message[:4096], command.recorded, command.requested)
-            return Decided((held,))
+            sides = _side(command.recorded), _side(command.requested)
+            return Decided((Held(now_ms, "nondeterminism", command.message[:4096], *sides),))
 
 
 def _is_of_run(command: Command) -> bool:
@@ -175,6 +178,15 @@ def _is_of_run(command: Command) -> bool:
             return not command.path.startswith(UNDO)
         case _:
             return False
+
+
+def _side(ref: StepRef | None) -> StepRef | None:
+    """One side of a mismatch, as far as an honest sandbox names it."""
+    if ref is None:
+        return None
+    return StepRef(
+        ref.kind[:KIND_CHARS], ref.path[:PATH_CHARS_MAX], ref.where[:WHERE_CHARS_MAX], ref.asked[:ASKED_BYTES]
+    )
 
 
 def _end(instance: Instance, command: Complete | Continue | Fail | Undo | Undone, now_ms: int) -> AnyEntry:
@@ -484,6 +496,10 @@ def _wait(instance: Instance, command: Wait, now_ms: int) -> Decided:
         matching.wanted(command.match)
     except Refused as refused:
         raise Violation(f"wait {command.path} has a malformed match: {refused.message}") from None
+    if len(command.type) > NAME_CHARS_MAX:
+        raise Violation(f"wait {command.path} is for an event with an overlong type")
+    if (held := _matches_too_much(instance, command, now_ms)) is not None:
+        return Decided((held,))
     deadline_ms = None if command.timeout_ms is None else now_ms + min(command.timeout_ms, SLEEP_MS_MAX)
     started = WaitStarted(now_ms, command.path, command.asked, command.where, command.type, deadline_ms, command.match)
     unread = instance.unread
@@ -492,6 +508,21 @@ def _wait(instance: Instance, command: Wait, now_ms: int) -> Decided:
     if number is None:
         return Decided((started,), looked=looked)
     return Decided((started, WaitEnded(now_ms, command.path, number)), looked=looked)
+
+
+def _matches_too_much(instance: Instance, command: Wait, now_ms: int) -> Held | None:
+    """An event is held against every open wait of its type, in one call."""
+    if matching.is_small(command.match):
+        return None
+    total = len(command.match)
+    total += sum(len(wait.match) for wait in instance.waits.values() if not matching.is_small(wait.match))
+    if total <= MATCHES_BYTES_MAX:
+        return None
+    message = (
+        f"its open waits with a match of more than {matching.SMALL_KEYS} keys or {matching.SMALL_BYTES} bytes have "
+        f"{total} bytes of matches, the limit is {MATCHES_BYTES_MAX}; match by fewer keys, or wait for fewer at once"
+    )
+    return Held(now_ms, "limit_exceeded", message, None, None)
 
 
 def after_restart(instance: Instance, *, now_ms: int) -> tuple[WaitEnded | Held, ...]:

@@ -15,6 +15,8 @@ LOOK_BYTES = 64
 """What it costs to look at an event at all."""
 SEARCH_SHARE = 32
 """A search costs that part of a decoding."""
+SMALL_BYTES = 256
+SMALL_KEYS = 3
 _EXACT = frozenset({type(None), bool, int, str, bytes})
 """Types of which equal values have equal bytes."""
 
@@ -26,13 +28,15 @@ class Wanted:
 
     def __init__(self, wanted: dict[str, Any]) -> None:
         self._places = [(key.split("."), (type(value), value)) for key, value in wanted.items()]
-        self._marks = [
-            values.encode(keys[-1]) + (values.encode(value) if kind in _EXACT else b"")
-            for keys, (kind, value) in self._places
-        ]
+        self._marks: list[bytes] | None = None
 
     def may_fit(self, payload: bytes) -> bool:
         """False: it certainly does not. A key stands right before its value in the encoded form."""
+        if self._marks is None:
+            self._marks = [
+                values.encode(keys[-1]) + (values.encode(value) if kind in _EXACT else b"")
+                for keys, (kind, value) in self._places
+            ]
         return all(mark in payload for mark in self._marks)
 
     def fits(self, found: Any) -> bool:
@@ -40,7 +44,7 @@ class Wanted:
         return all(_at(found, keys) == wanted for keys, wanted in self._places)
 
 
-@lru_cache(maxsize=4_096)
+@lru_cache(maxsize=64)  # what is made of the largest takes half a MiB
 def wanted(match: bytes) -> Wanted | None:
     """What an encoded match asks for; None (b""): any payload will do. Raises Refused for bytes that are none."""
     if not match:
@@ -77,14 +81,19 @@ def first_wait(waits: Iterable[tuple[str, bytes]], payload: bytes) -> str | None
     found: Any = None
     is_decoded = False
     for path, match in waits:
-        asked = wanted(match)
-        if asked is None:
+        if not match:
             return path
         if not is_decoded:
             found, is_decoded = _decoded(payload), True
-        if asked.fits(found):
+        asked = values.decode(match)  # as it was journaled, so it was checked
+        if type(asked) is dict and _has_all(found, asked):
             return path
     return None
+
+
+def is_small(match: bytes) -> bool:
+    """Whether looking at it costs next to nothing: there may be thousands of these. Others have a common bound."""
+    return not match or (len(match) <= SMALL_BYTES and 0x80 <= match[0] <= 0x80 + SMALL_KEYS)  # a map of so many keys
 
 
 def _decoded(payload: bytes) -> Any:
@@ -93,6 +102,19 @@ def _decoded(payload: bytes) -> Any:
         return values.decode(payload)
     except Refused:
         return None
+
+
+def _has_all(found: Any, asked: dict[str, Any]) -> bool:
+    """As `Wanted.fits`, for one look."""
+    if type(found) is not dict:
+        return not asked
+    for key, value in asked.items():
+        if "." in key:
+            if _at(found, key.split(".")) != (type(value), value):
+                return False
+        elif key not in found or type(found[key]) is not type(value) or found[key] != value:
+            return False
+    return True
 
 
 def _at(value: Any, keys: list[str]) -> tuple[type, Any] | None:

@@ -16,6 +16,7 @@ import trio
 
 from executor.core.errors import PerdureError, Refused, Unavailable
 from executor.engine.resident import Key
+from executor.engine.signal import Signal
 from executor.engine.worker import Blocking
 from executor.ports import Append, StateStore
 
@@ -44,6 +45,7 @@ class Committer:
         self._pending: list[Unit] = []
         self._pending_bytes = 0
         self._work = trio.Event()
+        self._taken = Signal()
         self._writing = trio.Lock()
         self._in_flight: list[Unit] = []
         self._failure: PerdureError | None = None
@@ -65,6 +67,16 @@ class Committer:
     def is_full(self) -> bool:
         """Whether more waits to be written than should: the disk is slow, or more comes in than it can take."""
         return self._pending_bytes > PENDING_BYTES_MAX
+
+    @property
+    def is_behind(self) -> bool:
+        """As `is_full`, while there is hope: whoever can wait, waits (`caught_up`)."""
+        return self._pending_bytes > PENDING_BYTES_MAX and not self.is_over
+
+    async def caught_up(self) -> None:
+        """Return when it is not behind."""
+        while self.is_behind:
+            await self._taken.wait()
 
     async def exclusive(self, work: Callable[[], T]) -> T:
         """Run a write of another kind (a deletion) in the writer's thread, between two batches."""
@@ -99,6 +111,7 @@ class Committer:
             raise
         finally:
             self.is_over = True
+            self._taken.notify()
             units, self._in_flight, self._pending = self._in_flight + self._pending, [], []
             for _, _, on_done in units:
                 on_done(self._failure or Unavailable("the executor is stopping", code="shutting_down"))
@@ -133,6 +146,7 @@ class Committer:
         units = [unit for unit in self._pending if any(_key(record) in keys for record in unit[0])]
         self._pending = [unit for unit in self._pending if unit not in units]
         self._pending_bytes -= sum(unit[1] for unit in units)
+        self._taken.notify()
         return units
 
     def _set_aside(self, units: list[Unit], refused: Refused) -> None:
@@ -160,6 +174,7 @@ class Committer:
                     break
             units, self._pending = pending[:taken], pending[taken:]
         self._pending_bytes -= sum(unit[1] for unit in units)
+        self._taken.notify()
         if not self._pending:
             self._work = trio.Event()
         return units

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from itertools import count
+from time import perf_counter
 from typing import TYPE_CHECKING, Literal
 
 import trio
@@ -78,6 +79,7 @@ class Runner:
             on_frames=self._on_frames,
             on_death=self._on_death,
             on_short=self._parked.clear,
+            disk=engine.committer,
         )
         self._numbers = count(1)
         self._running = 0
@@ -418,11 +420,15 @@ class Runner:
 
     # --- what sandboxes say
 
-    def _on_frames(self, warm: WarmSandbox, frames: list[FromSandbox]) -> None:
-        for frame in frames:
+    def _on_frames(self, warm: WarmSandbox, frames: list[FromSandbox], until_s: float) -> list[FromSandbox]:
+        """See `intake.OnFrames`."""
+        count = len(frames)
+        for number, frame in enumerate(frames, start=1):
             match frame:
                 case Turn():
-                    self._on_turn(warm, frame)
+                    rest = self._on_turn(warm, frame, until_s)
+                    if rest is not None:
+                        return [rest, *frames[number:]]
                 case Output():
                     self._on_output(warm, frame)
                 case NeedFacet() | NeedPages():
@@ -442,31 +448,37 @@ class Runner:
                 case _:
                     self._sandboxes.condemn(warm, f"an unexpected {type(frame).__name__} frame")
             if warm.is_dead:
-                return
+                break
+            if number < count and perf_counter() > until_s:
+                return frames[number:]
+        return []
 
-    def _on_turn(self, warm: WarmSandbox, turn: Turn) -> None:
+    def _on_turn(self, warm: WarmSandbox, turn: Turn, until_s: float) -> Turn | None:
+        """The answer is what is left at `until_s`: as if the sandbox had said it in a Turn of its own."""
         found = warm.runs.get(turn.run)
         if found is None:
-            return  # It was dropped while the frame was under way.
+            return None  # It was dropped while the frame was under way.
         run, resident = found
         instance = resident.instance
         if turn.seen > run.sent:
             self._sandboxes.condemn(warm, "a turn names an entry that was not sent")
-            return
+            return None
         if run.execution != instance.execution or run.is_released:
-            return  # It is of a past that is gone, or goes: what it reports is done again.
+            return None  # It is of a past that is gone, or goes: what it reports is done again.
         now_ms = self._engine.clock.now_ms()
         if self._is_over_a_limit(resident, run, len(turn.commands), now_ms):
-            return
+            return None
         bytes_max = self._engine.limits.journal_bytes_max
         resolved_before = instance.resolved_at
         row_rests, resident.is_resting = resident.is_resting, False
+        rest: Turn | None = None
+        last = len(turn.commands) - 1
         try:
             for index, command in enumerate(turn.commands):
                 if isinstance(command, StepDone | StepError | Cancel):
                     run.attempting.discard(command.path)
                 decided = decide.on_command(instance, command, now_ms=now_ms, id=resident.key[1])
-                if index == len(turn.commands) - 1:
+                if index == last:
                     self._note_idle(resident, run, turn, resolved_before)
                 if decided.delta:
                     self._engine.store.check_delta(decided.delta)
@@ -476,12 +488,16 @@ class Runner:
                 if resident.journal_bytes > bytes_max or run.looked > LOOKED_BYTES_MAX:
                     # A few bytes of commands may be many of journal, or much work: a turn does not go on beyond.
                     self._is_over_a_limit(resident, run, 0, now_ms)
-                    return
+                    return None
+                if index < last and perf_counter() > until_s:
+                    rest = Turn(turn.run, turn.seen, turn.commands[index + 1 :], turn.idle)
+                    run.is_quiet = False
+                    break
         except (decide.Violation, Refused) as violation:
             if resident.unsent:
                 self._engine.commit(resident, ())
             self._sandboxes.condemn(warm, str(violation))
-            return
+            return None
         if not turn.commands:
             self._note_idle(resident, run, turn, resolved_before)
         if resident.unsent or (resident.is_resting and not row_rests):
@@ -490,6 +506,7 @@ class Runner:
         if not resident.is_resting:
             self._set_alarm(resident, run)
         self._engine.settle(resident)
+        return rest
 
     def _is_over_a_limit(self, resident: Resident, run: Run, more: int, now_ms: int) -> bool:
         """Hold an instance whose execution has grown too long: replay is linear in it, and a loop without end must not

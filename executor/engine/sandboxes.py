@@ -17,11 +17,12 @@ import trio
 
 from executor.core.errors import PerdureError, Unavailable
 from executor.core.instance import Instance
+from executor.engine.intake import Disk, Intake, OnFrames
 from executor.engine.outbox import POSTED_BYTES_MAX, Outbox
 from executor.engine.resident import Key, Resident, Run
 from executor.engine.signal import Signal
 from executor.ports import CodeSource, Sandbox, SandboxHost
-from executor.sandbox.protocol import FromSandbox, ProtocolError, ToSandbox
+from executor.sandbox.protocol import ProtocolError, ToSandbox
 from executor.sandbox.spec import DeathReason, SandboxDied, SandboxFailed, SandboxSpec
 
 RUNS_MAX = 10_000
@@ -34,7 +35,6 @@ USE_HALF_LIFE_S = 60.0
 Place = tuple[str, str, str]
 """Tenant, commit, and the id of the only instance allowed in ("" for all)."""
 
-OnFrames = Callable[["WarmSandbox", list[FromSandbox]], None]
 OnDeath = Callable[["WarmSandbox", SandboxDied], None]
 
 
@@ -114,17 +114,18 @@ class WarmSandboxes:
         *,
         count_max: int,
         idle_s: float,
-        on_frames: OnFrames,
+        on_frames: OnFrames[WarmSandbox],
         on_death: OnDeath,
         on_short: Callable[[], None],
+        disk: Disk,
         runs_max: int = RUNS_MAX,
     ) -> None:
-        """`on_short`: places are short; whoever keeps runs without need gives them up."""
+        """`on_short`: places are short; whoever keeps runs without need gives them up. `disk`: see `Intake`."""
         self._host = host
         self._code = code
         self._count_max = count_max
         self._idle_s = idle_s
-        self._on_frames = on_frames
+        self._intake = Intake(on_frames, disk)
         self._on_death = on_death
         self._on_short = on_short
         self._runs_max = runs_max
@@ -280,7 +281,7 @@ class WarmSandboxes:
                 if warm.outbox.posted_bytes > POSTED_BYTES_MAX:
                     await warm.taken.wait()  # first it takes what it has asked for
                 else:
-                    self._on_frames(warm, await warm.sandbox.receive())
+                    await self._intake.take(warm.place[0], warm, await warm.sandbox.receive())
         except SandboxDied as died:
             if not warm.is_dead:
                 self._end(warm, died.reason)

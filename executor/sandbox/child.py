@@ -243,7 +243,7 @@ def _weight(frame: FromSandbox) -> int:
     if isinstance(frame, QueryAnswer):
         return MESSAGE_WEIGHT_MAX
     if not isinstance(frame, Turn):
-        return len(frame.text) * 3 if isinstance(frame, Output) else 1024
+        return 256 + len(frame.text) * 3 if isinstance(frame, Output) else 1024
     for command in frame.commands:
         if isinstance(command, Emit) and sum(map(len, command.items)) > CHUNK_BYTES // 8:
             return MESSAGE_WEIGHT_MAX // 2

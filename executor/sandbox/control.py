@@ -2,7 +2,8 @@
 
 Who holds what, at most, whatever the sandbox does:
 - from the sandbox: nothing is read before somebody receives. So all that the host holds is the beginning of one message
-  (`frame_bytes_max`; one that is longer is refused by its length, before its body is kept) and one read (READ_BYTES).
+  (`frame_bytes_max`; one that is longer is refused by its length, before its body is kept), or a whole one of which not
+  all parts are taken, and one read (READ_BYTES).
   The rest stays in the kernel's buffer of the socket, and stops the sandbox when that is full.
 - for the sandbox: one message, until it is taken; who has more to send waits. Since when nothing of it was taken is
   `blocked_since_s`, so that a sandbox that takes nothing can be ended for it.
@@ -16,12 +17,16 @@ that came together are received by one, after one wait.
 from __future__ import annotations
 
 import socket
+from collections import deque
 
+import msgspec
 import trio
 
 from executor.sandbox import protocol
 
 READ_BYTES = 256 * 1024
+PART_BYTES = 64 * 1024
+"""Of a larger message so much is decoded at a time: a few bytes are an object, and decoding holds everybody up."""
 _read_buffer = memoryview(bytearray(READ_BYTES))
 """Of all sockets: what a read brings is decoded, or kept apart, before anything else happens."""
 
@@ -37,6 +42,7 @@ class ControlSocket:
         self._socket = control
         self._bytes_max = min(frame_bytes_max, protocol.FRAME_BYTES_MAX)
         self._begun = bytearray()
+        self._parts: deque[msgspec.Raw] = deque()
         self._turns = trio.StrictFIFOLock()
 
     @property
@@ -88,7 +94,10 @@ class ControlSocket:
         Raises ProtocolError, and trio.ClosedResourceError.
         """
         while True:
-            await trio.lowlevel.wait_readable(self._open_fd())
+            if self._parts:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(self._open_fd())
             frames = self.read()
             if frames is None:
                 return []
@@ -96,7 +105,12 @@ class ControlSocket:
                 return frames
 
     def read(self) -> list[protocol.FromSandbox] | None:
-        """One read: the frames of all messages that are whole with it; None at the end. Raises ProtocolError."""
+        """One read: the frames of all messages that are whole with it; None at the end. Raises ProtocolError.
+
+        Of a large message they come in parts, before anything else is read.
+        """
+        if self._parts:
+            return self._part()
         try:
             count = self._socket.recv_into(_read_buffer)
         except BlockingIOError:
@@ -126,12 +140,26 @@ class ControlSocket:
                 raise protocol.ProtocolError(f"a message of {length} bytes is over the limit of {self._bytes_max}")
             if len(data) < body + length:
                 break
-            frames += protocol.decode_from_sandbox(data[body : body + length])
+            if self._parts or length > PART_BYTES:
+                self._parts.extend(protocol.cut_from_sandbox(bytes(data[body : body + length])))
+            else:
+                frames += protocol.decode_from_sandbox(data[body : body + length])
             begin = body + length
         return frames, begin
 
+    def _part(self) -> list[protocol.FromSandbox]:
+        frames: list[protocol.FromSandbox] = []
+        size = 0
+        while self._parts and size < PART_BYTES:
+            part = self._parts.popleft()
+            size += len(memoryview(part))
+            frames.append(protocol.decode_cut(part))
+        return frames
+
     def has_unread(self) -> bool:
         """Something has come that nobody has received yet."""
+        if self._parts:
+            return True
         try:
             return bool(self._socket.recv(1, socket.MSG_PEEK))
         except OSError:  # BlockingIOError among them

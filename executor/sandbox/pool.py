@@ -34,8 +34,8 @@ _MEMORY_EVERY_TICKS = 5
 _OPENING_MAX = 16
 """Requests under way at the zygote: few enough that neither side of its socket ever fills."""
 _EXIT_NOTICE_S = 1.0
-_LAST_READS_MAX = 64
-"""Of READ_BYTES each: more than any socket's buffer."""
+_LAST_READS_MAX = 512
+"""More than any socket's buffer, and the parts of a largest message, take."""
 _LAST_WORDS_BYTES = 16 * 1024
 
 
@@ -176,7 +176,7 @@ class Sandbox:
                 await self._exit_known.wait()
         last_words = _drain(self._errors_fd)
         reason, detail = self._killed or _explain(self._exit, last_words)
-        self._take_the_last()
+        await self._take_the_last()
         self._death = SandboxDied(reason, detail, label=self.pid_label, last_words=last_words)
         self._control.close()
         os.close(self._errors_fd)
@@ -190,10 +190,11 @@ class Sandbox:
                 extra={"tenant": self.spec.tenant, "commit": self.spec.commit, "reason": reason, "detail": detail},
             )
 
-    def _take_the_last(self) -> None:
+    async def _take_the_last(self) -> None:
         """What the kernel still holds of what it said: no more than its buffer, as nobody writes any more."""
         with contextlib.suppress(protocol.ProtocolError):
             for _ in range(_LAST_READS_MAX):
+                await trio.lowlevel.checkpoint()
                 frames = self._control.read()
                 if frames is None:
                     return

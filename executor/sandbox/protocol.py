@@ -21,7 +21,7 @@ answer to the journal, and once that is durable sends it (Entries). Replay and l
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -35,6 +35,9 @@ FRAME_BYTES_MAX = 12 * 1024 * 1024
 CHUNK_BYTES = 512 * 1024
 """Journals and facet images are sent in messages of about this size, so that neither side buffers much."""
 LENGTH_BYTES = 4
+FRAMES_MAX = 100_000
+COMMANDS_MAX = 100_000
+"""Frames of one message, and commands of one Turn, from a sandbox; no honest one comes near."""
 PAGE_CHUNKS_MAX = 16
 """Chunks that one NeedPages may ask for, half a MiB; `facets.pages.FETCH_COUNT_MAX` is that much."""
 PAGE_CHUNK_MAX = 1 << 20
@@ -186,7 +189,7 @@ class Turn(Frame, frozen=True, tag=22):
 
     run: int
     seen: int
-    commands: list[Command]
+    commands: Annotated[list[Command], msgspec.Meta(max_length=COMMANDS_MAX)]
     idle: bool
 
 
@@ -258,7 +261,10 @@ class ProtocolError(Exception):
 
 _encoder = msgspec.msgpack.Encoder()
 _to_sandbox = msgspec.msgpack.Decoder(list[ToSandbox])
-_from_sandbox = msgspec.msgpack.Decoder(list[FromSandbox])
+_Message = Annotated[list[FromSandbox], msgspec.Meta(max_length=FRAMES_MAX)]
+_from_sandbox = msgspec.msgpack.Decoder(_Message)
+_one_from_sandbox = msgspec.msgpack.Decoder(FromSandbox)
+_uncut = msgspec.msgpack.Decoder(Annotated[list[msgspec.Raw], msgspec.Meta(max_length=FRAMES_MAX)])
 
 
 def encode_message(frames: list[ToSandbox] | list[FromSandbox]) -> bytes:
@@ -277,6 +283,18 @@ def decode_to_sandbox(body: bytes | memoryview) -> list[ToSandbox]:
 def decode_from_sandbox(body: bytes | memoryview) -> list[FromSandbox]:
     """Raises ProtocolError for anything else than a list of FromSandbox frames."""
     return _decode(_from_sandbox, body)
+
+
+def cut_from_sandbox(body: bytes) -> list[msgspec.Raw]:
+    """The frames of a message, none of them looked at yet: `decode_cut` does that, to some at a time. Raises
+    ProtocolError."""
+    return _decode(_uncut, body)
+
+
+def decode_cut(frame: msgspec.Raw) -> FromSandbox:
+    """Raises ProtocolError for anything else than a FromSandbox frame."""
+    found: FromSandbox = _decode(_one_from_sandbox, memoryview(frame))
+    return found
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[_T], body: bytes | memoryview) -> _T:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -68,8 +69,9 @@ class OpeningHost:
 
 @asynccontextmanager
 async def warm_sandboxes(host, **options):
-    values = {"count_max": 8, "idle_s": 1000.0, "on_frames": lambda *_: None, "on_death": lambda *_: None} | options
-    sandboxes = WarmSandboxes(host, host, on_short=lambda: None, **values)
+    values = {"count_max": 8, "idle_s": 1000.0, "on_frames": lambda *_: [], "on_death": lambda *_: None} | options
+    disk = SimpleNamespace(is_behind=False)
+    sandboxes = WarmSandboxes(host, host, on_short=lambda: None, disk=disk, **values)
     async with trio.open_nursery() as nursery:
         await nursery.start(sandboxes.run)
         yield sandboxes
@@ -204,10 +206,11 @@ def test_sandbox_that_takes_nothing_of_what_it_asked_for_is_not_read_any_more() 
     """Weakness: memory of the host. Attack: ask for the facet again and again, and read nothing."""
     posted = []
 
-    def on_frames(warm, frames) -> None:
+    def on_frames(warm, frames, _until_s):
         for _ in frames:
             posted.append(warm)
             warm.post(FacetImage(1, 0, 1, bytes(100_000)))
+        return []
 
     async def scenario(sandboxes, host) -> None:
         host.may_open = trio.Event()

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from executor.sandbox import protocol
-from executor.sandbox.control import READ_BYTES, ControlSocket
+from executor.sandbox.control import PART_BYTES, READ_BYTES, ControlSocket
 from executor.sandbox.protocol import Output, Turn, encode_message
 
 MIB = 1024 * 1024
@@ -170,5 +170,52 @@ def test_closing_wakes_who_receives_and_who_waits_for_a_turn_to_send() -> None:
             await control.receive()
         with pytest.raises(OSError, match="Bad file descriptor"):
             await control.send(b"late")
+
+    play(scenario)
+
+
+def test_large_message_is_handed_out_in_parts_and_before_what_came_after_it() -> None:
+    """Weakness: the event loop. Attack: a message of a million small frames, which take a second to decode."""
+
+    async def scenario(control, theirs) -> None:
+        frames = [Turn(number, 0, [], idle=True) for number in range(30_000)]
+        data = turn(1) + encode_message(frames) + turn(2) + line(PART_BYTES * 2) + turn(3)
+        sent = trio.Event()
+
+        async def send() -> None:
+            other = trio.socket.from_stdlib_socket(theirs)
+            left = memoryview(data)
+            while left:
+                left = left[await other.send(left) :]
+            sent.set()
+
+        theirs.setblocking(False)
+        received, most = [], 0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            while len(received) < 30_004:
+                part = await control.receive()
+                most = max(most, len(part))
+                received += part
+        assert received[:1] == [Turn(1, 0, [], idle=True)]
+        assert received[1:30_001] == frames
+        assert [frame.run for frame in received[30_001:]] == [2, 1, 3]
+        assert most <= PART_BYTES // 6 + 1, "a frame of a part has six bytes at least"
+        assert not control.has_unread()
+
+    play(scenario, frame_bytes_max=4 * MIB)
+
+
+def test_malformed_frame_of_a_large_message_is_refused_when_it_is_reached() -> None:
+    async def scenario(control, theirs) -> None:
+        good = encode_message([Turn(number, 0, [], idle=True) for number in range(20_000)])[4:]
+        body = good[:1] + (20_001).to_bytes(2, "big") + good[3:] + b"\xc3"
+        theirs.setblocking(False)
+        theirs.send(len(body).to_bytes(4, "big") + body)
+        received = []
+        with pytest.raises(protocol.ProtocolError, match="does not fit the protocol"):
+            while True:
+                received += await control.receive()
+        assert 5_000 < len(received) <= 20_000
 
     play(scenario)
