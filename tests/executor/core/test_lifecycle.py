@@ -42,3 +42,28 @@ def test_check_answers_as_the_table_says(operation, state):
 
 def test_final_and_active_states_do_not_overlap():
     assert not FINAL & ACTIVE
+
+
+@pytest.mark.parametrize(
+    ("operation", "state", "hint"),
+    [
+        ("delete", "undoing", "Terminate it first."),
+        ("delete", "running", "Terminate it first."),
+        ("retry", "running", "Only what has failed is retried. Restart it to begin again."),
+        ("retry", "undoing", "Wait until it is undone, or terminate it."),
+        ("retry", "complete", "Restart it."),
+        ("pause", "held", "Resume or terminate it."),
+        ("restart", "undoing", "Wait until it is undone, or terminate it."),
+        ("update", "paused", "Resume or terminate it."),
+        ("send_event", "failed", "Start a new instance under another id."),
+    ],
+)
+def test_hint_is_something_that_can_be_done_in_that_state(operation, state, hint):
+    with pytest.raises(Conflict) as caught:
+        check(operation, state, "i-1")
+    assert (caught.value.hint, caught.value.details["state"]) == (hint, state)
+
+
+def test_what_is_neither_at_rest_nor_over_is_activated_when_an_executor_starts():
+    assert {"queued", "running", "undoing"} == ACTIVE
+    assert {"complete", "failed", "terminated"} == FINAL

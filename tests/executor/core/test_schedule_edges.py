@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from executor.core.schedule import LATE_MS, PLAN_MAX, jitter_ms, parse_spec, plan
+from executor.core.errors import Refused
+from executor.core.schedule import LATE_MS, PLAN_MAX, instance_id, jitter_ms, parse_declarations, parse_spec, plan
 from tests.executor.core.test_schedule import DAY, HOUR, MINUTE, at
 
 NOON = at("2027-05-01T12:00")
@@ -60,3 +61,25 @@ def test_jitter_reaches_its_bound_and_spreads_schedules_of_the_same_times() -> N
 def test_what_falls_due_at_the_moment_of_looking_is_fired(policy: str) -> None:
     found = plan(parse_spec(**HOURLY, catch_up=policy), "s", NOON - 1, NOON)
     assert (found.fire, found.missed, found.cursor_ms) == ((NOON,), None, NOON)
+
+
+def test_what_is_missed_reaches_to_the_edge_of_the_window() -> None:
+    spec = parse_spec(**HOURLY, catch_up="all", catch_up_window="1 hour")
+    found = plan(spec, "s", NOON - 1, NOON + HOUR + 1)
+    assert (found.fire, found.missed) == ((NOON + HOUR,), (NOON, NOON))
+
+
+def test_schedules_whose_names_look_alike_start_instances_of_their_own() -> None:
+    names = ["a b", "a-b", "a/b", "x" * 50, "x" * 51, "x" * 52]
+    assert len({instance_id(name, NOON) for name in names}) == len(names)
+    assert instance_id("a", NOON) != instance_id("a", NOON + 1), "one that fires more often than each second"
+
+
+def test_workflow_declares_fifty_schedules_and_no_more() -> None:
+    assert len(parse_declarations(["0 6 * * *"] * 50)) == 50
+    with pytest.raises(Refused) as caught:
+        parse_declarations(["0 6 * * *"] * 51)
+    assert (caught.value.message, caught.value.hint) == (
+        "the schedule is one of 51 of the same workflow",
+        "The limit is 50.",
+    )

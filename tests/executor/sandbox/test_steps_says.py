@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -342,3 +344,21 @@ def test_attempt_that_is_over_emits_nothing() -> None:
         assert emits(owner) == []
 
     virtually(main)
+
+
+def test_attempt_knows_its_name_number_and_deadline() -> None:
+    def function() -> tuple[str, int, float | None]:
+        attempt = current()
+        if attempt.deadline is None:
+            return attempt.name, attempt.attempt, None
+        assert attempt.deadline.utcoffset() == timedelta(0)
+        return attempt.name, attempt.attempt, attempt.deadline.timestamp()
+
+    async def main(world: World) -> None:
+        began_s = time.time()
+        owner = await world.outcome(function, timeout="1 hour", number=3)
+        assert owner.result[:2] == ["s", 3]
+        assert began_s - 0.001 <= owner.result[2] - 3600 <= time.time()
+        assert (await world.outcome(function)).result == ["s", 1, None]
+
+    really(main)
