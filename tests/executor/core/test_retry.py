@@ -61,3 +61,23 @@ def test_any_policy_gives_a_bounded_delay_or_gives_up(limit, delay, backoff, cei
         assert found is None
     else:
         assert 0 <= found <= min(max(ceiling, 0), retry.DELAY_MS_MAX)
+
+
+def test_policies_beyond_all_bounds_are_brought_into_them():
+    """They come from a sandbox, which may send what no Retry(…) can say."""
+    endless = plain("constant", limit=10**6)
+    assert [retry.delay_ms(endless, attempt, seed=SEED) for attempt in (10_000, 10_001)] == [1_000, None]
+    year_ms = 366 * 24 * 3_600_000
+    assert delays(plain("exponential", delay_ms=10**12, max_delay_ms=10**15), 1) == [year_ms]
+    assert retry.delay_ms(plain("exponential", limit=10_000), 9_999, seed=SEED) == 3_600_000
+    assert delays(plain("linear", delay_ms=-5, max_delay_ms=10), 2) == [0, 0]
+    for jitter in (-0.5, 1.5, float("nan"), float("inf")):
+        policy = RetryPolicy(limit=5, delay_ms=1_000, backoff="constant", max_delay_ms=3_600_000, jitter=jitter)
+        assert retry.delay_ms(policy, 1, seed=SEED) == 1_000
+
+
+def test_whole_jitter_takes_anything_from_nothing_to_all():
+    policy = RetryPolicy(limit=1_000, delay_ms=1_000, backoff="constant", max_delay_ms=3_600_000, jitter=1.0)
+    found = [retry.delay_ms(policy, attempt, seed=SEED) for attempt in range(1, 500)]
+    assert 0 <= min(found) < 20
+    assert 980 < max(found) <= 1_000
