@@ -39,7 +39,7 @@ _KIND_OF: dict[type, Kind] = {
 }
 UNDO = "undo/"
 """Scope of the steps that undo others; no name begins with it."""
-_END = "/"
+LEAVE = "/"
 """After a group's path: the leaving of it, which is a request of its own."""
 
 
@@ -142,7 +142,7 @@ class Replay:
 
     def request_leave(self, path: str, where: str) -> Request:
         """The leaving of the group at `path`, once."""
-        request = Request("group", path + _END, b"", where, self.seen)
+        request = Request("group", path + LEAVE, b"", where, self.seen)
         self._open[request.path] = request
         return request
 
@@ -241,6 +241,7 @@ class Replay:
     def _accept_cancelled(self, sequence: int, request: Request) -> Divergence | None:
         if request.given_up:
             request.cancel_recorded = True
+            del self._open[request.path]  # nothing of it comes after this
             return None
         message = (
             f'the journal records (entry {sequence}) that the code gave up {request.kind} "{request.path}"'
@@ -249,7 +250,7 @@ class Replay:
         return Divergence(sequence, StepRef("cancel", request.path, request.where), request.ref, message)
 
     def _accept_left(self, sequence: int, entry: entries.GroupEnded) -> Divergence | None:
-        request = self._open.pop(entry.path + _END, None)
+        request = self._open.pop(entry.path + LEAVE, None)
         if request is not None:
             request.recorded = True
             return None

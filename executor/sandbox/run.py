@@ -30,7 +30,7 @@ from executor.core.commands import Diverge, Fail
 from executor.core.entries import AnyEntry, StepRef
 from executor.core.errors import PerdureError
 from executor.core.failure import ErrorFact
-from executor.core.replay import Divergence, Resolution
+from executor.core.replay import LEAVE, Divergence, Resolution
 from executor.sandbox import ambient, detloop, faults, outcomes
 from executor.sandbox.loader import WorkflowCode
 from executor.sandbox.protocol import Ask, Update
@@ -90,6 +90,11 @@ class Run(RunRequests):
 
     def quiesce(self) -> None:
         self._quiesced = True
+        self._told = (0, False)
+        self._process.touch(self)
+
+    def go_on(self) -> None:
+        self._quiesced = self._is_only_asked
         self._told = (0, False)
         self._process.touch(self)
 
@@ -162,14 +167,17 @@ class Run(RunRequests):
             return
         if self._undos is not None and self._accept_undoable(found):
             return
-        self._drive(self._pending.pop(found.request.path), found.outcome)
+        pending = self._answered(found.request.path)
+        assert pending is not None
+        self._drive(pending, found.outcome)
 
     def _accept_undoable(self, found: Resolution) -> bool:
         """A step that can be undone, or an undo (True: it was one)."""
         assert self._undos is not None
         if found.request.kind == "undo":
-            done = self._undos.ended(self, self._pending.pop(found.request.path), found.outcome)
-            self._ending = done
+            pending = self._answered(found.request.path)
+            assert pending is not None
+            self._ending = self._undos.ended(self, pending, found.outcome)
             return True
         if isinstance(found.outcome, entries.StepSucceeded):
             self._undos.succeeded(found.outcome)
@@ -180,10 +188,21 @@ class Run(RunRequests):
         if pending is not None and entry.details:
             pending.details = entry.details
 
-    def _accept_unwanted(self, entry: entries.StepSucceeded) -> None:
+    def _accept_unwanted(self, entry: entries.StepSucceeded | entries.StepFailed | entries.SleepEnded) -> None:
         """The run had given it up: it happened all the same."""
-        if self._undos is not None:
+        self._answered(entry.path)
+        if self._undos is not None and isinstance(entry, entries.StepSucceeded):
             self._undos.succeeded(entry)
+
+    def _accept_cancelled(self, entry: entries.Cancelled) -> None:
+        """It was given up, and that is known."""
+        self._answered(entry.path)
+
+    def _accept_group(self, entry: entries.GroupStarted) -> None:
+        self._answered(entry.path)
+
+    def _accept_group_end(self, entry: entries.GroupEnded) -> None:
+        self._answered(entry.path + LEAVE)
 
     def _accept_shown(self, entry: entries.StatusSet | entries.AttributesSet | entries.Emitted) -> None:
         if self._shown is not None:
@@ -400,6 +419,11 @@ _OTHERS: dict[type, Callable[[Run, Any], None]] = {
     entries.AttemptFailed: Run._accept_details,
     entries.StepHeartbeat: Run._accept_details,
     entries.StepSucceeded: Run._accept_unwanted,
+    entries.StepFailed: Run._accept_unwanted,
+    entries.SleepEnded: Run._accept_unwanted,
+    entries.Cancelled: Run._accept_cancelled,
+    entries.GroupStarted: Run._accept_group,
+    entries.GroupEnded: Run._accept_group_end,
     entries.StatusSet: Run._accept_shown,
     entries.AttributesSet: Run._accept_shown,
     entries.Emitted: Run._accept_shown,

@@ -84,6 +84,9 @@ class RunRequests(RunState):
         except asyncio.CancelledError:
             self._unwanted(pending)
             raise
+        except Exception:
+            pending.future = None  # which has the exception, which has this frame: it would keep itself
+            raise
 
     # --- sleeps, waits, children
 
@@ -202,6 +205,9 @@ class RunRequests(RunState):
             found = await pending.future
         except asyncio.CancelledError:
             self._unwanted(pending)
+            raise
+        except Exception:
+            pending.future = None  # as in `_do`
             raise
         if type(found) is bytes:  # what a child returned
             return values.decode(found, declared=result_type, what="result")

@@ -126,8 +126,8 @@ class RunState:
         self._workflow_self: Workflow[Any, Any] | None = None
         self._seed = b""
         self._pending: dict[str, Pending] = {}
-        self._new: list[Pending] | None = None
-        self._cancelled: list[Pending] | None = None
+        self._new: dict[str, Pending] | None = None
+        self._cancelled: dict[str, Pending] | None = None
         self._commands: list[Command] | None = None
         self._is_pressing = False
         self._ending: Ending | None = None
@@ -175,11 +175,20 @@ class RunState:
         self._ask_later(pending)
 
     def _ask_later(self, pending: Pending) -> None:
-        """When the whole message is delivered: its outcome may be in it."""
+        """When all is delivered: its outcome may be in it, and then it is forgotten (`_answered`)."""
         if self._new is None:
-            self._new = [pending]
+            self._new = {pending.request.path: pending}
         else:
-            self._new.append(pending)
+            self._new[pending.request.path] = pending
+
+    def _answered(self, path: str) -> Pending | None:
+        """The journal has the last word on it: it is not held until the rest has been replayed too, or a replay would
+        take as much memory as there are steps, and the longer the dearer."""
+        if self._new:
+            self._new.pop(path, None)
+        if self._cancelled:
+            self._cancelled.pop(path, None)
+        return self._pending.pop(path, None)
 
     def _unwanted(self, pending: Pending) -> None:
         """What awaited it was cancelled."""
@@ -195,8 +204,8 @@ class RunState:
         if not self._over or pending.outlives:
             pending.given_up_at = self._replay.seen
             if self._cancelled is None:
-                self._cancelled = []
-            self._cancelled.append(pending)
+                self._cancelled = {}
+            self._cancelled[pending.request.path] = pending
 
     def _give_up_all(self, *, but_handlers: bool = False) -> None:
         """`run()` has ended: nobody wants their outcomes, and nobody is told so."""
@@ -220,7 +229,7 @@ class RunState:
         cancelled, self._cancelled = self._cancelled, None
         if self._stopped:
             return
-        for pending in new or ():
+        for pending in new.values() if new else ():
             request = pending.request
             command = pending.command
             if request.kind == "group":
@@ -237,7 +246,7 @@ class RunState:
             elif not request.recorded and command is not None:
                 pending.asked_of_executor = True
                 self._say(command)
-        for pending in cancelled or ():
+        for pending in cancelled.values() if cancelled else ():
             request = pending.request
             known = pending.asked_of_executor or request.recorded
             is_open = self._replay.find(request.path) is request

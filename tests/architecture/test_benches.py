@@ -37,6 +37,7 @@ SMALL = {
         ["--mib", "6", "--looks", "5", "--steps", "80"],
         {"first_query_ms", "look_p50_ms", "change_p50_ms", "scan_mib_per_s", "sandbox_mib", "chunk_bytes_of_a_read"},
     ),
+    "activation": (["--steps", "40", "--pairs", "1"], {"long_platform_cpu_ms", "long_sandbox_cpu_ms", "ratio"}),
     "cold": (["--commits", "3"], {"cold_start_p50_ms", "cold_start_p99_ms"}),
 }
 

@@ -24,6 +24,7 @@ RUNS = {
     "crash": ("crash",),
     "crash-unconfined": ("crash", "--unconfined", "1"),
     "replay": ("replay",),
+    "activation": ("activation",),
     "path": ("path",),
     "commitlog": ("commitlog",),
     "facet": ("facet",),

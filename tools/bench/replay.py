@@ -1,6 +1,6 @@
 """What does a sandbox's process use: replay of a long journal, three trivial steps, one run that waits inside a step?
 
-    python -m tools.bench.replay [--steps N] [--workflows N] [--in-flight N] [--waiting-runs N] [--json]
+    python -m tools.bench.replay [--steps N] [--pairs N] [--workflows N] [--in-flight N] [--waiting-runs N] [--json]
 
 The child's own program in a process of its own, unconfined, fed by a script over a socket pair: no engine, no disk. CPU
 is that of the child alone.
@@ -9,6 +9,7 @@ is that of the child alone.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import marshal
 import os
@@ -21,6 +22,7 @@ import zlib
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 from executor.core import codec, values
@@ -259,25 +261,46 @@ def _settle(script: Script, run: int) -> None:
     script.send([Drop(run)])
 
 
+def replays(script: Script, steps: int, pairs: int) -> dict[str, Any]:
+    """Medians of `pairs`: one of `steps`, with five of a tenth before it and five after.
+
+    The speed of a machine that others use changes from one tenth of a second to the next, by half and more. The short
+    ones have to meet as much of that as the long one does: the quickest of a few short ones held against the quickest
+    of a few long ones tells how long the machine was left alone, not how the time grows.
+    """
+    runs = itertools.count(500_000)
+    replay(script, steps, next(runs))
+    short: list[tuple[float, float]] = []
+    long: list[tuple[float, float]] = []
+    ratios: list[float] = []
+    for _ in range(pairs):
+        before = [replay(script, steps // 10, next(runs)) for _ in range(5)]
+        long.append(replay(script, steps, next(runs)))
+        beside = before + [replay(script, steps // 10, next(runs)) for _ in range(5)]
+        short += beside
+        ratios.append(long[-1][1] / fmean(cpu for _, cpu in beside))
+    return {
+        "replay_short_cpu_ms": round(median(cpu for _, cpu in short) * 1000, 2),
+        "replay_long_cpu_ms": round(median(cpu for _, cpu in long) * 1000, 2),
+        "replay_short_wall_ms": round(median(wall for wall, _ in short) * 1000, 2),
+        "replay_long_wall_ms": round(median(wall for wall, _ in long) * 1000, 2),
+        "replay_ratio": round(median(ratios), 2),
+        "replay_ratios": [round(ratio, 2) for ratio in ratios],
+        "us_per_step": round(median(cpu for _, cpu in long) / steps * 1e6, 2),
+    }
+
+
 def run(
-    *, steps: int = 10_000, workflows: int = 3_000, in_flight: int = 64, waiting_runs: int = 10_000
+    *, steps: int = 10_000, pairs: int = 7, workflows: int = 3_000, in_flight: int = 64, waiting_runs: int = 10_000
 ) -> dict[str, Any]:
     """Replay at a tenth of `steps` and at `steps`; W3; memory of runs that wait inside a step."""
     with child() as script:
         three_steps(script, min(workflows, 200), in_flight, 1)
         w3_cpu, checksum = three_steps(script, workflows, in_flight, 1_000)
-        short = [replay(script, steps // 10, 500_000 + n) for n in range(5)]
-        long = [replay(script, steps, 600_000 + n) for n in range(3)]
+        found = replays(script, steps, pairs)
     wait_bytes, wait_cpu = waiting(waiting_runs)
-    short_cpu, long_cpu = min(cpu for _, cpu in short), min(cpu for _, cpu in long)
-    return {
+    return found | {
         "w3_cpu_ms": round(w3_cpu / workflows * 1000, 4),
-        "replay_short_cpu_ms": round(short_cpu * 1000, 2),
-        "replay_long_cpu_ms": round(long_cpu * 1000, 2),
-        "replay_short_wall_ms": round(min(wall for wall, _ in short) * 1000, 2),
-        "replay_long_wall_ms": round(min(wall for wall, _ in long) * 1000, 2),
-        "replay_ratio": round(long_cpu / short_cpu, 2),
-        "us_per_step": round(long_cpu / steps * 1e6, 2),
         "waiting_run_bytes": round(wait_bytes),
         "waiting_run_cpu_ms": round(wait_cpu * 1000, 4),
         "checksum": f"{checksum:x}",

@@ -25,6 +25,7 @@ def test_sandbox_boot_bench_counts_its_work():
 
 
 def test_replay_bench_counts_its_work():
-    result = replay.run(steps=100, workflows=20, in_flight=5, waiting_runs=20)
+    result = replay.run(steps=100, pairs=2, workflows=20, in_flight=5, waiting_runs=20)
     assert result["checksum"] == f"{20 * zlib.crc32(values.encode({'number': 2})):x}"
     assert 0 < result["replay_short_cpu_ms"] < result["replay_long_cpu_ms"]
+    assert len(result["replay_ratios"]) == 2

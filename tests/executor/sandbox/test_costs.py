@@ -7,16 +7,20 @@ import cProfile
 import gc
 import tracemalloc
 
+import pytest
+
 from executor.core import codec, values
 from executor.core.commands import Complete
 from executor.core.entries import Started, StepSucceeded
-from executor.core.replay import asked
+from executor.core.replay import Request, asked
 from executor.sandbox.child_limits import ChildLimits
 from executor.sandbox.detloop import DetFuture, DetLoop, DetTask
 from executor.sandbox.protocol import Activate, Drop, Entries
 from executor.sandbox.run import Run
+from executor.sandbox.run_state import Pending
 from executor.sandbox.step_attempt import Attempt
-from tests.executor.fake_executor import BASE_MS, COMMIT, Story, in_process
+from executor.sandbox.step_calls import StepCall
+from tests.executor.fake_executor import BASE_MS, COMMIT, FakeExecutor, Story, in_process
 from tests.executor.sandbox.test_run import job
 
 WAITING_RUN_BYTES_MAX = 7 * 1024
@@ -62,6 +66,66 @@ def test_replay_takes_as_many_operations_per_step_whatever_the_length_of_the_jou
     short, long = asyncio.run(main())
     assert long < short * 1.05
     assert long < 80
+
+
+ROUNDS = {
+    "steps": 'await step.do("s", one, number)',
+    "gathered": 'await asyncio.gather(*(step.do("s", one, number) for _ in range(5)))',
+    "tried again": 'await step.options(retry=Retry(limit=2, delay=1)).do("s", moody, step)',
+    "some in time": (
+        'try:\n    async with asyncio.timeout(50):\n        await step.wait_for_event("e", type="go")\n'
+        "except TimeoutError:\n    pass"
+    ),
+    "too late": (
+        'try:\n    async with asyncio.timeout(1):\n        await step.sleep("long", 1000)\nexcept TimeoutError:\n    pass'
+    ),
+    "sleeps": 'await step.sleep("short", 1)',
+    "events": 'await step.wait_for_event("e", type="go")',
+    "too few events": 'try:\n    await step.wait_for_event("e", type="none", timeout=1)\nexcept EventTimeout:\n    pass',
+    "failing steps": ('try:\n    await step.options(retry=Retry(limit=0)).do("s", fail)\nexcept StepFailed:\n    pass'),
+    "groups": 'async with step.group("g"):\n    await step.do("s", one, number)',
+    "children": 'await step.call("c", "Child", number)',
+}
+ABOVE = """
+async def one(number):
+    return number
+
+async def moody(step):
+    if step.current().attempt == 1:
+        raise OSError("once")
+
+async def fail():
+    raise OSError("always")
+"""
+
+
+@pytest.mark.parametrize("kind", ROUNDS)
+def test_replay_holds_nothing_of_what_the_journal_has_answered(kind: str) -> None:
+    """Or its memory would grow with the journal, and a long one would cost more by the step than a short one."""
+    body = ROUNDS[kind].replace("\n", "\n    ")
+    source = job(f"for number in range(event.payload):\n    {body}\nreturn event.payload", ABOVE)
+    kinds = (Pending, Request, DetFuture, StepCall)
+
+    async def held(executor: FakeExecutor, rounds: int) -> int:
+        story = Story("Job", payload=rounds, events=[("go", n) for n in range(rounds)], children={"Child": 1})
+        await executor.play(story, entries_max=50 * rounds)
+        assert story.result == rounds
+        gc.collect()
+        before = {id(each) for each in gc.get_objects() if isinstance(each, kinds)}
+        shown = story.shown(1, len(story.stored))
+        executor.link.send([Activate(7, "again", "Job", COMMIT, len(shown)), Entries(7, 1, shown[:-1])])
+        await asyncio.sleep(0)
+        left = [each for each in gc.get_objects() if isinstance(each, kinds) and id(each) not in before]
+        executor.link.send([Drop(7)])
+        return len(left)
+
+    async def main() -> tuple[int, int]:
+        async with in_process(source) as executor:
+            return await held(executor, 5), await held(executor, 20)
+
+    short, long = asyncio.run(main())
+    assert long == short
+    assert long < 20
 
 
 WAITING = job(
