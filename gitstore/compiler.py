@@ -16,10 +16,11 @@ from pathlib import Path
 from types import CodeType
 from typing import IO
 
-from .analysis import DIAGNOSTICS_MAX, Analyser, Analysis, is_importable, syntax_diagnostic
+from .analysis import DIAGNOSTICS_MAX, Analyser, Analysis, syntax_diagnostic
 from .bundle import CACHE_TAG, INTERPRETER_MAGIC, MAGIC, BuildAnswer, BuildRequest, commit_missing, is_current
 from .errors import Diagnostic, LimitExceeded, code_invalid
 from .limits import Limits
+from .meanings import is_importable
 from .objects import MODE_EXECUTABLE, MODE_LINK, Objects
 from .rows import WorkflowFound
 from .shown import shown

@@ -6,7 +6,8 @@ import textwrap
 
 import pytest
 
-from gitstore.analysis import Analysis, analyse, is_importable, module_name
+from gitstore.analysis import Analysis, analyse
+from gitstore.meanings import is_importable, module_name
 from gitstore.rows import WorkflowFound
 
 GOOD = """
