@@ -2,12 +2,13 @@
 
 import pytest
 import trio
+import trio.testing
 
 from executor.core.entries import Rescheduled, StartOptions
 from executor.core.errors import Conflict, NotFound, PerdureError
 from executor.engine.engine import EngineLimits
 from executor.ports import Start
-from tests.executor.engine.test_engine import never_answers
+from tests.executor.engine.test_engine import never_answers, wait_for_approval
 from tests.executor.engine.world import BASE_MS, COMMIT, ScriptedHost, world
 
 WAITS = StartOptions(start_at_ms=BASE_MS + 5_000, debounce="key")
@@ -71,3 +72,29 @@ async def test_replaced_start_keeps_its_new_time_over_a_restart(tmp_path, host):
         assert w.store.row(*key).row.state == "waiting"
         w.clock.advance(4_000)
         await w.until(key, "running")
+
+
+async def test_delayed_start_takes_events_and_keeps_its_time_over_pause_restart_and_crash(tmp_path, host):
+    """Its time is a date: a pause does not shift it."""
+    key, begins = ("acme", "a"), BASE_MS + 5_000
+    host.scripts["Never"] = wait_for_approval
+    async with world(tmp_path, host=host) as w:
+        await w.engine.start_many([start_of(*key, StartOptions(start_at_ms=begins))])
+        await w.engine.restart(key)
+        await w.engine.send_event(key, id="e1", type="approved", payload=b"\xc0")
+        await w.engine.pause(key)
+        w.clock.advance(1_000)
+        await w.engine.resume(key)
+        for question in (w.engine.asking.ask(key, name="n", payload=b""), w.engine.asking.update(
+            key, id="u1", name="n", payload=b"", wait_s=1
+        )):  # fmt: skip
+            with pytest.raises(Conflict) as early:
+                await question
+            assert early.value.code == "invalid_state"
+    async with world(tmp_path, host=host) as w:
+        w.clock.advance(4_999)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        row = w.store.row(*key).row
+        assert (row.state, row.wake_at_ms, host.log) == ("waiting", begins, [])
+        w.clock.advance(1)
+        assert await w.until_final(key) == "complete"
