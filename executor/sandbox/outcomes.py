@@ -65,4 +65,6 @@ def _child_failed(entry: entries.ChildEnded, request: Request) -> ChildFailed:
     error = entry.error
     if error is None:
         return ChildFailed(entry.path, request.child or "", entry.state, "", "")
-    return ChildFailed(entry.path, request.child or "", entry.state, error.type, error.message, error.traceback)
+    return ChildFailed(
+        entry.path, request.child or "", entry.state, error.type, error.message, error.traceback, error.code
+    )

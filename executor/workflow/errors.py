@@ -41,16 +41,25 @@ class HeartbeatTimeout(StepTimeout):
 class ChildFailed(StepFailed):
     """What `step.call` and `step.start` raise when the child did not come to a result.
 
-    `child_id` is its instance id; `state` says how it ended: "failed", "terminated", or "refused" (it was not started).
+    `child_id` is its instance id; `state` says how it ended: "failed", "terminated", or "refused" (it was not started);
+    then `error_code` says why: "unknown_workflow", "instance_exists", "singleton_exists".
     """
 
     def __init__(  # noqa: PLR0917  # its arguments are its facts, as for StepFailed
-        self, step: str, child_id: str, state: str, error_type: str, error_message: str, error_traceback: str = ""
+        self,
+        step: str,
+        child_id: str,
+        state: str,
+        error_type: str,
+        error_message: str,
+        error_traceback: str = "",
+        error_code: str = "",
     ) -> None:
         super().__init__(step, 1, error_type, error_message, error_traceback)
         self.args = (step, child_id, state, error_type, error_message)
         self.child_id = child_id
         self.state = state
+        self.error_code = error_code
 
     def __str__(self) -> str:
         if self.state == "terminated":

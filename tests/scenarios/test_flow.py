@@ -16,6 +16,7 @@ from facets import shard_of
 from tests.scenarios.live import WorkingCopy, serving
 
 FLOWS = """
+import asyncio
 import time
 
 from executor.workflow import Flow, Workflow
@@ -42,6 +43,20 @@ class Sole(Workflow):
 
     async def run(self, event, step):
         await step.wait_for_event("go", type="go")
+
+
+class Paced(Workflow):
+    flow = Flow(rate="10/second")
+
+    async def run(self, event, step):
+        return await step.do("begin", time.time)
+
+
+class Fan(Workflow):
+    async def run(self, event, step):
+        before = await step.do("before", time.time)
+        begun = await asyncio.gather(*(step.call(f"paced {n}", Paced, None) for n in range(6)))
+        return [before, *sorted(begun)]
 """
 WITHIN_S = 20.0
 
@@ -65,7 +80,7 @@ def test_what_a_push_declares_holds_over_two_processes_and_a_kill(tmp_path: Path
         work.commit({"workflows.py": FLOWS.replace('"1 hour"', '"soon"')})
         refused = work.push()
         assert refused.code != 0
-        assert "workflows.py:16:1 Latest: flow: Flow(debounce=...) is 'soon'" in refused.err
+        assert "workflows.py:17:1 Latest: flow: Flow(debounce=...) is 'soon'" in refused.err
         work.commit({"workflows.py": FLOWS})
         assert work.push().code == 0
 
@@ -77,6 +92,13 @@ def test_what_a_push_declares_holds_over_two_processes_and_a_kill(tmp_path: Path
         runs = acme.start_many([*drawn, *named])
         for of_key in (runs[0:12:2], runs[1:12:2], runs[12:]):
             assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans(of_key)))
+
+        # Of both fans together: the rate is one for children of all processes.
+        fans = [acme.start("Fan").result(timeout=WITHIN_S) for _ in range(2)]
+        paced = list(acme.instances(workflow="Paced"))
+        assert {layout.owners[shard_of("acme", run.id)] for run in paced} == {0, 1}
+        begun = sorted(moment for _, *moments in fans for moment in moments)
+        assert all(moment >= fans[0][0] + 0.1 * number - 0.002 for number, moment in enumerate(begun))
 
         first = acme.start("Latest", {"v": 1})
         assert acme.start("Latest", {"v": 2}).id == first.id

@@ -115,7 +115,7 @@ def test_refused_start_fails_although_nobody_awaits_the_child() -> None:
 try:
     await step.start("r", "Report")
 except ChildFailed as failed:
-    return str(failed)
+    return [failed.error_code, str(failed)]
 """
 
     async def main() -> str:
@@ -124,13 +124,14 @@ except ChildFailed as failed:
             run = executor.activate(story)
             (request,) = await executor.until_idle(run)
             executor._append(story, request)
-            refused = ErrorFact("Refused", "there is no workflow 'Report'")
+            refused = ErrorFact("Refused", "there is no workflow 'Report'", code="unknown_workflow")
             story.append(ChildEnded(story.now_ms, "r#1", "refused", None, refused))
             executor.deliver(run, story, 2)
             (command,) = await executor.until_idle(run)
             return values.decode(command.value), story.journal[1].child
 
-    told, child = asyncio.run(main())
+    (code, told), child = asyncio.run(main())
+    assert code == "unknown_workflow"
     assert told == f'child "{child}" of step "r#1" was refused: Refused: there is no workflow \'Report\''
 
 
