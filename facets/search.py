@@ -196,7 +196,8 @@ def read_cursor(query: Query, text: str) -> Place:
         raise _no_cursor(text) from None
     if (order, descending) != (query.order, query.is_descending):
         raise Refused(
-            f"The cursor is of a listing in the order of {order[:80]}, not of {query.order}.",
+            f"The cursor is of a listing in the order of {'-' * descending}{order[:80]}, not of "
+            f"{'-' * query.is_descending}{query.order}.",
             code="cursor_invalid",
             hint="Keep the order from page to page.",
         )

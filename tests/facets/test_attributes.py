@@ -159,13 +159,28 @@ def test_many_matches_are_met_along_the_order_and_few_are_sorted_with_one_outcom
     assert [names(filled.list("acme", wanted)[0]) for wanted in searches] == sorted_ones
 
 
+@pytest.mark.parametrize("is_folded", [True, False])
+def test_kinds_stand_one_behind_the_other_where_a_listing_is_in_their_order(tmp_path: Path, is_folded: bool) -> None:
+    in_order = [False, True, -(2**63), -1.5, 0, 0.5, 2**63 - 1, DAY, datetime(2030, 1, 1, tzinfo=UTC), "", "0", "a"]
+    with StateStore.open(tmp_path, fold="manual") as store:
+        given = list(enumerate(in_order))
+        store.append([has(f"i{at}", k=value) for at, value in given[::2] + given[1::2]])
+        store.append([has("none")])
+        if is_folded:
+            store.fold()
+        expected = [f"i{at}" for at, _ in given]
+        for is_descending, found in ((False, [*expected, "none"]), (True, [*expected[::-1], "none"])):
+            rows, _ = store.list("acme", Query(order="attributes.k", is_descending=is_descending), limit=100)
+            assert names(rows) == found
+
+
 def test_a_cursor_is_of_one_order(filled: StateStore) -> None:
     _, cursor = filled.list("acme", Query(order="updated"), limit=1)
     with pytest.raises(Refused) as caught:
         filled.list("acme", Query(order="updated", is_descending=False), after=cursor)
     assert caught.value.code == "cursor_invalid"
-    assert caught.value.message == "The cursor is of a listing in the order of updated, not of updated."
-    with pytest.raises(Refused, match="not of created"):
+    assert caught.value.message == "The cursor is of a listing in the order of -updated, not of updated."
+    with pytest.raises(Refused, match="not of -created"):
         filled.list("acme", after=cursor)
 
 
