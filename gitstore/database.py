@@ -16,11 +16,11 @@ from typing import Final, Literal
 
 import apsw
 
-from . import channels, deployments, refs
+from . import bundle_keys, channels, deployments, pins, pushes, refs
 from .connections import Connections
 from .errors import LimitExceeded, TenantExists, TenantNotFound
 from .limits import Limits
-from .names import HEADS, parse_channel, parse_commit, parse_tenant
+from .names import parse_channel, parse_commit, parse_tenant
 from .rows import (
     Channel,
     ChannelMove,
@@ -107,9 +107,9 @@ class Database:
         """
         with self.connections.write() as connection:
             tenant_id = self.tenant_id(connection, name)
-            rows = connection.execute("SELECT DISTINCT key FROM bundles WHERE tenant_id = ?", (tenant_id,)).fetchall()
+            keys = bundle_keys.of_tenant(connection, tenant_id)
             connection.execute("DELETE FROM tenants WHERE id = ?", (tenant_id,))
-            _remove_unused(connection, {str(row[0]) for row in rows}, remove_bundle)
+            bundle_keys.remove_unused(connection, keys, remove_bundle)
 
     def tenant_id(self, connection: apsw.Connection, name: str) -> int:
         """The row number of a tenant, inside a transaction. Never reused. Raises TenantNotFound."""
@@ -164,51 +164,21 @@ class Database:
             parse_channel(channel)
         for oid in (*pins, *(oid for update in updates for oid in (update.old, update.new) if oid is not None)):
             parse_commit(oid)
-        who, message, now_ms = self.text(who), self.text(message), self._now_ms()
+        push = pushes.Push(
+            updates=updates,
+            is_atomic=atomic,
+            deployment=deployment,
+            channel=channel,
+            who=self.text(who),
+            message=self.text(message),
+            pins=tuple((commit, PUSH_PIN_REASON) for commit in pins),
+            kind=kind,
+            at_ms=self._now_ms(),
+            deploy_pin=self.deploy_pin,
+        )
         with self.connections.write() as connection:
-            tenant_id = self.tenant_id(connection, tenant)
-            outcomes = refs.update(connection, tenant_id, updates, atomic=atomic, count_max=self._limits.ref_count_max)
-            by_name = {outcome.name: outcome.ok for outcome in outcomes}
-            if deployment is None:
-                is_accepted = any(by_name.values()) or not updates
-            else:
-                is_accepted = by_name.get(HEADS + deployment.branch.encode(), all(by_name.values()))
-            row: Deployment | None = None
-            move: ChannelMove | None = None
-            pinned: Channel | None = None
-            if is_accepted and deployment is not None and channel is not None:
-                pinned = next((one for one in channels.channels(connection, tenant_id, channel) if one.is_pinned), None)
-                if pinned is not None:
-                    channel = None
-            if is_accepted and deployment is not None:
-                row = deployments.add(
-                    connection,
-                    (tenant_id, tenant),
-                    deployment,
-                    channel=channel,
-                    who=who,
-                    message=message,
-                    at_ms=now_ms,
-                )
-                if channel is not None:
-                    move = channels.add_move(
-                        connection,
-                        tenant_id,
-                        channel,
-                        to_commit=row.commit,
-                        deployment_id=row.id,
-                        kind=kind,
-                        who=who,
-                        why=message.partition("\n")[0],
-                        at_ms=now_ms,
-                    )
-            if is_accepted:
-                for commit in pins:
-                    self._add_pin(connection, tenant_id, commit, PUSH_PIN_REASON, now_ms)
-                if row is not None and self.deploy_pin is not None:
-                    self._add_pin(connection, tenant_id, row.commit, self.deploy_pin, now_ms)
-            bump_refs_version(connection, tenant_id)
-        return PushCommitted(tuple(outcomes), row, move, pinned)
+            names = (self.tenant_id(connection, tenant), tenant)
+            return pushes.commit(connection, names, push, ref_count_max=self._limits.ref_count_max)
 
     # -- deployments and channels --------------------------------------------------------------------------------
 
@@ -246,61 +216,33 @@ class Database:
     def pins(self, tenant: str) -> list[Pin]:
         """All pins by commit and reason. Raises TenantNotFound."""
         with self.connections.read() as connection:
-            rows = connection.execute(
-                "SELECT commit_oid, reason, pinned_at_ms FROM pins WHERE tenant_id = ? ORDER BY 1, 2",
-                (self.tenant_id(connection, tenant),),
-            )
-            return [Pin(*row) for row in rows]
+            return pins.of_tenant(connection, self.tenant_id(connection, tenant))
 
     def has_pin(self, tenant: str, commit: str, reason: str) -> bool:
         """Raises TenantNotFound."""
         with self.connections.read() as connection:
-            row = connection.execute(
-                "SELECT 1 FROM pins WHERE tenant_id = ? AND commit_oid = ? AND reason = ?",
-                (self.tenant_id(connection, tenant), commit, reason),
-            ).fetchone()
-        return row is not None
+            return pins.has(connection, self.tenant_id(connection, tenant), commit, reason)
 
     def add_pin(self, tenant: str, commit: str, reason: str) -> None:
         """Keep a commit for a reason; nothing happens if it is kept for it. The caller has seen the commit's object."""
         with self.connections.write() as connection:
             tenant_id = self.tenant_id(connection, tenant)
-            self._add_pin(connection, tenant_id, parse_commit(commit), reason, self._now_ms())
+            pins.add(connection, tenant_id, parse_commit(commit), reason, self._now_ms())
 
     def remove_pin(self, tenant: str, commit: str, reason: str) -> bool:
         """Whether there was such a pin; it is gone. Raises TenantNotFound."""
         with self.connections.write() as connection:
-            tenant_id = self.tenant_id(connection, tenant)
-            connection.execute(
-                "DELETE FROM pins WHERE tenant_id = ? AND commit_oid = ? AND reason = ?", (tenant_id, commit, reason)
-            )
-            is_removed = connection.changes() > 0
-            if is_removed and not _is_pinned(connection, tenant_id, commit):
-                bump_refs_version(connection, tenant_id)
-        return is_removed
-
-    def _add_pin(self, connection: apsw.Connection, tenant_id: int, commit: str, reason: str, now_ms: int) -> None:
-        # The mirror has one ref per commit, not per reason.
-        if not _is_pinned(connection, tenant_id, commit):
-            bump_refs_version(connection, tenant_id)
-        connection.execute("INSERT OR IGNORE INTO pins VALUES (?, ?, ?, ?)", (tenant_id, commit, reason, now_ms))
+            return pins.remove(connection, self.tenant_id(connection, tenant), commit, reason)
 
     def bundle_key(self, tenant: str, commit: str) -> str | None:
         """The key last recorded for the commit's bundle; None if none was. Raises TenantNotFound."""
         with self.connections.read() as connection:
-            row = connection.execute(
-                "SELECT key FROM bundles WHERE tenant_id = ? AND commit_oid = ?",
-                (self.tenant_id(connection, tenant), commit),
-            ).fetchone()
-        return None if row is None else str(row[0])
+            return bundle_keys.find(connection, self.tenant_id(connection, tenant), commit)
 
     def record_bundle(self, tenant: str, commit: str, key: str) -> None:
         """Remember which bundle a commit uses, so that collection keeps its file: record, then look for the file."""
         with self.connections.write() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO bundles VALUES (?, ?, ?)",
-                (self.tenant_id(connection, tenant), parse_commit(commit), key),
-            )
+            bundle_keys.record(connection, self.tenant_id(connection, tenant), parse_commit(commit), key)
 
     def forget_bundles(self, tenant: str, *, keep: Collection[str], remove_bundle: Callable[[str], None]) -> None:
         """Forget the bundles of all commits but `keep`, and remove those that nobody uses then.
@@ -308,21 +250,13 @@ class Database:
         They can be built again from git. Raises TenantNotFound.
         """
         with self.connections.write() as connection:
-            tenant_id = self.tenant_id(connection, tenant)
-            rows = connection.execute(
-                "SELECT commit_oid, key FROM bundles WHERE tenant_id = ?", (tenant_id,)
-            ).fetchall()
-            gone = [(str(commit), str(key)) for commit, key in rows if commit not in keep]
-            connection.executemany(
-                "DELETE FROM bundles WHERE tenant_id = ? AND commit_oid = ?",
-                [(tenant_id, commit) for commit, _ in gone],
-            )
-            _remove_unused(connection, {key for _, key in gone}, remove_bundle)
+            gone = bundle_keys.forget(connection, self.tenant_id(connection, tenant), keep)
+            bundle_keys.remove_unused(connection, gone, remove_bundle)
 
     def remove_unused_bundles(self, keys: Collection[str], remove_bundle: Callable[[str], None]) -> None:
         """Remove those of `keys` that no commit uses."""
         with self.connections.write() as connection:
-            _remove_unused(connection, set(keys), remove_bundle)
+            bundle_keys.remove_unused(connection, set(keys), remove_bundle)
 
     # -- the mirror ----------------------------------------------------------------------------------------------
 
@@ -331,8 +265,7 @@ class Database:
         with self.connections.read() as connection:
             tenant_id = self.tenant_id(connection, tenant)
             row = connection.execute("SELECT refs_version FROM tenants WHERE id = ?", (tenant_id,)).fetchall()[0]
-            pins = connection.execute("SELECT DISTINCT commit_oid FROM pins WHERE tenant_id = ?", (tenant_id,))
-            kept = {str(pin[0]) for pin in pins}
+            kept = pins.commits(connection, tenant_id)
             kept |= channels.kept(connection, tenant_id, self._limits.channel_history_kept)
             version = row[0]
             assert isinstance(version, int)
@@ -361,23 +294,3 @@ class Database:
     def text(self, value: str) -> str:
         """`value` as it is stored: valid Unicode of at most `message_bytes_max` bytes; the rest is cut off."""
         return value.encode(errors="replace")[: self._limits.message_bytes_max].decode(errors="ignore")
-
-
-def bump_refs_version(connection: apsw.Connection, tenant_id: int) -> None:
-    """Say, inside a transaction, that packed-refs has to be written again."""
-    connection.execute("UPDATE tenants SET refs_version = refs_version + 1 WHERE id = ?", (tenant_id,))
-
-
-def _is_pinned(connection: apsw.Connection, tenant_id: int, commit: str) -> bool:
-    query = "SELECT 1 FROM pins WHERE tenant_id = ? AND commit_oid = ? LIMIT 1"
-    return connection.execute(query, (tenant_id, commit)).fetchone() is not None
-
-
-def _remove_unused(connection: apsw.Connection, keys: Collection[str], remove_bundle: Callable[[str], None]) -> None:
-    """Remove files inside the writing transaction: whoever records a key and then looks for its file is either
-    seen here, or finds that the file is gone and builds it again. A crash before the commit leaves rows without
-    a file, which are built again too.
-    """
-    for key in keys:
-        if connection.execute("SELECT 1 FROM bundles WHERE key = ? LIMIT 1", (key,)).fetchone() is None:
-            remove_bundle(key)

@@ -88,3 +88,8 @@ def _clash(connection: apsw.Connection, tenant_id: int, name: bytes) -> bytes | 
         (tenant_id, name + b"/", name + b"0"),
     ).fetchone()
     return None if row is None else bytes(row[0])
+
+
+def bump_version(connection: apsw.Connection, tenant_id: int) -> None:
+    """Say, inside a transaction, that packed-refs has to be written again."""
+    connection.execute("UPDATE tenants SET refs_version = refs_version + 1 WHERE id = ?", (tenant_id,))

@@ -10,8 +10,7 @@ from typing import Final, Literal
 
 import apsw
 
-from . import channels, deployments, mirror
-from .database import bump_refs_version
+from . import channels, deployments, mirror, refs
 from .errors import ChannelMoved, LimitExceeded, NotFound, Refused, VersionNotFound
 from .names import DEFAULT_CHANNEL, parse_channel, parse_prefix
 from .parts import Parts
@@ -223,7 +222,7 @@ class Versions:
         if move is None:
             assert current is not None, "only a channel that exists can be there already"
             return current.move
-        bump_refs_version(connection, tenant_id)
+        refs.bump_version(connection, tenant_id)
         return move
 
     def _require_object(self, tenant: str, commit: str) -> None:
