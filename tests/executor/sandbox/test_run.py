@@ -116,6 +116,18 @@ except StepTimeout as timeout:
     assert result(body, kind) == ["slow#1", "the attempt did not end within 0.02 s"]
 
 
+def test_heartbeat_too_long_away_is_a_step_timeout_too() -> None:
+    body = """
+async def silent():
+    await asyncio.Event().wait()
+try:
+    await step.options(heartbeat="20 ms", retry=Retry(limit=0)).do("silent", silent)
+except StepTimeout as timeout:
+    return [type(timeout).__name__, timeout.step, timeout.error_message]
+"""
+    assert result(body) == ["HeartbeatTimeout", "silent#1", "the attempt sent no heartbeat for 0.02 s"]
+
+
 def test_sleep_waits_for_the_clock() -> None:
     body = 'import time\nbefore = time.time()\nawait step.sleep("nap", "1 day")\nreturn time.time() - before'
     assert result(body) == 86_400

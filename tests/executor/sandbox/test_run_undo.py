@@ -129,6 +129,19 @@ raise ValueError("broken")
     assert story.error.message == "broken (and it could not be undone: b#1)"
 
 
+def test_undo_has_a_timeout_of_its_own() -> None:
+    body = """
+async def for_ever(output, error):
+    await asyncio.Event().wait()
+undo = Undo(for_ever, retry=Retry(limit=0), timeout="20 ms")
+await step.options(undo=undo, timeout="1 hour").do("a", lambda: 1)
+raise ValueError("broken")
+"""
+    story = play(job(body), Story("Job"))
+    assert undoing(story) == ["Undoing", "StepFailed undo/a#1", "Failed"]
+    assert story.journal[-2].error.type == "executor.workflow.StepTimeout"
+
+
 def test_undo_has_the_facet_and_a_key_of_its_own() -> None:
     body = """
 keys = []

@@ -375,6 +375,14 @@ def test_end_that_is_recorded_before_it_happens_here_is_a_divergence() -> None:
     ("code", "message"),
     [
         ("    @Workflow.query\n    async def look(self): pass", "query look() is async; a query only looks"),
+        (
+            "    @Workflow.update\n    def a(self, x): pass\n    @a.validator\n    async def look(self, x): pass",
+            "the validator of update a() is async; write it with `def`",
+        ),
+        (
+            "    @Workflow.query\n    def q(self): pass\n    @q.validator\n    def look(self): pass",
+            "query q() has no validator: it changes nothing that would have to be refused",
+        ),
         ("    @Workflow.update\n    def a(self, x, y, z): pass", "update Job.a has to take (self, payload, step)"),
         ("    @Workflow.query\n    def q(self, x, y): pass", "query Job.q has to take (self, payload)"),
     ],
