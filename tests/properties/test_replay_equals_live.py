@@ -170,6 +170,7 @@ HARMLESS = {
     "rename of a local": ("failed", "trouble"),
     "reformat": ("seen = []", "seen = [\n        ]"),
     "retry policy": ("delay=1", "delay=9"),
+    "timeout of a wait": ("timeout=3 + 1", "timeout=3 + 9"),
 }
 
 
