@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from executor.core.bounds import JOURNAL_BYTES_MAX, STEP_COUNT_MAX
+from executor.core.bounds import HISTORY_KEPT_BYTES, JOURNAL_BYTES_MAX, STEP_COUNT_MAX
 from executor.core.errors import Refused, Unavailable
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -78,6 +78,9 @@ class Config:
     payload_bytes_max: int = _setting(MIB, unit="bytes", reason="one payload, event or step value; larger is a file")
     steps_max: int = _setting(STEP_COUNT_MAX, unit="steps", reason="of one execution: replay takes time in proportion")
     journal_bytes_max: int = _setting(JOURNAL_BYTES_MAX, unit="bytes", reason="of one execution: it is held in memory")
+    history_bytes_max: int = _setting(
+        HISTORY_KEPT_BYTES, unit="bytes", reason="of executions before the present one: what is older is for nobody"
+    )
     facet_bytes_max: int = _setting(8 * MIB, unit="bytes", reason="the database of one instance; 1 GiB at most")
     push_bytes_max: int = _setting(256 * MIB, unit="bytes", reason="one pack on the wire; sources are far smaller")
     deploy_bytes_max: int = _setting(32 * MIB, unit="bytes", reason="files deployed in one JSON body, held in memory")

@@ -112,6 +112,7 @@ async def _in_this_process(
         unloads_at_every_wait=config.unload == UNLOAD,
         steps_max=config.steps_max,
         journal_bytes_max=config.journal_bytes_max,
+        history_bytes_max=config.history_bytes_max,
     )
     async with owning(
         config.data_dir / place,
@@ -156,6 +157,7 @@ async def _in_shard_processes(
                 unloads_at_every_wait=config.unload == UNLOAD,
                 steps_max=config.steps_max,
                 journal_bytes_max=config.journal_bytes_max,
+                history_bytes_max=config.history_bytes_max,
                 facet_bytes_max=config.facet_bytes_max,
                 log_level=config.log_level if is_set_up else "warning",
                 log_format=config.log_format,

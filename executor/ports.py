@@ -6,6 +6,7 @@ Synchronous methods touch files: they are called in worker threads. Each has a c
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
@@ -104,6 +105,20 @@ class Pages(NamedTuple):
     chunks: list[bytes]
 
 
+StoredEntry = tuple[int, bytes]
+"""A journal entry as it is stored, behind its sequence."""
+
+
+class StoredMoment(Protocol):
+    """What the store has at one moment; for one thread. Each raises Corrupt for an instance that cannot be read."""
+
+    def row(self, tenant: str, instance: str) -> StoredRow | None: ...
+    def journal(self, tenant: str, instance: str, *, after: int = 0) -> list[bytes]: ...
+    def entries(self, tenant: str, instance: str, sequences: Sequence[int]) -> dict[int, bytes]:
+        """Those entries of a journal by sequence, in that order, which should be theirs; not what was forgotten."""
+        ...
+
+
 class StateStore(Protocol):
     """Journals, facets and the index. `append` is called by one thread at a time, reads by several."""
 
@@ -118,9 +133,17 @@ class StateStore(Protocol):
         """Raises Refused if these bytes cannot be a facet delta. Cheap; called on the event loop."""
 
     def row(self, tenant: str, instance: str) -> StoredRow | None: ...
-    def journal(self, tenant: str, instance: str, *, after: int = 0, limit: int | None = None) -> list[bytes]: ...
-    def whole(self, keys: Sequence[tuple[str, str]]) -> list[tuple[StoredRow | None, list[bytes]] | PerdureError]:
-        """Row (None: there is none) and journal of each, of one moment; Corrupt for one that cannot be read."""
+    def journal(self, tenant: str, instance: str, *, after: int = 0, limit: int | None = None) -> list[StoredEntry]:
+        """What was forgotten is left out."""
+        ...
+
+    def forget(self, tenant: str, instance: str, *, before: int, but: Sequence[int], keep_bytes: int) -> None:
+        """Entries before that one, which is durable, may go, the oldest first, as long as `keep_bytes`, stored, remain
+        of them; but the first, and those of `but`. A hint, carried out later: at once, for any thread; never fails."""
+        ...
+
+    def at_once(self) -> AbstractContextManager[StoredMoment]:
+        """Reads of one moment: what is appended or deleted meanwhile is not seen in the block."""
         ...
 
     def image(self, tenant: str, instance: str) -> bytes:
@@ -140,6 +163,25 @@ class StateStore(Protocol):
 
         Raises NotFound, Refused (`facet_refused`: what led there is not kept, or it changes too much), Corrupt."""
         ...
+
+    def may_have_blobs(self, generation: int) -> bool:
+        """Whether an instance may have byte streams. Cheap; called on the event loop."""
+        ...
+
+    def put_blob(
+        self, tenant: str, instance: str, id: int, first: int, parts: Sequence[bytes], *, keep: Collection[int]
+    ) -> None:
+        """Append parts to a stream, durable on return; `first` 0 begins it, and takes away all others but `keep`.
+
+        Raises NotFound, Refused (`payload_too_large`, `bad_request`: out of order), Unavailable (`storage_full`), Corrupt
+        (write failed: stop the process)."""
+
+    def blob_part(self, tenant: str, instance: str, id: int, number: int) -> bytes | None:
+        """A part; None: there is no such stream, or it has fewer. Raises NotFound, Corrupt."""
+        ...
+
+    def sweep_blobs(self, generation: int, keep: Collection[int]) -> None:
+        """Take away all streams of an instance but `keep`. Raises Unavailable, Corrupt."""
 
     def due(self, now_ms: int, *, limit: int) -> list[StoredRow]: ...
     def next_wake_ms(self) -> int | None: ...
@@ -342,8 +384,9 @@ class Instances(Protocol):
 
     async def counts(self, tenant: str) -> dict[str, int]: ...
     async def commits(self, tenant: str) -> set[str]: ...
-    async def journal(self, tenant: str, instance: str, *, after: int, limit: int, wait_s: float) -> list[bytes]:
-        """Entries behind `after`; [] if there is none, the instance having ended or `wait_s` having passed."""
+    async def journal(self, tenant: str, instance: str, *, after: int, limit: int, wait_s: float) -> list[StoredEntry]:
+        """Entries behind `after`, but for what was forgotten; [] if there is none, the instance having ended or
+        `wait_s` having passed."""
         ...
 
     async def output(self, tenant: str, instance: str, *, after: int, limit: int, wait_s: float) -> list[LogLine]:

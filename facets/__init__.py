@@ -26,6 +26,7 @@ from facets.facet import Facet, prepare_process
 from facets.image import PageImage
 from facets.limits import Limits
 from facets.log import CommitLog, Head, Log
+from facets.moment import Moment
 from facets.records import InstanceRow, JournalRecord, OutputLine, Record, RowUpdate
 from facets.row import Row
 from facets.search import Condition, Query
@@ -48,6 +49,7 @@ __all__ = [
     "JournalRecord",
     "Limits",
     "Log",
+    "Moment",
     "NotFound",
     "OutputLine",
     "PageImage",

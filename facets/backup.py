@@ -1,6 +1,6 @@
 """Copies, restoring, checking, and taking one facet out.
 
-A backup is a directory with the three databases of a store and `backup.json`; opening it as a store, in place or
+A backup is a directory with the databases of a store and `backup.json`; opening it as a store, in place or
 copied, is restoring it. Each database is copied by VACUUM INTO: one read transaction, so writers neither wait nor
 disturb it (the backup API starts over whenever another connection writes). State first, then the log, with trimming
 held: so the log of the copy reaches back to what its state has folded, and holds all that was appended before.
@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from facets import attributes
+from facets import attributes, forgetting
 from facets import delta as deltas
 from facets.bases import stored_deltas
 from facets.chunks import decode_chunk, decode_run, row_ids, sequence_of, unpack
@@ -61,8 +61,16 @@ def restore(source: Path | str, target: Path | str) -> None:
         for name in ("state.db", "log.db", "output.db"):
             if not (source / name).is_file():
                 raise Corrupt(f"{source} is not a whole backup: {name} is missing.", code="backup_corrupt")
-            shutil.copyfile(source / name, made / name)
-            (made / name).chmod(0o600)
+            _copy_file(source / name, made / name)
+        if (source / "blobs.db").is_file():
+            _copy_file(source / "blobs.db", made / "blobs.db")
+        elif "blobs.db" in manifest.get("files", ()):
+            raise Corrupt(f"{source} is not a whole backup: blobs.db is missing.", code="backup_corrupt")
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+    target.chmod(0o600)
 
 
 class _appearing:  # noqa: N801 - used as a statement, `with _appearing(target) as made`
@@ -145,6 +153,7 @@ def state_problems(snapshot: Snapshot, view: View, path: Path) -> list[str]:
         ("delta", "id >> 24"),
         ("base", "key"),
         ("paged", "key"),
+        ("forgotten", "key"),
         ("attribute_set", "key"),
         ("paged_chunk", f"id >> {CHUNK_BITS}"),
     ):
@@ -176,15 +185,24 @@ def state_problems(snapshot: Snapshot, view: View, path: Path) -> list[str]:
 def _instance_problems(snapshot: Snapshot, view: View, row: InstanceRow) -> list[str]:
     connection, key = snapshot.connection, row.generation
     problems: list[str] = []
+    gaps = forgetting.gaps_of(connection, key)
+    ends, met = dict(gaps), 0
     expected, with_delta = 1, set[int]()
     for identifier, content in connection.execute(
         "SELECT id, content FROM chunk WHERE id BETWEEN ? AND ? ORDER BY id", row_ids(key)
     ):
+        if expected in ends:
+            expected, met = ends[expected] + 1, met + 1
         if sequence_of(identifier) != expected:
             problems.append(f"the journal continues at entry {sequence_of(identifier)}, not at {expected}")
         records = decode_chunk(sequence_of(identifier), content)
         with_delta |= {record.sequence for record in records if record.has_delta}
         expected = sequence_of(identifier) + len(records)
+    if expected in ends:
+        expected, met = ends[expected] + 1, met + 1
+    if met != len(gaps):
+        problems.append(f"the journal has {met} gaps, {len(gaps)} were made on purpose")
+    problems += forgetting.problems(connection, key)
     tail_first, tail = next(connection.execute("SELECT tail_first, tail FROM instance WHERE key = ?", (key,)))
     if tail_first != expected:
         problems.append(f"the journal's tail continues at entry {tail_first}, not at {expected}")
@@ -198,7 +216,8 @@ def _instance_problems(snapshot: Snapshot, view: View, row: InstanceRow) -> list
         for (identifier,) in connection.execute("SELECT id FROM delta WHERE id BETWEEN ? AND ?", row_ids(key))
     }
     oldest = connection.execute("SELECT oldest FROM history WHERE key = ?", (key,)).get or 0
-    if stored != {sequence for sequence in with_delta if sequence > oldest}:
+    there = {sequence for sequence in stored if not forgetting.is_gone(gaps, sequence)}
+    if there != {sequence for sequence in with_delta if sequence > oldest}:
         problems.append(f"facet deltas are stored for {len(stored)} records, the journal says {len(with_delta)}")
     base = connection.execute("SELECT sequence, content FROM base WHERE key = ?", (key,)).fetchone()
     if base is not None:

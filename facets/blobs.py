@@ -51,8 +51,6 @@ class BlobStore:
         self._keys: set[int] | None = set()
         self._holds = 0
         self._wal_pages = 0
-        self.latest = 0
-        """Grows with each blob: what is begun later has a higher number."""
         self._has_doomed = False
         with reading(path):
             is_there = path.exists()
@@ -75,14 +73,13 @@ class BlobStore:
             connection = self._ready()
             with self._writing(connection):
                 if first == 0:
-                    self._doom(connection, key, keep, self.latest)
+                    self._doom(connection, key, keep)
                     connection.execute("INSERT INTO blob(key, id, size, parts) VALUES(?, ?, 0, 0)", (key, id))
                 self._append(connection, key, id, first, parts)
             if self._keys is not None:
                 self._keys.add(key)
                 if len(self._keys) > KEYS_KNOWN_MAX:
                     self._keys = None
-            self.latest = max(self.latest, connection.last_insert_rowid() >> PART_BITS)
             if self._wal_pages > WAL_PAGES_MAX:
                 self._checkpoint(connection, apsw.SQLITE_CHECKPOINT_PASSIVE)
 
@@ -139,8 +136,8 @@ class BlobStore:
 
     # --- deleting
 
-    def sweep(self, key: int, keep: Collection[int], *, upto: int) -> None:
-        """Blobs of the instance are gone, but for those in `keep` and what was begun after `latest` was `upto`.
+    def sweep(self, key: int, keep: Collection[int]) -> None:
+        """Blobs of the instance are gone, but for those in `keep`.
 
         Raises StorageFull, StoreFailed.
         """
@@ -149,15 +146,15 @@ class BlobStore:
                 return
             self._refuse_if_failed()
             with self._writing(self._connection):
-                self._doom(self._connection, key, keep, upto)
+                self._doom(self._connection, key, keep)
             self._note_left(self._connection, (key,))
 
-    def _doom(self, connection: apsw.Connection, key: int, keep: Collection[int], upto: int) -> None:
+    def _doom(self, connection: apsw.Connection, key: int, keep: Collection[int]) -> None:
         if self._holds:  # a copy is made, of a moment at which they may have been named
             return
         connection.execute(
-            "UPDATE blob SET key = 0 WHERE key = ? AND number <= ? AND id NOT IN (SELECT value FROM json_each(?))",
-            (key, upto, listed(list(keep))),
+            "UPDATE blob SET key = 0 WHERE key = ? AND id NOT IN (SELECT value FROM json_each(?))",
+            (key, listed(list(keep))),
         )
         self._has_doomed = self._has_doomed or connection.changes() > 0
 
@@ -203,12 +200,12 @@ class BlobStore:
         low, high = number << PART_BITS, (number + 1 << PART_BITS) - 1
         sql = "SELECT id, length(content) FROM part WHERE id BETWEEN ? AND ? ORDER BY id DESC LIMIT ?"
         found = list(query(connection, sql, (low, high, ERASED_AT_ONCE)))
-        connection.executemany("DELETE FROM part WHERE id = ?", [(id,) for id, _ in found])
+        connection.executemany("DELETE FROM part WHERE id = ?", [(identifier,) for identifier, _ in found])
         if len(found) < ERASED_AT_ONCE:
             connection.execute("DELETE FROM blob WHERE number = ?", (number,))
         for _ in connection.execute("PRAGMA incremental_vacuum"):
             pass
-        return 1 + sum(size for _, size in found)
+        return 1 + sum(int(size) for _, size in found)
 
     # --- care
 
@@ -314,7 +311,6 @@ class BlobStore:
                 found = [
                     key for (key,) in query(connection, "SELECT DISTINCT key FROM blob LIMIT ?", (KEYS_KNOWN_MAX,))
                 ]
-                self.latest = connection.execute("SELECT max(number) FROM blob").get or 0
         except BaseException:
             connection.close()
             raise
@@ -374,17 +370,12 @@ class InstanceBlobs:
         self._row_of = row_of
         self._on_failure = on_failure
 
-    @property
-    def latest(self) -> int:
-        """See BlobStore."""
-        return self._blobs.latest
-
     def may_have(self, generation: int) -> bool:
         """See BlobStore."""
         return self._blobs.may_have(generation)
 
     def put(
-        self, tenant: str, instance: str, id: int, first: int, parts: Sequence[bytes], keep: Collection[int]
+        self, tenant: str, instance: str, id: int, first: int, parts: Sequence[bytes], *, keep: Collection[int]
     ) -> None:
         """As BlobStore.put. Raises NotFound too."""
         key = self._key_of(tenant, instance)
@@ -403,10 +394,10 @@ class InstanceBlobs:
         """As BlobStore.sizes. Raises NotFound."""
         return self._blobs.sizes(self._key_of(tenant, instance))
 
-    def sweep(self, generation: int, keep: Collection[int], *, upto: int) -> None:
-        """As BlobStore.sweep."""
+    def sweep(self, generation: int, keep: Collection[int]) -> None:
+        """As BlobStore.sweep, of all that there are now."""
         with self._watched():
-            self._blobs.sweep(generation, keep, upto=upto)
+            self._blobs.sweep(generation, keep)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:

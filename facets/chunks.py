@@ -87,6 +87,21 @@ def decode_chunk(first: int, content: bytes) -> list[JournalRecord]:
     return decode_run(first, unpack(content))
 
 
+def has_delta(content: bytes) -> bool:
+    """Whether a record of the chunk carried a delta; True for one that cannot be read."""
+    try:
+        run = unpack(content)
+    except Corrupt:
+        return True
+    at = 0
+    while at + _LENGTH.size <= len(run):
+        (word,) = _LENGTH.unpack_from(run, at)
+        if word & 1:
+            return True
+        at += _LENGTH.size + (word >> 1)
+    return False
+
+
 def decode_run(first: int, run: bytes) -> list[JournalRecord]:
     """The records of a run whose first one is `first`. Raises Corrupt."""
     records: list[JournalRecord] = []

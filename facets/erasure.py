@@ -16,6 +16,7 @@ import apsw
 import msgspec
 
 from facets import attributes
+from facets.blobs import BlobStore
 from facets.chunks import row_ids
 from facets.database import listed, query, transaction
 from facets.output import OutputStore
@@ -69,7 +70,7 @@ def doom_tenant(connection: apsw.Connection, name: str) -> bool:
     return connection.changes() > 0
 
 
-def erase_some(connection: apsw.Connection, path: Path, output: OutputStore) -> int:
+def erase_some(connection: apsw.Connection, path: Path, output: OutputStore, blobs: BlobStore) -> int:
     """One transaction's share of what is doomed; about how many bytes that was. 0: nothing is doomed any more."""
     with transaction(connection, path):
         erased = 0
@@ -78,7 +79,7 @@ def erase_some(connection: apsw.Connection, path: Path, output: OutputStore) -> 
             if key is None:
                 break
             erased += _erase_of(connection, key, PORTION_BYTES - erased)
-        return erased or _erase_of_tenant(connection, output)
+        return erased or _erase_of_tenant(connection, output, blobs)
 
 
 def _erase_of(connection: apsw.Connection, key: int, bytes_max: int) -> int:
@@ -97,12 +98,12 @@ def _erase_of(connection: apsw.Connection, key: int, bytes_max: int) -> int:
         if erased >= bytes_max:
             return erased
     erased += connection.execute("SELECT length(content) FROM base WHERE key = ?", (key,)).get or 1
-    for table in ("base", "history", "paged", "doomed"):
+    for table in ("base", "history", "paged", "forgotten", "doomed"):
         connection.execute(f"DELETE FROM {table} WHERE key = ?", (key,))  # noqa: S608 - own names
     return erased
 
 
-def _erase_of_tenant(connection: apsw.Connection, output: OutputStore) -> int:
+def _erase_of_tenant(connection: apsw.Connection, output: OutputStore, blobs: BlobStore) -> int:
     found: str = connection.execute(
         "SELECT json_group_array(key) FROM (SELECT key FROM instance WHERE tenant IN "
         "(SELECT id FROM tenant WHERE name >= char(0) AND name < char(1)) LIMIT ?)",
@@ -115,4 +116,5 @@ def _erase_of_tenant(connection: apsw.Connection, output: OutputStore) -> int:
     remove(connection, keys, tally)
     write_tally(connection, tally)
     output.erase(keys)
+    blobs.erase(keys)
     return PORTION_BYTES

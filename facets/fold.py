@@ -20,10 +20,12 @@ import apsw
 import msgspec
 
 from facets import bases, erasure
+from facets.blobs import BlobStore
 from facets.database import listed, reading, store_failed, transaction
 from facets.dictionary import Dictionary
 from facets.erasure import Tally
 from facets.errors import Fenced, StorageFull
+from facets.forgetting import Forgetting, Wish
 from facets.limits import Limits
 from facets.log import Log
 from facets.output import OutputStore
@@ -53,6 +55,7 @@ class Fold:
         log: Log,
         tail: Tail,
         output: OutputStore,
+        blobs: BlobStore,
         reserve: Reserve,
         limits: Limits,
     ) -> None:
@@ -62,12 +65,15 @@ class Fold:
         self._log = log
         self._tail = tail
         self._output = output
+        self._blobs = blobs
         self._reserve = reserve
         self._limits = limits
         self._paged = PagedFold(
             connection, bytes_min=limits.paged_bytes_min, history_bytes_max=limits.facet_history_bytes_max
         )
         self._dictionary = Dictionary(connection)
+        self._forgetting = Forgetting(connection, path)
+        self._has_forgotten = False  # what was forgotten since the last checkpoint that cut the write-ahead file
         self._lock = threading.RLock()
         self._has_doomed = True
         self._erase = True  # after a start it is not known whether something deleted still has to be erased
@@ -82,6 +88,11 @@ class Fold:
     def _count_wal_pages(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
         self._wal_pages = pages
         return apsw.SQLITE_OK
+
+    @property
+    def has_gathered(self) -> bool:
+        """Whether there is something to bring home in a quiet time."""
+        return self.folded > self.trimmed or self._has_forgotten
 
     @property
     def is_trim_due(self) -> bool:
@@ -132,7 +143,9 @@ class Fold:
             mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if erase or compact else apsw.SQLITE_CHECKPOINT_PASSIVE
             if not self._checkpoint(mode):
                 return False
+            self._has_forgotten = self._has_forgotten and not (erase or compact)
             self._output.checkpoint(truncate=erase or compact)
+            self._blobs.checkpoint(truncate=erase or compact)
             is_clean = self._log.trim(folded + 1, erase=erase or compact)
             self.trimmed, self._behind_bytes, self._wal_pages = folded, 0, 0
             self._erase = self._has_doomed or (erase and not is_clean)
@@ -142,14 +155,16 @@ class Fold:
     def erase(self, *, bytes_max: int | None = None) -> bool:
         """Erase what was deleted and folded, about `bytes_max` of it. False: nothing is left. Raises as `fold`."""
         erased = 0
+        while (bytes_max is None or erased < bytes_max) and (size := self._blobs.erase_some()):
+            erased += size
         while self._has_doomed and (bytes_max is None or erased < bytes_max):
             with self._lock:
                 try:
-                    size = erasure.erase_some(self._connection, self._path, self._output)
+                    size = erasure.erase_some(self._connection, self._path, self._output, self._blobs)
                 except StorageFull:
                     if not self._reserve.release():
                         raise
-                    size = erasure.erase_some(self._connection, self._path, self._output)
+                    size = erasure.erase_some(self._connection, self._path, self._output, self._blobs)
                 if not size:
                     with transaction(self._connection, self._path):
                         self._dictionary.drop_unused()
@@ -158,6 +173,28 @@ class Fold:
                 if self._wal_pages * PAGE_BYTES > ERASE_WAL_BYTES:
                     self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
         return self._has_doomed
+
+    def wish(self, wish: Wish) -> None:
+        """To be carried out by `forget`, when what is durable now is folded. Any thread; at once."""
+        self._forgetting.wish(wish)
+
+    def forget(self, *, bytes_max: int | None = None) -> None:
+        """Carry out wishes, about `bytes_max` of them. Raises as `fold`."""
+        done = 0
+        while bytes_max is None or done < bytes_max:
+            with self._lock:
+                try:
+                    size = self._forgetting.portion(self.folded)
+                except StorageFull:
+                    if not self._reserve.release():
+                        raise
+                    size = self._forgetting.portion(self.folded)
+                if not size:
+                    return
+                self._has_forgotten = True
+                done += size
+                if self._wal_pages * PAGE_BYTES > ERASE_WAL_BYTES:
+                    self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def _checkpoint(self, mode: int) -> bool:
         """Whether all of the write-ahead file is in the database now, and both on disk."""
@@ -200,6 +237,7 @@ class Fold:
             self._dictionary.drop_unused()
             # Before the commit: a crash in between folds the deletion again, and erases the rest.
             self._output.erase(erased)
+            self._blobs.erase(erased)
         self._connection.execute(
             "UPDATE progress SET folded = ?, next_key = ? WHERE folded = ? AND epoch = ?",
             (segment.last, segment.next_key, self.folded, self._epoch),

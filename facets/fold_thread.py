@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 # So many rounds without anything to fold make a quiet time.
 QUIET_ROUNDS = 3
-# What one round erases of what was deleted, so that folding goes on meanwhile.
+# What one round erases of what was deleted, and as much again of what may be forgotten: folding goes on meanwhile.
 ROUND_ERASE_BYTES = 16 * 1024 * 1024
 
 
@@ -75,10 +75,11 @@ class FoldThread:
                 before = self._fold.folded
                 has_folded = self._fold.fold() > before
                 self._fold.erase(bytes_max=ROUND_ERASE_BYTES)
+                self._fold.forget(bytes_max=ROUND_ERASE_BYTES)
                 # When nothing more comes in, the rest is brought home too, so that a quiet store is small and safe.
                 quiet_rounds = 0 if has_folded else quiet_rounds + 1
                 is_quiet = quiet_rounds >= QUIET_ROUNDS
-                if is_quiet and self._fold.folded > self._fold.trimmed:
+                if is_quiet and self._fold.has_gathered:
                     self._fold.trim(compact=True)
                 elif self._fold.is_trim_due:
                     self._fold.trim()

@@ -1,6 +1,6 @@
 """Numbered migrations of the platform's own databases, checked against the version stored in each file.
 
-The version is SQLite's `user_version`; `application_id` says which of the three files it is, so that files that were
+The version is SQLite's `user_version`; `application_id` says which of the files it is, so that files that were
 swapped are refused instead of misread. A migration is never edited once released: append another.
 """
 
@@ -118,6 +118,18 @@ _STATE_2 = """
     CREATE INDEX instance_updated ON instance(tenant, updated_at_ms);
 """
 
+_STATE_3 = """
+    -- What is gone of journals on purpose, and how far it was looked at. See forgetting.py.
+    CREATE TABLE forgotten(
+        key INTEGER PRIMARY KEY,
+        reached INTEGER NOT NULL,
+        counted INTEGER NOT NULL,
+        bytes INTEGER NOT NULL,
+        had_delta INTEGER NOT NULL,                 -- 1: the facet changed with an entry that is gone
+        gaps BLOB NOT NULL
+    );
+"""
+
 _OUTPUT_1 = """
     CREATE TABLE line(
         id INTEGER PRIMARY KEY AUTOINCREMENT,       -- the reader's cursor: never used twice
@@ -136,6 +148,20 @@ _OUTPUT_1 = """
     CREATE TABLE usage(key INTEGER PRIMARY KEY, bytes INTEGER NOT NULL, is_cut INTEGER NOT NULL);
 """
 
+_BLOBS_1 = """
+    -- Byte streams of instances. See blobs.py.
+    CREATE TABLE blob(
+        number INTEGER PRIMARY KEY AUTOINCREMENT,   -- in the order in which they were begun, never used twice
+        key INTEGER NOT NULL,                       -- of the instance; 0: gone, but for what has to be erased
+        id INTEGER NOT NULL,                        -- by which journals name it
+        size INTEGER NOT NULL,
+        parts INTEGER NOT NULL
+    );
+    CREATE INDEX blob_of_instance ON blob(key, id);
+    -- id = number of the blob << 24 | number of the part, from 0.
+    CREATE TABLE part(id INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, content BLOB NOT NULL);
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Schema:
@@ -151,8 +177,9 @@ class Schema:
 
 
 LOG = Schema("log", 0x50444C47, (_LOG_1,))
-STATE = Schema("state", 0x50445354, (_STATE_1, _STATE_2))
+STATE = Schema("state", 0x50445354, (_STATE_1, _STATE_2, _STATE_3))
 OUTPUT = Schema("output", 0x50444F55, (_OUTPUT_1,))
+BLOBS = Schema("blobs", 0x5044424C, (_BLOBS_1,))
 
 
 def migrate(connection: apsw.Connection, path: Path, schema: Schema) -> None:

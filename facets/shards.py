@@ -28,6 +28,7 @@ import apsw
 
 from facets.attributes import index_again
 from facets.backup import sync_directory
+from facets.blobs import PART_BITS, BlobStore
 from facets.database import connect, transaction
 from facets.dictionary import NEW_IDS, copy_names, count_again
 from facets.errors import Corrupt, StorageFull, Unavailable
@@ -46,15 +47,29 @@ KEYS = {
     "delta": ("id", 24),
     "base": ("key", 0),
     "history": ("key", 0),
+    "forgotten": ("key", 0),
     "attribute_set": ("key", 0),
     "paged": ("key", 0),
     "paged_chunk": ("id", 20),
     "line": ("key", 0),
     "usage": ("key", 0),
+    "blob": ("key", 0),
+    "part": ("id", PART_BITS),
 }
-"""Tables whose rows belong to an instance: the column with its key, and how far the key is shifted there. Each table of
-state.db and output.db is here but `progress` and those that `facets.dictionary` copies (a test looks)."""
-STATE_TABLES = ("instance", "chunk", "delta", "base", "history", "paged", "paged_chunk", "attribute_set")
+"""Tables whose rows belong to an instance: the column with its key (`part`: with its blob's number), and how far that
+is shifted there. Each table of state.db, output.db and blobs.db is here but `progress` and those that
+`facets.dictionary` copies (a test looks)."""
+STATE_TABLES = (
+    "instance",
+    "chunk",
+    "forgotten",
+    "delta",
+    "base",
+    "history",
+    "paged",
+    "paged_chunk",
+    "attribute_set",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +216,7 @@ def _fill(target: Path, sources: Iterable[Path], shards: Iterable[int]) -> None:
             index_again(state)
             state.execute("UPDATE progress SET next_key = 1 + (SELECT count(*) FROM found)")
         _fill_output(state, target, sources)
+        _fill_blobs(state, target, sources)
         state.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     finally:
         state.close()
@@ -222,6 +238,32 @@ def _fill_output(state: apsw.Connection, target: Path, sources: list[Path]) -> N
                 _copy(state, "target.line", number, without="id", order="o.id")
                 _copy(state, "target.usage", number)
         state.wal_checkpoint("target", mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+
+def _fill_blobs(state: apsw.Connection, target: Path, sources: list[Path]) -> None:
+    path = target / "blobs.db"
+    for number, source in enumerate(sources):
+        if not (source / "blobs.db").exists():
+            continue
+        if not path.exists():
+            BlobStore(path, bytes_max=0).make()
+        with _attached(state, path, "target"), _attached(state, source / "blobs.db"):
+            state.execute("PRAGMA target.synchronous = FULL")
+            shift: int = state.execute("SELECT coalesce(max(number), 0) FROM target.blob").get
+            moved = "JOIN renamed ON renamed.source = ? AND renamed.old = o.key"
+            with transaction(state, path):
+                state.execute(
+                    "INSERT INTO target.blob(number, key, id, size, parts) "  # noqa: S608 - own text
+                    f"SELECT o.number + ?, renamed.new, o.id, o.size, o.parts FROM source.blob AS o {moved}",
+                    (shift, number),
+                )
+                state.execute(
+                    f"INSERT INTO target.part(id, checksum, content) SELECT p.id + (? << {PART_BITS}), "  # noqa: S608
+                    f"p.checksum, p.content FROM source.blob AS o {moved} JOIN source.part AS p ON p.id "
+                    f"BETWEEN o.number << {PART_BITS} AND (o.number + 1 << {PART_BITS}) - 1 ORDER BY p.id",
+                    (shift, number),
+                )
+            state.wal_checkpoint("target", mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
 
 def _copy(state: apsw.Connection, place: str, number: int, *, without: str = "", order: str = "renamed.new") -> None:

@@ -4,6 +4,7 @@
     log.db       the commit log: the truth of what is not in state.db yet (log.py)
     state.db     journals, facets and rows, folded from the log (fold.py); together with the log it is everything
     output.db    captured output lines (output.py)
+    blobs.db     byte streams, once there are any (blobs.py)
     reserve      room for when the disk is full (reserve.py)
 
 An append writes the log and the tail in memory (tail.py); reads merge the tail with state.db (index.py); the fold moves
@@ -15,6 +16,7 @@ from __future__ import annotations
 import builtins
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
@@ -22,15 +24,17 @@ from typing import Literal, Self, cast
 
 from facets import backup as backups
 from facets import bases, index, listing, schema, search
-from facets.chunks import decode_chunk, decode_run, row_id, row_ids, sequence_of
+from facets.blobs import BlobStore, InstanceBlobs
 from facets.database import bring_home, connect, copy_database, reading, transaction
 from facets.errors import Corrupt, FacetError, Fenced, NotFound, Refused, SequenceConflict, StorageFull, StoreFailed
 from facets.fold import Fold
 from facets.fold_thread import FoldThread
-from facets.index import Readers, Snapshot
+from facets.forgetting import Wish, gaps_of, had_delta
+from facets.index import Readers
 from facets.limits import Limits
 from facets.lock import OwnerLock
 from facets.log import CommitLog, Log, copy_log
+from facets.moment import Moment
 from facets.output import OutputStore
 from facets.paged import PageReader, find_base, stream
 from facets.pages import Fetched
@@ -50,7 +54,7 @@ from facets.records import (
 from facets.reserve import Reserve
 from facets.revert import delta_back, delta_to_nothing, refuse_too_large
 from facets.search import Query, cursor_behind
-from facets.tail import SEGMENT_BYTES, Planned, Tail, View
+from facets.tail import SEGMENT_BYTES, Planned, Tail
 
 # While a log is read at the start, fold whenever this much has gathered, so that a long log needs no memory.
 RECOVERY_BYTES = 16 * 1024 * 1024
@@ -99,6 +103,8 @@ class StateStore:
             schema.migrate(self._writer, self._state_path, schema.STATE)
             self._writer.pragma("secure_delete", True)
             self._output = OutputStore(path / "output.db", bytes_max=limits.output_bytes_max, vfs=vfs)
+            self._blobs = BlobStore(path / "blobs.db", bytes_max=limits.blobs_bytes_max, vfs=vfs)
+            self.blobs = InstanceBlobs(self._blobs, self.row, self._fail)
             self._readers = Readers(self._state_path, vfs=vfs)
             self._reserve = Reserve(path / "reserve", limits.disk_reserve_bytes)
             self._pages = PageReader()
@@ -115,10 +121,12 @@ class StateStore:
                 log=self._log,
                 tail=self._tail,
                 output=self._output,
+                blobs=self._blobs,
                 reserve=self._reserve,
                 limits=limits,
             )
             self._recover()
+            self._blobs.erase_orphans(self._known)
             self._thread = (
                 FoldThread(self._fold, self._tail, limits, on_failure=self._fail) if fold == "background" else None
             )
@@ -229,6 +237,26 @@ class StateStore:
         self._hurry()
         return names, reached
 
+    def forget(self, tenant: str, instance: str, *, before: int, but: Sequence[int] = (), keep_bytes: int) -> None:
+        """The oldest journal entries before entry `before` may go, as long as `keep_bytes`, stored, remain of them.
+
+        Entry 1 and those of `but` stay. It is a hint: carried out beside the fold, by whole chunks, in place of an
+        earlier one for this instance; what it did not reach goes with the next one. Nothing happens if there is no
+        entry `before`, if there was a hint with a later one, or if the store is not usable. On return nothing is
+        gone yet; at most a row was read.
+        """
+        if self._failure is not None or self._closed:
+            return
+        position = self._head
+        held = self._tail.newest(tenant, instance)
+        if held is None:
+            row = self.row(tenant, instance)
+            key, sequence = (0, 0) if row is None else (row.generation, row.sequence)
+        else:
+            key, sequence = held.key, 0 if held.last is None else held.last.sequence
+        if before <= sequence:
+            self._fold.wish(Wish(key, position=position, before=before, but=tuple(but), keep_bytes=keep_bytes))
+
     def _append_deletions(self, items: Sequence[Deletion]) -> None:
         """With the lock held."""
         if items:
@@ -291,26 +319,17 @@ class StateStore:
     ) -> builtins.list[JournalRecord]:
         """Journal entries behind sequence `after`, in order, `limit` at most; empty if there is no such instance.
 
-        Raises Corrupt if what is stored has a gap.
+        What was forgotten is left out. Raises Corrupt if something else is missing.
         """
-        view = self._tail.view()
-        with self._readers.snapshot() as snapshot:
-            return _journal(snapshot, view, tenant, instance, after=after, limit=limit)[1]
+        with self.at_once() as moment:
+            return moment.journal(tenant, instance, after=after, limit=limit)
 
-    def whole(
-        self, names: Sequence[tuple[str, str]]
-    ) -> builtins.list[tuple[InstanceRow | None, builtins.list[JournalRecord]] | Corrupt]:
-        """Row (None: there is none) and journal of each of many instances, all of one moment; one that cannot be read
-        is Corrupt for itself alone."""
-        found: list[tuple[InstanceRow | None, list[JournalRecord]] | Corrupt] = []
+    @contextmanager
+    def at_once(self) -> Iterator[Moment]:
+        """Reads of one moment: what is appended or deleted meanwhile is not seen in the block."""
         view = self._tail.view()
         with self._readers.snapshot() as snapshot:
-            for tenant, instance in names:
-                try:
-                    found.append(_journal(snapshot, view, tenant, instance, after=0, limit=None))
-                except Corrupt as error:
-                    found.append(error)
-        return found
+            yield Moment(snapshot, view)
 
     def facet(self, tenant: str, instance: str) -> bytes | Fetched:
         """What a sandbox needs to open the facet: its image or, if it is a large one, its stamp and its first pages.
@@ -390,8 +409,11 @@ class StateStore:
             try:
                 return delta_back(snapshot.connection, row, ahead, after, self.limits)
             except NotFound as error:
-                _, before = _journal(snapshot, view, tenant, instance, after=0, limit=after)
-                if any(record.has_delta for record in before):
+                before = Moment(snapshot, view).journal(tenant, instance, limit=after)
+                gaps = gaps_of(snapshot.connection, row.generation)
+                if any(record.has_delta for record in before if record.sequence <= after) or (
+                    gaps and gaps[0][0] <= after and had_delta(snapshot.connection, row.generation)
+                ):
                     oldest = error.details["oldest"]
                     raise Refused(
                         f"The facet as of entry {after} is not kept any more.",
@@ -476,6 +498,12 @@ class StateStore:
         key = self._key_of(tenant, instance)
         return [] if key is None else self._output.read(tenant, instance, key, after=after, limit=limit)
 
+    def _known(self, keys: builtins.set[int]) -> builtins.set[int]:
+        """Those keys that are of an instance."""
+        view = self._tail.view()
+        with self._readers.snapshot() as snapshot:
+            return index.known(snapshot, view, keys)
+
     def _key_of(self, tenant: str, instance: str) -> int | None:
         row = self.row(tenant, instance)
         return None if row is None else row.generation
@@ -491,6 +519,7 @@ class StateStore:
         try:
             self._fold.fold()
             self._fold.erase()
+            self._fold.forget()
             self._fold.trim(compact=True)
         except (StoreFailed, Fenced) as error:
             self._fail(error)
@@ -503,15 +532,16 @@ class StateStore:
         Raises Refused (`target_exists`), Unavailable.
         """
         self._refuse_if_unusable()
-        with self._fold.hold():
+        with self._fold.hold(), self._blobs.held():
             self._bring_home()
+            copies = {
+                "state.db": self._copy_state,
+                "log.db": lambda target: copy_log(self._log, self._fold.folded + 1, target),
+                "output.db": self._output.copy_to,
+            }
+            # After journals: what they name was there before them, and nothing is swept meanwhile.
             backups.copy_store(
-                Path(target),
-                {
-                    "state.db": self._copy_state,
-                    "log.db": lambda target: copy_log(self._log, self._fold.folded + 1, target),
-                    "output.db": self._output.copy_to,
-                },
+                Path(target), copies | ({"blobs.db": self._blobs.copy_to} if self._blobs.is_there else {})
             )
 
     def _copy_state(self, target: Path) -> None:
@@ -529,6 +559,7 @@ class StateStore:
                 problems.append(f"log.db: {error}")
         with self._readers.snapshot() as snapshot:
             problems += backups.state_problems(snapshot, view, self._state_path)
+            problems += self._blobs.problems(self._known)
         return problems
 
     def export_facet(self, tenant: str, instance: str, target: Path | str) -> None:
@@ -569,7 +600,7 @@ class StateStore:
         `because`: the error that is being raised, to which a failure here is but a note. Raises StoreFailed without it.
         """
         problems: builtins.list[Exception] = []
-        for name in ("_readers", "_output", "_writer", "_log"):
+        for name in ("_readers", "_blobs", "_output", "_writer", "_log"):
             part = getattr(self, name, None)
             if part is not None:
                 try:
@@ -598,49 +629,6 @@ class StateStore:
             ) from self._failure
         if self._closed:
             raise Refused("The store is closed.", code="store_closed")
-
-
-def _journal(
-    snapshot: Snapshot, view: View, tenant: str, instance: str, *, after: int, limit: int | None
-) -> tuple[InstanceRow | None, list[JournalRecord]]:
-    row, ahead = index.find_with_tail(snapshot, view, tenant, instance)
-    if row is None:
-        return None, []
-    last = row.sequence if limit is None else min(row.sequence, after + limit)
-    found = _stored_journal(snapshot, row.generation, after, last)
-    found += [JournalRecord(record.sequence, record.entry, bool(record.delta)) for record in ahead if record.sequence]
-    found = [record for record in found if after < record.sequence <= last]
-    if [record.sequence for record in found] != list(range(after + 1, last + 1)):
-        raise Corrupt(
-            f"The journal of instance {instance} (tenant {tenant}) has a gap behind entry {after}.",
-            code="journal_corrupt",
-            hint="The instance is stopped; its bytes are kept. Restore a backup.",
-            details={"tenant": tenant, "instance": instance},
-        )
-    return row, found
-
-
-def _stored_journal(snapshot: index.Snapshot, key: int, after: int, last: int) -> list[JournalRecord]:
-    """What the database has of a journal's entries behind `after` up to `last`, and a few around them."""
-    found: list[JournalRecord] = []
-    stored = snapshot.connection.execute("SELECT tail_first, tail FROM instance WHERE key = ?", (key,)).fetchone()
-    if stored is None:
-        return found
-    tail_first, tail = stored
-    if after + 1 < tail_first:
-        low, high = row_ids(key)
-        start = snapshot.connection.execute(
-            "SELECT max(id) FROM chunk WHERE id BETWEEN ? AND ?", (low, row_id(key, after + 1))
-        ).get
-        for identifier, content in snapshot.connection.execute(
-            "SELECT id, content FROM chunk WHERE id BETWEEN ? AND ? ORDER BY id", (start or low, high)
-        ):
-            if sequence_of(identifier) > last:
-                break
-            found += decode_chunk(sequence_of(identifier), content)
-    if tail_first <= last:
-        found += decode_run(tail_first, tail)
-    return found
 
 
 def _make_directory(path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar, cast
 
@@ -11,7 +12,7 @@ import msgspec
 import facets
 from executor.core.errors import Conflict, Corrupt, NotFound, PerdureError, Refused, Unavailable
 from executor.core.search import COUNT_MAX, Query
-from executor.ports import Append, OutputText, Pages, Row, StoredRow
+from executor.ports import Append, OutputText, Pages, Row, StoredEntry, StoredRow
 from executor.views import LogLine
 
 P = ParamSpec("P")
@@ -41,6 +42,8 @@ def public_error(error: facets.FacetError) -> PerdureError:
         case facets.NotFound():
             return NotFound(error.message, code="instance_not_found", hint=error.hint, **details)
         case facets.Refused():
+            if error.code == "blobs_too_large":
+                return Refused(error.message, code="payload_too_large", hint=error.hint, **details)
             code = "bad_request" if error.code in {"cursor_invalid", "query_invalid"} else "facet_refused"
             return Refused(error.message, code=code, hint=error.hint, **details)
         case _:
@@ -57,6 +60,26 @@ def translated(method: Callable[P, R]) -> Callable[P, R]:
             raise public_error(error) from error
 
     return call
+
+
+class FacetsMoment:
+    """See `executor.ports.StoredMoment`."""
+
+    def __init__(self, moment: facets.Moment) -> None:
+        self._moment = moment
+
+    @translated
+    def row(self, tenant: str, instance: str) -> StoredRow | None:
+        row = self._moment.row(tenant, instance)
+        return None if row is None else _stored(row)
+
+    @translated
+    def journal(self, tenant: str, instance: str, *, after: int = 0) -> list[bytes]:
+        return [record.entry for record in self._moment.journal(tenant, instance, after=after)]
+
+    @translated
+    def entries(self, tenant: str, instance: str, sequences: Sequence[int]) -> dict[int, bytes]:
+        return {record.sequence: record.entry for record in self._moment.entries(tenant, instance, sequences)}
 
 
 class FacetsStateStore:
@@ -96,17 +119,22 @@ class FacetsStateStore:
         return None if row is None else _stored(row)
 
     @translated
-    def journal(self, tenant: str, instance: str, *, after: int = 0, limit: int | None = None) -> list[bytes]:
-        return [record.entry for record in self._store.journal(tenant, instance, after=after, limit=limit)]
+    def journal(self, tenant: str, instance: str, *, after: int = 0, limit: int | None = None) -> list[StoredEntry]:
+        found = self._store.journal(tenant, instance, after=after, limit=limit)
+        return [(record.sequence, record.entry) for record in found]
 
-    @translated
-    def whole(self, keys: Sequence[tuple[str, str]]) -> list[tuple[StoredRow | None, list[bytes]] | PerdureError]:
-        return [
-            public_error(found)
-            if isinstance(found, facets.FacetError)
-            else (None if found[0] is None else _stored(found[0]), [record.entry for record in found[1]])
-            for found in self._store.whole(keys)
-        ]
+    def forget(self, tenant: str, instance: str, *, before: int, but: Sequence[int], keep_bytes: int) -> None:
+        # What it does not reach now goes with the next one, and what is broken shows at what has to work.
+        with suppress(facets.FacetError):
+            self._store.forget(tenant, instance, before=before, but=but, keep_bytes=keep_bytes)
+
+    @contextmanager
+    def at_once(self) -> Iterator[FacetsMoment]:
+        try:
+            with self._store.at_once() as moment:
+                yield FacetsMoment(moment)
+        except facets.FacetError as error:
+            raise public_error(error) from error
 
     @translated
     def image(self, tenant: str, instance: str) -> bytes:
@@ -125,6 +153,23 @@ class FacetsStateStore:
     @translated
     def revert(self, tenant: str, instance: str, *, after: int) -> bytes | None:
         return self._store.revert(tenant, instance, after=after)
+
+    def may_have_blobs(self, generation: int) -> bool:
+        return self._store.blobs.may_have(generation)
+
+    @translated
+    def put_blob(
+        self, tenant: str, instance: str, id: int, first: int, parts: Sequence[bytes], *, keep: Collection[int]
+    ) -> None:
+        self._store.blobs.put(tenant, instance, id, first, parts, keep=keep)
+
+    @translated
+    def blob_part(self, tenant: str, instance: str, id: int, number: int) -> bytes | None:
+        return self._store.blobs.part(tenant, instance, id, number)
+
+    @translated
+    def sweep_blobs(self, generation: int, keep: Collection[int]) -> None:
+        self._store.blobs.sweep(generation, keep)
 
     @translated
     def due(self, now_ms: int, *, limit: int) -> list[StoredRow]:

@@ -14,9 +14,12 @@ JOURNAL_ENTRIES_MAX = 200_000
 disk."""
 JOURNAL_BYTES_MAX = 256 * MIB
 """Of one execution, unless the platform is configured otherwise."""
-HISTORY_ENTRIES_MAX = 2_000_000
+HISTORY_KEPT_BYTES = 64 * MIB
+"""Of executions before the present one, stored: the newest, for readers; unless the platform is configured otherwise."""
+HISTORY_ENTRIES_MAX = 16_000_000
+"""Of all executions of an instance together: the store numbers no more."""
 HISTORY_BYTES_MAX = 512 * MIB
-"""Of all executions of an instance together: it is read as a whole."""
+"""Of what one execution and the restarts in it have: it is read as a whole."""
 WARN_AT = 0.8
 """From this part of a limit on the status carries a warning."""
 
@@ -45,6 +48,11 @@ RESTART_LOOKED_BYTES_MAX = 16 * MIB
 """What the waits that stand again after a restart may look through of the events that were kept, in one call."""
 LOOKED_BYTES_MAX = 1024 * MIB
 """Payloads of unread events that the waits with a match of one activation look through."""
+EVENT_IDS_KEPT_MAX = 10_000
+"""Ids of events of earlier executions that are known: the newest, and those of unread ones."""
+UPDATES_CARRIED_MAX = 100
+UPDATES_CARRIED_BYTES = 64 * 1024
+"""Answers to updates that a new execution still knows, and their size: the newest."""
 UPDATES_OPEN_MAX = 1_000
 """Accepted updates that have not ended."""
 UPDATES_KEPT_MAX = 10_000

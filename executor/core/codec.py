@@ -5,14 +5,14 @@
     bytes 17..     MessagePack array: [tag, at_ms, fields in the order of entries.py]; of a trace bytes 1..
 
 The chain covers what was asked and what was answered, not when: `at_ms`, `started_at_ms` and the deadlines derived from
-the clock are left out, and so are traces (`entries.Trace`). So two equal
+the clock are left out, and so are traces (`entries.Trace`) and what depends on them (`carried`). So two equal
 chains mean the same run, whatever the day, and however often it was unloaded in between; and a chain that does not
 follow from the entry before means that the stored bytes were changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from operator import attrgetter
 
@@ -30,13 +30,13 @@ _HEADER_BYTES = 1 + CHAIN_BYTES
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(AnyEntry)
-_CLOCK_FIELDS = frozenset({"at_ms", "started_at_ms", "wake_at_ms", "deadline_ms", "retry_at_ms", "start_at_ms"})
+_UNCHAINED = frozenset({"at_ms", "started_at_ms", "wake_at_ms", "deadline_ms", "retry_at_ms", "start_at_ms", "carried"})
 _WITH_CHAIN, _TRACE = bytes((WITH_CHAIN,)), bytes((TRACE,))
 
 
 def _facts_of(kind: type[entries.Entry]) -> Callable[[AnyEntry], tuple[object, ...]]:
     """What makes the tuple of an entry's facts: the name of its kind first."""
-    names = [name for name in kind.__struct_fields__ if name not in _CLOCK_FIELDS]
+    names = [name for name in kind.__struct_fields__ if name not in _UNCHAINED]
     return attrgetter("__class__.__name__", *names) if names else lambda _entry: (kind.__name__,)
 
 
@@ -86,11 +86,13 @@ def trace_tag(data: bytes) -> int | None:
     return data[2] if data[:1] == _TRACE else None
 
 
-def decode_journal(stored: list[bytes]) -> list[AnyEntry]:
-    """A whole journal, its chain checked. Raises Corrupt naming the first entry that does not follow."""
-    chain = CHAIN_START
+def decode_journal(stored: Iterable[bytes], *, first: int = 1, chain: bytes = CHAIN_START) -> list[AnyEntry]:
+    """Entries from sequence `first` on, their chain checked; `chain`: of the entry before.
+
+    Raises Corrupt naming the first entry that does not follow.
+    """
     journal: list[AnyEntry] = []
-    for sequence, data in enumerate(stored, start=1):
+    for sequence, data in enumerate(stored, start=first):
         entry, own = decode(data)
         chain = chain_after(chain, entry)
         if own and own != chain:

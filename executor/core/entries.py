@@ -339,12 +339,14 @@ class ChildClosed(Trace, frozen=True, array_like=True, tag=37):
 
 
 class Continued(Entry, frozen=True, array_like=True, tag=28):
-    """`run()` begins anew with another payload (continue_as_new). Facet, unread events and identity stay."""
+    """`run()` begins anew with another payload (continue_as_new). Facet, unread events and identity stay. `carried`:
+    what else does, so that nothing older need be read (`carrying.py`); b"": the whole journal is."""
 
     workflow: str
     commit: str
     payload: bytes
     seed: bytes
+    carried: bytes = b""
 
 
 class Restarted(Entry, frozen=True, array_like=True, tag=29):

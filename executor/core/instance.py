@@ -1,7 +1,7 @@
 """Instance: the fold of a journal. What the executor knows of an instance is a function of its entries, nothing else.
 
 Invariants:
-- `apply` is the only way to change an Instance, and takes entries in journal order (Restarted: `fold` alone);
+- `apply` is the only way to change an Instance, and takes entries in journal order (Restarted: `folding.py` alone);
 - a path is in at most one of `sleeps`, `waits`, `retries` and `children`, and in none of them once it is `settled`;
 - an event is in `buffered` or was consumed by exactly one wait.
 
@@ -12,8 +12,8 @@ a few hundred bytes.
 from __future__ import annotations
 
 from bisect import insort
-from collections import Counter, deque
-from collections.abc import Collection, Sequence
+from collections import deque
+from collections.abc import Collection
 from copy import copy
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -22,8 +22,8 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from executor.core import codec
-from executor.core.bounds import UPDATES_KEPT_MAX
+from executor.core import blobs, codec
+from executor.core.bounds import EVENT_IDS_KEPT_MAX, UPDATES_CARRIED_BYTES, UPDATES_CARRIED_MAX, UPDATES_KEPT_MAX
 from executor.core.entries import (
     Activated,
     AnyEntry,
@@ -177,9 +177,13 @@ class Instance:
     retried: dict[str, int] = field(default_factory=dict)
     """Those of `attempts` that tell something: more than one, or one that failed and will be tried again."""
     executing: dict[str, StepStarted] = field(default_factory=_none)
+    blobs: dict[str, int] = field(default_factory=_none)
+    """path of a step that gave a byte stream -> id of the stream."""
     groups: set[str] = NONE_SET
     """Paths of groups that have begun and not ended."""
     delayed_until_ms: int | None = None
+    is_rescheduled: bool = False
+    """The payload of the start was replaced."""
     # Events.
     event_count: int = 0
     event_ids: dict[str, bytes] = field(default_factory=dict)
@@ -316,6 +320,8 @@ class Instance:
                     self.retried[path] = entry.attempt
                 self.settled.add(path)
                 self.step_count += 1
+                if type(entry) is StepSucceeded and entry.form == "stream":
+                    self.blobs = _with(self.blobs, path, blobs.named(entry.value))
             case AttemptFailed():
                 self._attempt_over(entry.path)
                 self.retries[entry.path] = entry
@@ -334,7 +340,7 @@ class Instance:
             case WaitEnded():
                 self._end_wait(entry)
             case EventReceived():
-                self._take_event(self.sequence, entry)
+                self.take_event(self.sequence, entry)
             case Cancelled():
                 self._cancel(entry.path)
             case ChildRequested():
@@ -373,6 +379,7 @@ class Instance:
             case Rescheduled():
                 self.begin = self.started = msgspec.structs.replace(self.start, payload=entry.payload)
                 self.delayed_until_ms = entry.start_at_ms
+                self.is_rescheduled = True
             case Continued():
                 self._continue(entry)
             case Restarted():
@@ -407,12 +414,14 @@ class Instance:
 
     # --- events
 
-    def _take_event(self, sequence: int, entry: EventReceived) -> None:
+    def take_event(self, sequence: int, entry: EventReceived) -> None:
+        """An event that came in entry `sequence`."""
         self.event_count = max(self.event_count, entry.number)
         self.event_ids[entry.id] = event_digest(entry.type, entry.payload)
-        self._buffer(Consumed(sequence, entry))
+        self.buffer(Consumed(sequence, entry))
 
-    def _buffer(self, kept: Consumed) -> None:
+    def buffer(self, kept: Consumed) -> None:
+        """An event waits to be read."""
         event = kept.event
         queue = self.buffered.setdefault(event.type, deque())
         if queue and queue[-1] > event.number:  # given back: to its place in the order of arrival
@@ -440,7 +449,7 @@ class Instance:
         self._attempt_over(path)
         given_back = self.consumed.pop(path, None)
         if given_back is not None:
-            self._buffer(given_back)
+            self.buffer(given_back)
         self._give_up_child(path)
 
     # --- updates
@@ -503,7 +512,33 @@ class Instance:
         self.attempts.clear()
         self.retried.clear()
         self.consumed.clear()
+        self.blobs = NONE
+        self._forget_ids()
+        self._forget_updates()
         self.status_number = self.attributes_number = self.emitted_number = 0
+
+    def _forget_ids(self) -> None:
+        """Of events: those of the unread ones and of the newest are kept."""
+        unread = {kept.event.id for kept in self.unread.values()}
+        old = [name for name in self.event_ids if name not in unread]
+        for name in old[: max(0, len(self.event_ids) - EVENT_IDS_KEPT_MAX)]:
+            del self.event_ids[name]
+
+    def _forget_updates(self) -> None:
+        """The newest answers are kept. What has no answer never gets one: its handler was of the run that is over."""
+        kept: dict[str, UpdateEnded] = {}
+        size = 0
+        for name, known in reversed(self.updates.items()):
+            if isinstance(known, UpdateEnded):
+                size += (
+                    len(known.value or b"") if known.error is None else len(known.error.message + known.error.traceback)
+                )
+                if len(kept) >= UPDATES_CARRIED_MAX or size > UPDATES_CARRIED_BYTES:
+                    break
+                kept[name] = known
+        self.updates = dict(reversed(kept.items())) or NONE
+        self.update_digests = {name: self.update_digests[name] for name in self.updates} or NONE
+        self.updates_open = 0
 
     def _resume(self, now_ms: int) -> None:
         """Durations are as long as they were when it was paused; dates stay."""
@@ -519,54 +554,3 @@ class Instance:
                 self.waits[path] = msgspec.structs.replace(wait, deadline_ms=wait.deadline_ms + shift)
         for path, failed in self.retries.items():
             self.retries[path] = msgspec.structs.replace(failed, retry_at_ms=failed.retry_at_ms + shift)
-
-
-def fold(journal: Sequence[AnyEntry]) -> Instance:
-    """The instance whose journal this is, in one pass: what restarts go back to is kept until they come."""
-    wanted = Counter(entry.after for entry in journal if isinstance(entry, Restarted))
-    kept: dict[int, Instance] = {}
-    instance = Instance()
-    for index, entry in enumerate(journal):
-        if isinstance(entry, Restarted):
-            base = kept.get(entry.after)
-            if base is None or not instance.begin_at <= entry.after <= instance.sequence:
-                raise Corrupt(f"a restart goes back to entry {entry.after}", code="corrupt_journal")
-            wanted[entry.after] -= 1
-            again = base.copy() if wanted[entry.after] else kept.pop(entry.after)
-            instance = _restarted(instance, again, journal, entry)
-        else:
-            instance.apply(entry)
-        if wanted and wanted[index + 1]:
-            kept[index + 1] = instance.copy()
-    return instance
-
-
-def _restarted(before: Instance, instance: Instance, journal: Sequence[AnyEntry], entry: Restarted) -> Instance:
-    """The instance after a restart: as it was after entry `entry.after`, but for what came from outside since."""
-    kept = set(instance.carried)
-    if entry.keeps_events:
-        for sequence in range(entry.after + 1, before.sequence + 1):
-            event = journal[sequence - 1]
-            if isinstance(event, EventReceived):
-                instance._take_event(sequence, event)  # of this module
-                kept.add(sequence)
-    still = {child.request.child for child in instance.children.values()}
-    since = {c.request.child for c in before.children.values() if c.request.close == "terminate"} - still
-    instance.to_close = {*before.to_close, *since} - still or NONE_SET
-    # How it ended may be in what counts no more, and is told only once: ask for it again, as if it was not started.
-    for path, child in instance.children.items():
-        if child.request.is_awaited and child.is_started:
-            instance.children[path] = Child(child.request)
-    instance.cuts = (*instance.cuts, (entry.after + 1, before.sequence))
-    instance.carried = kept or NONE_SET
-    instance.event_count = before.event_count
-    instance.attributes = before.attributes
-    instance.emitted = before.emitted
-    instance.execution = before.execution + 1
-    instance.executing = NONE
-    instance.paused = instance.undoing = instance.held = instance.outcome = None
-    instance.sequence = before.sequence + 1
-    instance.chain = codec.chain_after(before.chain, entry)
-    instance.updated_at_ms = entry.at_ms
-    instance.resolved_at = instance.sequence
-    return instance

@@ -6,12 +6,11 @@ would build on what is not there any more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from executor.core.entries import AnyEntry, ChildEnded, StepFailed, StepSucceeded
 from executor.core.errors import Conflict, NotFound
-from executor.core.instance import Instance
 from executor.core.replay import UNDO
 
 Recorded: TypeAlias = Sequence[tuple[int, AnyEntry]]
@@ -22,12 +21,14 @@ _UPDATE = "update/"
 """Scope of the steps of update handlers, which fail their update and not the instance."""
 
 
-def sequences(instance: Instance) -> Iterable[int]:
-    """Of the entries of the present execution, without what an earlier restart left behind."""
-    cut = set[int]()
-    for first, last in instance.cuts:
-        cut.update(range(first, last + 1))
-    return (sequence for sequence in range(instance.begin_at + 1, instance.sequence + 1) if sequence not in cut)
+def sequences(begin_at: int, last: int, cuts: Iterable[tuple[int, int]]) -> Iterator[int]:
+    """Of the entries up to `last` of the execution that began with entry `begin_at`, without what earlier restarts left
+    behind (`Instance.cuts`)."""
+    at = begin_at + 1
+    for first, end in sorted(cuts):
+        yield from range(at, min(first, last + 1))
+        at = max(at, end + 1)
+    yield from range(at, last + 1)
 
 
 def before_step(recorded: Recorded, path: str, *, id: str) -> int:

@@ -16,7 +16,7 @@ from typing import Literal
 import msgspec
 
 from executor.core.bounds import WARN_AT, Bounds
-from executor.core.entries import AttemptFailed, ChildRequested, Failed, FlowLimit, WaitStarted
+from executor.core.entries import AttemptFailed, ChildRequested, Continued, Failed, FlowLimit, WaitStarted
 from executor.core.failure import ErrorFact
 from executor.core.instance import Instance
 
@@ -54,7 +54,8 @@ class Executing(msgspec.Struct, frozen=True, array_like=True):
 
 class Summary(msgspec.Struct, frozen=True, array_like=True):
     """`status`: the value that the run shows, encoded; b"": none. `parent`: instance and path of the step that started
-    it. `priority`, `limits`: as it was started with, for the queue of the next life."""
+    it. `priority`, `limits`: as it was started with, for the queue of the next life. `reads_from`: sequence from which
+    on its journal is needed."""
 
     waits: list[Wait] = []
     attempts: dict[str, int] = {}
@@ -65,6 +66,7 @@ class Summary(msgspec.Struct, frozen=True, array_like=True):
     parent: tuple[str, str] | None = None
     priority: int = 0
     limits: tuple[FlowLimit, ...] = ()
+    reads_from: int = 1
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -90,6 +92,7 @@ def encode(instance: Instance, bounds: Bounds = DEFAULT, *, journal_bytes: int =
         or instance.paused
         or instance.undoing
         or (started is not None and started.options is not None)
+        or instance.begin_at > 1
         or instance.step_count >= bounds.steps * WARN_AT
         or instance.sequence >= bounds.journal_entries * WARN_AT
         or journal_bytes >= bounds.journal_bytes * WARN_AT
@@ -105,6 +108,7 @@ def encode(instance: Instance, bounds: Bounds = DEFAULT, *, journal_bytes: int =
         [] if is_over else _executing(instance),
         [] if is_over else _warnings(instance, bounds, journal_bytes),
         None if parent is None else (parent.instance, parent.path),
+        reads_from=instance.begin_at if isinstance(instance.begin, Continued) and instance.begin.carried else 1,
     )
     if not is_over and started is not None and started.options is not None:
         options = started.options
@@ -113,9 +117,9 @@ def encode(instance: Instance, bounds: Bounds = DEFAULT, *, journal_bytes: int =
     return _encoder.encode(shown)
 
 
-def encode_error(error: ErrorFact) -> bytes:
-    """The summary of an instance of which nothing but this is known."""
-    return _encoder.encode(Summary(error=error))
+def encode_error(error: ErrorFact, before: bytes) -> bytes:
+    """The summary of an instance of which nothing but this is known. `before`: the one that it had."""
+    return _encoder.encode(Summary(error=error, reads_from=reads_from(before)))
 
 
 def turn_of(data: bytes) -> tuple[int, tuple[FlowLimit, ...]]:
@@ -124,6 +128,11 @@ def turn_of(data: bytes) -> tuple[int, tuple[FlowLimit, ...]]:
         return 0, ()
     found = decode(data)
     return found.priority, found.limits
+
+
+def reads_from(data: bytes) -> int:
+    """The sequence from which on the journal of an instance with this summary is needed."""
+    return 1 if not data or data == _EMPTY else decode(data).reads_from
 
 
 def decode(data: bytes) -> Summary:

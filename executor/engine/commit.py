@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from executor.core import bounds, codec
+from executor.core import bounds, carrying, codec
 from executor.core.entries import AnyEntry, Continued, Restarted
 from executor.core.errors import PerdureError, Refused
-from executor.core.instance import fold
+from executor.core.folding import restarted
+from executor.core.instance import Instance
 from executor.engine.resident import Resident
 from executor.engine.signal import Landing
 from executor.ports import Row
@@ -23,10 +24,8 @@ def apply(resident: Resident, entries: Sequence[AnyEntry], delta: bytes | None =
     `delta` rides with the first entry, which is never a trace: where a facet changed is told exactly.
     """
     resolved_at = resident.instance.resolved_at
-    if resident.traces and entries:
-        traces, resident.traces = resident.traces, []
-        for trace in traces:
-            _apply(resident, trace, None)
+    if entries:
+        _flush_traces(resident)
     for entry in entries:
         _apply(resident, entry, delta)
         delta = None
@@ -34,15 +33,38 @@ def apply(resident: Resident, entries: Sequence[AnyEntry], delta: bytes | None =
         resident.is_resting = False
 
 
+def _flush_traces(resident: Resident) -> None:
+    if resident.traces:
+        traces, resident.traces = resident.traces, []
+        for trace in traces:
+            _apply(resident, trace, None)
+
+
 def _apply(resident: Resident, entry: AnyEntry, delta: bytes | None) -> None:
-    if isinstance(entry, Restarted):
-        resident.instance = fold([*codec.decode_journal(resident.stored), entry])
-    else:
-        resident.instance.apply(entry)
+    entry = carrying.complete(resident.instance, entry)
+    resident.instance.apply(entry)
+    _add(resident, entry, delta)
+    if isinstance(entry, Continued):
+        sequence = resident.instance.sequence
+        resident.journal = resident.journal.without_past(sequence, carrying.needed(entry))
+        resident.history_bytes = resident.journal.size
+        resident.journal_bytes = 0
+
+
+def go_back(resident: Resident, past: Instance, entry: Restarted, delta: bytes | None) -> None:
+    """Take a restart into the resident. `past`: the instance as of entry `entry.after`; it is changed. `delta`: the
+    facet's way back."""
+    _flush_traces(resident)
+    resident.instance = restarted(resident.instance, past, entry)
+    resident.is_resting = False
+    _add(resident, entry, delta)
+
+
+def _add(resident: Resident, entry: AnyEntry, delta: bytes | None) -> None:
     data = codec.encode(entry, resident.instance.chain)
-    resident.journal_bytes = 0 if isinstance(entry, Continued) else resident.journal_bytes + len(data)
+    resident.journal_bytes += len(data)
     resident.history_bytes += len(data)
-    resident.stored.append(data)
+    resident.journal.append(data)
     resident.unsent.append((data, delta))
 
 

@@ -24,7 +24,7 @@ import msgspec
 import trio
 
 from executor.core import attributes, decide, summary
-from executor.core.bounds import JOURNAL_BYTES_MAX, STEP_COUNT_MAX, Bounds
+from executor.core.bounds import HISTORY_KEPT_BYTES, JOURNAL_BYTES_MAX, STEP_COUNT_MAX, Bounds
 from executor.core.entries import (
     AnyEntry,
     AttributesSet,
@@ -76,7 +76,8 @@ class EngineLimits:
     an unused one is kept; `deaths_max`: how often an instance's sandbox may die without progress before it is held;
     `queued_max`: instances waiting for their turn before new starts are refused; `waking_queue_max`: before those
     that are due wait on disk; `stop_grace_s`: how long executing steps may take to finish when the executor stops;
-    `steps_max`, `journal_bytes_max`: of one execution; beyond, the instance is held; `unloads_at_every_wait`: no
+    `steps_max`, `journal_bytes_max`: of one execution; beyond, the instance is held; `history_bytes_max`: of those
+    before it, the oldest go; `unloads_at_every_wait`: no
     run is kept at rest, however long its journal; `retain_complete_s`, `retain_failed_s`: how long ended instances
     are kept (0: for ever; failed: terminated too)."""
 
@@ -89,6 +90,7 @@ class EngineLimits:
     stop_grace_s: float = 5.0
     steps_max: int = STEP_COUNT_MAX
     journal_bytes_max: int = JOURNAL_BYTES_MAX
+    history_bytes_max: int = HISTORY_KEPT_BYTES
     unloads_at_every_wait: bool = False
     retain_complete_s: float = 0
     retain_failed_s: float = 0
@@ -379,6 +381,7 @@ class Engine:
             self.losses.lose(resident, error)
         else:
             resident.durable = max(resident.durable, commit.sequence)
+            self._forget_past(resident)
             row = commit.row
             if row.wake_at_ms is not None:
                 self.timers.rest_until(row.wake_at_ms)
@@ -389,6 +392,16 @@ class Engine:
             self.settle(resident)
         if commit.landing is not None:
             commit.landing.set()
+
+    def _forget_past(self, resident: Resident) -> None:
+        """Once a new execution is durable, the oldest of what was before it may go."""
+        journal = resident.journal
+        if resident.forgotten < journal.first <= resident.durable:
+            resident.forgotten = journal.first
+            needed = list(journal.earlier())
+            self.store.forget(
+                *resident.key, before=journal.first, but=needed, keep_bytes=self.limits.history_bytes_max
+            )
 
     def settle(self, resident: Resident) -> None:
         """Do what the durable state asks for: send entries on, start a run, end one, leave memory."""

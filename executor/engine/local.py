@@ -20,7 +20,19 @@ from executor.engine.engine import Engine
 from executor.engine.resident import Key
 from executor.engine.streams import Streams
 from executor.engine.watchers import ENDED, Watch
-from executor.ports import ChildEnd, Emission, Queried, Seen, Share, Start, StateStore, StoredRow, Updated, Vitals
+from executor.ports import (
+    ChildEnd,
+    Emission,
+    Queried,
+    Seen,
+    Share,
+    Start,
+    StateStore,
+    StoredEntry,
+    StoredRow,
+    Updated,
+    Vitals,
+)
 from executor.views import LogLine, Queued
 
 
@@ -123,7 +135,7 @@ class LocalInstances:
                 if bound.cancelled_caught:
                     return self._seen(key, watch)
 
-    async def journal(self, tenant: str, instance: str, *, after: int, limit: int, wait_s: float) -> list[bytes]:
+    async def journal(self, tenant: str, instance: str, *, after: int, limit: int, wait_s: float) -> list[StoredEntry]:
         key = (tenant, instance)
         async with self._engine.watchers.watching(key) as watch:
             until = _deadline(wait_s)
@@ -231,7 +243,7 @@ class LocalInstances:
         count = 1
         while True:
             first = max(0, row.sequence - count)
-            for stored in reversed(self._store.journal(row.tenant, row.instance, after=first, limit=count)):
+            for _, stored in reversed(self._store.journal(row.tenant, row.instance, after=first, limit=count)):
                 entry, _ = codec.decode(stored)
                 if isinstance(entry, Completed):
                     return entry.value

@@ -87,7 +87,9 @@ class Losses:
         store = self._engine.store
         found = store.row(*key)
         if found is not None:
-            fact = summary.encode_error(ErrorFact("Corrupt", corrupt.message, "", False, corrupt.code))
+            fact = summary.encode_error(
+                ErrorFact("Corrupt", corrupt.message, "", False, corrupt.code), found.row.summary
+            )
             old = found.row
             now_ms = self._engine.clock.now_ms()
             held = Row("held", None, old.workflow, old.commit, old.created_at_ms, now_ms, fact, old.attributes)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 
 from executor.core.instance import Instance
+from executor.core.journal import Journal
 from executor.core.visible import is_visible
 from executor.engine.signal import Signal
 from executor.sandbox.protocol import CHUNK_BYTES, Entries, ToSandbox
@@ -24,13 +25,13 @@ _FRAME_BYTES = 64
 
 
 class _Journal:
-    """Entries `at`+1 … `end` of a run, still to be sent. `stored` only grows, and is the resident's own list."""
+    """Entries `at`+1 … `end` of a run, still to be sent. `journal` only grows, and is the resident's own."""
 
-    __slots__ = ("at", "carried", "cuts", "end", "run", "stored")
+    __slots__ = ("at", "carried", "cuts", "end", "journal", "run")
 
-    def __init__(self, run: int, stored: list[bytes], at: int, end: int, instance: Instance) -> None:
+    def __init__(self, run: int, journal: Journal, at: int, end: int, instance: Instance) -> None:
         self.run = run
-        self.stored = stored
+        self.journal = journal
         self.at = at
         self.end = end
         self.cuts, self.carried = instance.cuts, instance.carried
@@ -39,9 +40,14 @@ class _Journal:
         """The next entries, of about CHUNK_BYTES together, at least one or as many as are to be skipped."""
         first, size, skipped = self.at, 0, 0
         shown: list[bytes | int] = []
-        stored, cuts, carried = self.stored, self.cuts, self.carried
+        journal, cuts, carried = self.journal, self.cuts, self.carried
         while self.at < self.end and size < CHUNK_BYTES:
-            data = stored[self.at]
+            data = journal.get(self.at + 1)
+            if data is None:
+                kept_from = min(journal.kept_from(self.at + 1), self.end + 1)
+                skipped += kept_from - 1 - self.at
+                self.at = kept_from - 1
+                continue
             self.at += 1
             if not is_visible(data, self.at, cuts, carried):
                 skipped += 1
@@ -75,11 +81,11 @@ class Outbox:
         self._posted.append(frame)
         self.has_mail.notify()
 
-    def post_journal(self, run: int, stored: list[bytes], first: int, end: int, instance: Instance) -> None:
-        """Queue the entries `first` … `end` (sequences) of a run; they are looked up in `stored` when they are sent.
+    def post_journal(self, run: int, journal: Journal, first: int, end: int, instance: Instance) -> None:
+        """Queue the entries `first` … `end` (sequences) of a run; they are looked up in `journal` when they are sent.
 
         Those that are not visible to the run of `instance` are left out."""
-        self._posted.append(_Journal(run, stored, first - 1, end, instance))
+        self._posted.append(_Journal(run, journal, first - 1, end, instance))
         self.has_mail.notify()
 
     def take(self) -> list[ToSandbox]:

@@ -43,7 +43,7 @@ class Parked:
         """Whether keeping its run is worth it, and allowed."""
         options = resident.instance.start.options
         return (
-            len(resident.stored) >= JOURNAL_ENTRIES_MIN
+            resident.journal.kept >= JOURNAL_ENTRIES_MIN
             and not self._is_off
             # One with limits gives its place to the next at once.
             and (options is None or (options.unload != "every-wait" and not options.limits))

@@ -6,23 +6,26 @@ from collections.abc import Sequence
 
 import trio
 
-from executor.core import codec
+from executor.core import carrying, codec, summary
+from executor.core.entries import Continued
 from executor.core.errors import Corrupt, PerdureError, Unavailable
-from executor.core.instance import Instance, fold
+from executor.core.instance import Instance
+from executor.core.journal import Journal
 from executor.engine.resident import Key
 from executor.engine.signal import Landing
 from executor.engine.worker import Blocking
-from executor.ports import StateStore, StoredRow
+from executor.ports import StateStore, StoredMoment, StoredRow
 
 BATCH_MAX = 256
 
 
 class Stored:
-    """What the store has of an instance: its row (None: there is none), its journal, and the fold of it."""
+    """What the store has of an instance: its row (None: there is none), its journal as far as it needs it, and the fold
+    of it."""
 
     __slots__ = ("instance", "journal", "row")
 
-    def __init__(self, row: StoredRow | None, journal: list[bytes], instance: Instance) -> None:
+    def __init__(self, row: StoredRow | None, journal: Journal, instance: Instance) -> None:
         self.row = row
         self.journal = journal
         self.instance = instance
@@ -84,20 +87,35 @@ class Reads:
 
     def _read_all(self, batch: list[_Request]) -> None:
         try:
-            found = self._store.whole([request.key for request in batch])
+            with self._store.at_once() as moment:
+                for request in batch:
+                    try:
+                        request.answer = _stored(moment, request.key)
+                    except PerdureError as error:
+                        request.answer = error
         except PerdureError as error:
-            found = [error] * len(batch)
-        for request, answer in zip(batch, found, strict=True):
-            try:
-                request.answer = answer if isinstance(answer, PerdureError) else _stored(request.key, *answer)
-            except PerdureError as error:
+            for request in batch:
                 request.answer = error
 
 
-def _stored(key: Key, row: StoredRow | None, journal: list[bytes]) -> Stored:
-    if row is not None and len(journal) < row.sequence:
+def _stored(moment: StoredMoment, key: Key) -> Stored:
+    row = moment.row(*key)
+    if row is None:
+        return Stored(None, Journal(), Instance())
+    first = summary.reads_from(row.row.summary)
+    recent = moment.journal(*key, after=first - 1)
+    if len(recent) < row.sequence - first + 1:
         raise Corrupt(
-            f'instance "{key[1]}" has {len(journal)} journal entries, its row says {row.sequence}',
+            f'instance "{key[1]}" has {first - 1 + len(recent)} journal entries, its row says {row.sequence}',
             code="corrupt_journal",
         )
-    return Stored(row, journal, fold(codec.decode_journal(journal)))
+    journal = Journal(recent, first=first, earlier=_earlier(moment, key, recent[0]) if first > 1 else None)
+    return Stored(row, journal, carrying.load(journal))
+
+
+def _earlier(moment: StoredMoment, key: Key, begins: bytes) -> dict[int, bytes]:
+    """The entries before the one that begins the present execution which the instance needs besides."""
+    entry, _ = codec.decode(begins)
+    if not isinstance(entry, Continued):
+        raise Corrupt(f'the journal of instance "{key[1]}" is not read from its execution on', code="corrupt_journal")
+    return moment.entries(*key, carrying.needed(entry))

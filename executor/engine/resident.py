@@ -5,7 +5,7 @@ is not resident: it has no object here, no task, no process.
 
 Invariants:
 - there is at most one Resident per key in the Registry, so at most one run per instance;
-- `stored[:durable]` is what the disk holds; the rest of `stored` is on its way there;
+- `journal` up to sequence `durable` is what the disk holds; the rest of it is on its way there;
 - a run is sent entries up to `durable`, never beyond.
 """
 
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from executor.core.entries import AnyEntry, FlowLimit
 from executor.core.errors import PerdureError
 from executor.core.instance import Instance
+from executor.core.journal import Journal
 from executor.ports import StoredRow
 from executor.sandbox.protocol import Answer, ToSandbox
 
@@ -33,8 +34,9 @@ class Run:
     """`sent`: sequence of the last entry sent. `attempting`: retries that were asked for and have not reported.
     `is_quiet`: by its last Turn nothing executes. `is_quiesced`: it was asked to start nothing more. `execution`: of
     the instance, when it was begun; a run of an earlier one is of no use. `is_released`: the journal says that it is
-    gone, so it goes once that is durable, whatever comes in between. `looked`: bytes of unread events that its waits
-    looked through."""
+    gone, so it goes once that is durable, whatever comes in between. `is_only_asked`: it was begun during a pause, to
+    answer. `goes_on_at`: what it said before it saw this entry, it said when it was to start nothing. `looked`: bytes of unread events that its waits
+    looked through. `blobs`: ids of byte streams that its steps have begun, with the steps' paths."""
 
     number: int
     sandbox: WarmSandbox
@@ -44,7 +46,10 @@ class Run:
     is_quiet: bool = False
     is_quiesced: bool = False
     is_released: bool = False
+    is_only_asked: bool = False
+    goes_on_at: int = 0
     looked: int = 0
+    blobs: dict[int, str] | None = None
 
 
 @dataclass(slots=True)
@@ -65,7 +70,7 @@ class Question:
 class Resident:
     key: Key
     instance: Instance
-    stored: list[bytes]
+    journal: Journal
     durable: int
     is_resting: bool
     summary: bytes = b""
@@ -76,11 +81,13 @@ class Resident:
     traces: list[AnyEntry] = field(default_factory=list)
     """How it was executed, to be journaled along with what comes next."""
     unsent: list[tuple[bytes, bytes | None]] = field(default_factory=list)
-    """Entries at the end of `stored` that no commit has yet, each with its facet delta."""
+    """Entries at the end of `journal` that no commit has yet, each with its facet delta."""
     journal_bytes: int = 0
     """Of this execution."""
     history_bytes: int = 0
-    """Of all executions."""
+    """Of the journal in memory."""
+    forgotten: int = 1
+    """What was before that entry need not be kept: the store knows."""
     is_warned: bool = False
     """Its log says that it comes near a limit."""
     bars: int = 0

@@ -10,6 +10,7 @@ import trio
 
 from executor.core.errors import NotFound, PerdureError
 from executor.core.instance import Instance
+from executor.core.journal import Journal
 from executor.engine.reads import Reads, Stored
 from executor.engine.resident import Key, Resident
 
@@ -61,7 +62,7 @@ class Residents:
 
     def new(self, key: Key) -> Resident:
         """A resident for an instance that certainly does not exist yet."""
-        resident = self._by_key[key] = Resident(key, Instance(), [], 0, is_resting=False)
+        resident = self._by_key[key] = Resident(key, Instance(), Journal(), 0, is_resting=False)
         return resident
 
     def hold(self, key: Key, *, create: bool = False) -> Hold:
@@ -132,8 +133,9 @@ class Residents:
         is_resting = answer.row is not None and answer.row.row.state == "waiting"
         resident = Resident(key, answer.instance, answer.journal, answer.instance.sequence, is_resting)
         resident.row = answer.row
-        resident.journal_bytes = sum(map(len, answer.journal[answer.instance.begin_at - 1 :]))
-        resident.history_bytes = resident.journal_bytes + sum(map(len, answer.journal[: answer.instance.begin_at - 1]))
+        resident.forgotten = answer.journal.first
+        resident.history_bytes = answer.journal.size
+        resident.journal_bytes = resident.history_bytes - answer.journal.size_before(answer.instance.begin_at)
         self._by_key[key] = resident
         return resident
 

@@ -28,6 +28,7 @@ from executor.core.failure import ErrorFact
 from executor.core.instance import Instance
 from executor.core.visible import is_visible
 from executor.engine.asking import is_unjournaled
+from executor.engine.blobs import Blobs
 from executor.engine.commit import apply
 from executor.engine.facets import FacetSender
 from executor.engine.parked import Parked
@@ -43,10 +44,13 @@ from executor.sandbox.protocol import (
     Drop,
     Entries,
     FromSandbox,
+    GoOn,
+    NeedBlob,
     NeedFacet,
     NeedPages,
     Output,
     Pong,
+    PutBlob,
     Quiesce,
     Turn,
 )
@@ -70,6 +74,7 @@ class Runner:
         limits = engine.limits
         self._engine = engine
         self._facets = FacetSender(engine)
+        self._blobs = Blobs(engine)
         self._parked = Parked(self._let_go, is_off=limits.unloads_at_every_wait)
         self._sandboxes = WarmSandboxes(
             host,
@@ -266,12 +271,13 @@ class Runner:
     def _begin(self, resident: Resident, warm: WarmSandbox) -> None:
         engine = self._engine
         is_paused = resident.instance.is_paused  # then it is asked something, and starts nothing
-        run = Run(next(self._numbers), warm, 0, resident.instance.execution, is_quiesced=is_paused)
+        run = Run(next(self._numbers), warm, 0, resident.instance.execution, is_quiesced=is_paused, is_only_asked=is_paused)
         resident.run = run
         resident.traces.append(Activated(engine.clock.now_ms(), engine.store.epoch))
         warm.runs[run.number] = (run, resident)
         self._running += 1
         self._engine.places.take(resident.key, resident.limits)
+        self._sweep_blobs(resident)
         start = resident.instance.start
         warm.post(Activate(run.number, resident.key[1], start.workflow, start.commit, resident.durable, is_paused))
         self._send(resident, run)
@@ -302,8 +308,8 @@ class Runner:
         if not instance.can_go_on or run.execution != instance.execution or run.is_released:
             if resident.is_settled:
                 self.drop(resident)
-        elif instance.is_paused or self._is_quiescing or run.is_quiesced:
-            # A run that was told to start nothing more never does: after a resume it makes room for another.
+        elif instance.is_paused or self._is_quiescing or (run.is_quiesced and not self._goes_on(resident, run)):
+            # A run at rest that was told to start nothing more never does: after a resume it makes room for another.
             if not run.is_quiet or not resident.is_settled:
                 self._quiesce_run(run)
             elif self._engine.committer.is_over:
@@ -360,9 +366,16 @@ class Runner:
         run = resident.run
         return run is not None and not run.is_released and not resident.asked and not self._parked.wants(resident)
 
+    def _sweep_blobs(self, resident: Resident) -> None:
+        swept = self._blobs.to_sweep(resident)
+        if swept is not None and self._nursery is not None:
+            self._nursery.start_soon(self._blobs.sweep, *swept)
+
     def _leave(self, resident: Resident, run: Run, *, has_died: bool = False) -> None:
         self._parked.discard(resident)
         resident.run = None
+        if run.blobs:
+            self._sweep_blobs(resident)
         if resident.asked:
             self._engine.asking.left(resident, has_died=has_died)
         self._sandboxes.leave(run.sandbox, run)
@@ -379,17 +392,28 @@ class Runner:
             instance, first = resident.instance, run.sent + 1
             shown: list[bytes | int] = []
             for sequence in range(first, first + behind):
-                data = resident.stored[sequence - 1]
-                shown.append(data if is_visible(data, sequence, instance.cuts, instance.carried) else 1)
+                data = resident.journal.get(sequence)
+                is_sent = data is not None and is_visible(data, sequence, instance.cuts, instance.carried)
+                shown.append(data if data is not None and is_sent else 1)
             run.sent += behind
             run.sandbox.post(Entries(run.number, first, shown))
             return
-        run.sandbox.post_journal(run, resident.stored, resident.durable, resident.instance)
+        run.sandbox.post_journal(run, resident.journal, resident.durable, resident.instance)
 
     def _quiesce_run(self, run: Run) -> None:
         if not run.is_quiesced:
             run.is_quiesced = True
             run.sandbox.post(Quiesce(run.number))
+
+    def _goes_on(self, resident: Resident, run: Run) -> bool:
+        """After a resume: whether it starts steps again, as some that it has begun still execute."""
+        if run.is_quiet or run.is_only_asked or not resident.is_settled:
+            return False
+        run.is_quiesced = False
+        run.goes_on_at = resident.durable
+        run.sandbox.post(GoOn(run.number))
+        self._set_alarm(resident, run)
+        return True
 
     # --- time
 
@@ -439,6 +463,12 @@ class Runner:
                             self._nursery.start_soon(self._facets.answer, found[1], found[0], frame)
                         else:
                             self._sandboxes.condemn(warm, wrong)
+                case PutBlob() | NeedBlob():
+                    wrong = self._blobs.accept(warm, frame)
+                    if wrong is not None:
+                        self._sandboxes.condemn(warm, wrong)
+                    elif self._nursery is not None:
+                        self._nursery.start_soon(self._blobs.answer, warm, warm.runs.get(frame.run), frame)
                 case Answer():
                     found = warm.runs.get(frame.run)
                     if found is not None:
@@ -514,7 +544,8 @@ class Runner:
         instance, limits = resident.instance, self._engine.limits
         if (
             instance.step_count < WARN_AT * limits.steps_max
-            and instance.sequence < WARN_AT * JOURNAL_ENTRIES_MAX - more
+            and instance.sequence - instance.begin_at < WARN_AT * JOURNAL_ENTRIES_MAX - more
+            and instance.sequence < HISTORY_ENTRIES_MAX - more
             and resident.journal_bytes < WARN_AT * limits.journal_bytes_max
             and resident.history_bytes < WARN_AT * HISTORY_BYTES_MAX
             and run.looked <= LOOKED_BYTES_MAX
@@ -527,12 +558,12 @@ class Runner:
             )
             return self._hold_over(resident, message, now_ms)
         history = (
-            ("journal entries", instance.sequence + more, HISTORY_ENTRIES_MAX),
-            ("bytes of journal", resident.history_bytes, HISTORY_BYTES_MAX),
+            ("all its executions have", instance.sequence + more, "journal entries", HISTORY_ENTRIES_MAX),
+            ("its execution with all restarts has", resident.history_bytes, "bytes of journal", HISTORY_BYTES_MAX),
         )
-        for what, found, limit in history:
+        for which, found, what, limit in history:
             if found > limit:
-                message = f"all its executions have {found} {what}, the limit is {limit}; start another instance"
+                message = f"{which} {found} {what}, the limit is {limit}; start another instance"
                 return self._hold_over(resident, message, now_ms)
         measured = (
             ("steps", instance.step_count, limits.steps_max),
@@ -569,6 +600,7 @@ class Runner:
         run.is_quiet = turn.idle and turn.seen == run.sent and not run.attempting
         is_up_to_date = turn.seen >= resolved_at and resident.instance.resolved_at == resolved_at
         is_free = not run.attempting and not run.is_quiesced and not _awaits_start(resident.instance, turn)
+        is_free = is_free and turn.seen >= run.goes_on_at
         resident.is_resting = turn.idle and is_up_to_date and is_free
 
     def _on_output(self, warm: WarmSandbox, line: Output) -> None:

@@ -17,6 +17,7 @@ import trio
 
 from executor.core.errors import PerdureError, Unavailable
 from executor.core.instance import Instance
+from executor.core.journal import Journal
 from executor.engine.intake import Disk, Intake, OnFrames
 from executor.engine.outbox import POSTED_BYTES_MAX, Outbox
 from executor.engine.resident import Key, Resident, Run
@@ -71,10 +72,10 @@ class WarmSandbox:
         if not self.is_dead:
             self.outbox.post(frame)
 
-    def post_journal(self, run: Run, stored: list[bytes], end: int, instance: Instance) -> None:
+    def post_journal(self, run: Run, journal: Journal, end: int, instance: Instance) -> None:
         """Queue the run's entries behind `run.sent`, up to `end`, which are then `sent`."""
         if not self.is_dead:
-            self.outbox.post_journal(run.number, stored, run.sent + 1, end, instance)
+            self.outbox.post_journal(run.number, journal, run.sent + 1, end, instance)
         run.sent = end
 
     @property

@@ -2,7 +2,7 @@
 
 Where a stream's items are in the journal is remembered for the instances whose streams were read lately, so that a
 reader that follows one looks at new entries only. Items are never taken back: a restart leaves them, and goes on
-behind them.
+behind them. Those that went with old executions are passed over: who reads from their offsets gets what came after.
 """
 
 from __future__ import annotations
@@ -56,8 +56,14 @@ class Streams:
             return []
         found: list[Emission] = []
         left = BYTES_MAX
+        there = 0
         for first, sequence in places[max(0, bisect_right(places, offset, key=_first_of) - 1) :]:
-            [stored] = self._store.journal(row.tenant, row.instance, after=sequence - 1, limit=1)
+            if sequence < there:
+                continue
+            # What was forgotten meanwhile is passed over, without asking for each of its entries.
+            [(there, stored)] = self._store.journal(row.tenant, row.instance, after=sequence - 1, limit=1)
+            if sequence < there:
+                continue
             entry = codec.decode(stored)[0]
             assert isinstance(entry, Emitted), "entries stay what they are"
             for at, item in enumerate(entry.items, start=first):
@@ -79,13 +85,13 @@ class Streams:
             self._known.popitem(last=False)
         while known.scanned < row.sequence:
             stored = self._store.journal(*key, after=known.scanned, limit=SCAN_ENTRIES)
-            for sequence, data in enumerate(stored, start=known.scanned + 1):
+            for sequence, data in stored:
                 if codec.trace_tag(data) == _EMITTED_TAG:
                     entry = codec.decode(data)[0]
                     assert isinstance(entry, Emitted), "its tag says so"
                     known.places.setdefault(entry.stream, []).append((entry.first, sequence))
                     known.counts[entry.stream] = entry.first + len(entry.items)
-            known.scanned += len(stored)
             if not stored:
                 break
+            known.scanned = stored[-1][0]
         return known

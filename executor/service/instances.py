@@ -197,7 +197,7 @@ class Instances(Access):
             )
         finally:
             self._admission.end_waiting()
-        return [journal_item(after + number, data) for number, data in enumerate(stored, start=1)]
+        return [journal_item(sequence, data) for sequence, data in stored]
 
     async def logs(
         self, caller: Caller, tenant: str, id: str, *, after: int = 0, limit: int = 1000, wait_s: float = 0

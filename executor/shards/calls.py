@@ -12,7 +12,19 @@ import msgspec
 from executor.core.entries import FlowLimit
 from executor.core.errors import PerdureError, from_json
 from executor.core.search import Query
-from executor.ports import ChildEnd, ChildStart, Emission, Queried, Seen, Share, Start, StoredRow, Updated, Vitals
+from executor.ports import (
+    ChildEnd,
+    ChildStart,
+    Emission,
+    Queried,
+    Seen,
+    Share,
+    Start,
+    StoredEntry,
+    StoredRow,
+    Updated,
+    Vitals,
+)
 from executor.views import LogLine
 
 
@@ -32,6 +44,7 @@ class Setup(msgspec.Struct, frozen=True):
     unloads_at_every_wait: bool
     steps_max: int
     journal_bytes_max: int
+    history_bytes_max: int
     facet_bytes_max: int
     log_level: Literal["debug", "info", "warning", "error"]
     log_format: Literal["human", "json"]
@@ -97,7 +110,7 @@ METHODS: dict[str, Method] = {
         Method("matches", tuple[str, Query], int),
         Method("counts", tuple[str], dict[str, int]),
         Method("commits", tuple[str], set[str]),
-        Method("journal", tuple[str, str, int, int, float], list[bytes]),
+        Method("journal", tuple[str, str, int, int, float], list[StoredEntry]),
         Method("output", tuple[str, str, int, int, float], list[LogLine]),
         Method("image", _KEY, bytes | list[str]),
         Method("query", tuple[str, str, str, bytes, int], Queried),

@@ -279,6 +279,7 @@ def _owned(setup: Setup, channel: Channel, slots: CalledSlots) -> Any:
             unloads_at_every_wait=setup.unloads_at_every_wait,
             steps_max=setup.steps_max,
             journal_bytes_max=setup.journal_bytes_max,
+            history_bytes_max=setup.history_bytes_max,
         ),
         facet_bytes_max=setup.facet_bytes_max,
         peers=lambda _instances: CalledPeers(channel),

@@ -12,7 +12,19 @@ import trio
 from executor.core.entries import FlowLimit
 from executor.core.errors import PerdureError
 from executor.core.search import Query
-from executor.ports import ChildEnd, ChildStart, Emission, Queried, Seen, Share, Start, StoredRow, Updated, Vitals
+from executor.ports import (
+    ChildEnd,
+    ChildStart,
+    Emission,
+    Queried,
+    Seen,
+    Share,
+    Start,
+    StoredEntry,
+    StoredRow,
+    Updated,
+    Vitals,
+)
 from executor.shards.calls import errors_inward
 from executor.views import LogLine
 
@@ -104,8 +116,8 @@ class RemoteInstances:
     async def commits(self, tenant: str) -> set[str]:
         return cast("set[str]", await self._process.call("commits", tenant))
 
-    async def journal(self, tenant: str, instance: str, *, after: int, limit: int, wait_s: float) -> list[bytes]:
-        return cast("list[bytes]", await self._process.call("journal", tenant, instance, after, limit, wait_s))
+    async def journal(self, tenant: str, instance: str, *, after: int, limit: int, wait_s: float) -> list[StoredEntry]:
+        return cast("list[StoredEntry]", await self._process.call("journal", tenant, instance, after, limit, wait_s))
 
     async def output(self, tenant: str, instance: str, *, after: int, limit: int, wait_s: float) -> list[LogLine]:
         return cast("list[LogLine]", await self._process.call("output", tenant, instance, after, limit, wait_s))

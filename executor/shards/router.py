@@ -17,7 +17,19 @@ import trio
 from executor.core.errors import PerdureError, Refused, Unavailable
 from executor.core.search import COUNT_MAX, Query
 from executor.entropy import new_name
-from executor.ports import ChildEnd, Emission, Instances, Queried, Seen, Share, Start, StoredRow, Updated, Vitals
+from executor.ports import (
+    ChildEnd,
+    Emission,
+    Instances,
+    Queried,
+    Seen,
+    Share,
+    Start,
+    StoredEntry,
+    StoredRow,
+    Updated,
+    Vitals,
+)
 from executor.shards.pages import ENDED as _ENDED
 from executor.shards.pages import merged_page
 from executor.views import LogLine
@@ -174,7 +186,7 @@ class RoutedInstances:
         if errors:
             raise errors[0]
 
-    async def journal(self, tenant: str, instance: str, *, after: int, limit: int, wait_s: float) -> list[bytes]:
+    async def journal(self, tenant: str, instance: str, *, after: int, limit: int, wait_s: float) -> list[StoredEntry]:
         return await self._of(tenant, instance).journal(tenant, instance, after=after, limit=limit, wait_s=wait_s)
 
     async def output(self, tenant: str, instance: str, *, after: int, limit: int, wait_s: float) -> list[LogLine]:

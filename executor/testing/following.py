@@ -26,7 +26,7 @@ from executor.core.entries import (
 )
 from executor.core.errors import PerdureError
 from executor.core.failure import ErrorFact
-from executor.core.instance import fold
+from executor.core.folding import fold
 from executor.sandbox import faults
 from executor.sandbox.protocol import Activate, Drop, Entries, FromSandbox, Quiesce, Turn
 from executor.testing.answers import encoded

@@ -7,7 +7,9 @@ from typing import Any
 from executor.core import codec, values
 from executor.core.commands import StepDone, StepError
 from executor.core.entries import AnyEntry, Completed, Failed, Restarted
-from executor.core.instance import Instance, fold
+from executor.core.carrying import complete
+from executor.core.folding import fold
+from executor.core.instance import Instance
 from executor.core.lifecycle import State
 from executor.sandbox.protocol import Output
 from executor.views import LogLine
@@ -45,6 +47,8 @@ class Hosted:
         self.execution = 0
         self.is_kept = False
         """Its run stays, however it rests: somebody is asking it something."""
+        self.blobs: dict[int, list[bytes]] = {}
+        """Parts of byte streams, by id."""
         self._deltas: list[tuple[int, bytes]] = []
         self._known_lines: set[tuple[int, int, str, int]] = set()
 
@@ -79,6 +83,7 @@ class Hosted:
             if isinstance(entry, Restarted):
                 self._restart(entry)
             else:
+                entry = complete(self.instance, entry)
                 self.instance.apply(entry)
             if self.instance.resolved_at != before:
                 self.is_resting = False

@@ -278,8 +278,9 @@ class WorkflowRun(Generic[R]):
         return before_step(self._recorded(), path, id=self.id)
 
     def _recorded(self) -> list[tuple[int, AnyEntry]]:
-        journal = self._hosted.journal
-        return [(sequence, journal[sequence - 1]) for sequence in sequences(self._hosted.instance)]
+        journal, instance = self._hosted.journal, self._hosted.instance
+        counted = sequences(instance.begin_at, instance.sequence, instance.cuts)
+        return [(sequence, journal[sequence - 1]) for sequence in counted]
 
     def _go_back(self, after: int, *, keeps_events: bool) -> Status:
         self._world.drop(self._hosted)

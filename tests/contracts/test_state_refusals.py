@@ -61,6 +61,6 @@ def test_record_of_an_instance_that_is_not_there_concerns_nobody_else(tmp_path: 
         assert refused.value.code == "instance_not_found"
         assert (refused.value.details["tenant"], refused.value.details["instance"]) == ("acme", "gone")
         store.append([Append("acme", "a", 1, b"1", None, ROW)])
-        assert store.journal("acme", "a") == [b"1"]
+        assert store.journal("acme", "a") == [(1, b"1")]
     finally:
         store.close()

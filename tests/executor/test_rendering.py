@@ -12,7 +12,8 @@ from executor.core import attributes, codec, summary, values
 from executor.core import entries as e
 from executor.core.bounds import Bounds
 from executor.core.entries import Trace
-from executor.core.instance import Instance, fold
+from executor.core.folding import fold
+from executor.core.instance import Instance
 from executor.ports import Row, StoredRow
 from executor.rendering import instance_view, journal_item, status_view, stream_items
 from executor.views import SENSITIVE, Executing, JournalItem, ParentView, Queued

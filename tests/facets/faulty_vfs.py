@@ -1,7 +1,7 @@
 """A SQLite VFS that counts fsyncs and fails on demand.
 
-Fault model: from a chosen moment on, every fsync of files whose name contains `where` fails (as after a disk error), or
-every write that would make such a file longer fails with "disk is full". What was written before stays.
+Fault model: from a chosen moment on, every fsync of files whose name contains `failing_sync` (and not `spared_sync`)
+fails (as after a disk error), or every write that would make such a file longer fails with "disk is full". What was written before stays.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ class FaultyVFS(apsw.VFS):
         self.name = f"faulty-{next(_numbers)}"
         self.syncs: list[str] = []
         self.failing_sync: str | None = None
+        self.spared_sync: str | None = None
         self.full: str | None = None
         super().__init__(self.name, "")
 
@@ -35,7 +36,8 @@ class _File(apsw.VFSFile):
 
     def xSync(self, flags: int) -> None:
         self._vfs.syncs.append(self._name)
-        if self._vfs.failing_sync is not None and self._vfs.failing_sync in self._name:
+        failing, spared = self._vfs.failing_sync, self._vfs.spared_sync
+        if failing is not None and failing in self._name and not (spared and spared in self._name):
             raise apsw.IOError("the disk does not answer")
         super().xSync(flags)
 

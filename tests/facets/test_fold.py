@@ -327,7 +327,7 @@ def test_reading_a_part_of_a_long_journal_decodes_that_part(store: StateStore, m
         decoded.append(len(found))
         return found
 
-    monkeypatch.setattr("facets.store.decode_chunk", counting)
+    monkeypatch.setattr("facets.moment.decode_chunk", counting)
     for after in (0, 2500, 4900, 4999):
         decoded.clear()
         assert [found.sequence for found in store.journal("acme", "a", after=after, limit=10)] == list(

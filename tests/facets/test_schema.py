@@ -12,7 +12,7 @@ from facets.database import connect
 from tests.facets.making import record
 
 
-@pytest.mark.parametrize(("name", "known"), [("log.db", 1), ("state.db", 2), ("output.db", 1)])
+@pytest.mark.parametrize(("name", "known"), [("log.db", 1), ("state.db", 3), ("output.db", 1)])
 def test_file_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path, name: str, known: int) -> None:
     with StateStore.open(tmp_path, fold="manual") as store:
         store.append([record("a", 1)])

@@ -20,7 +20,8 @@ import pytest
 
 from executor.core import codec
 from executor.core.entries import AnyEntry, Started, StepSucceeded
-from executor.core.instance import Instance, fold
+from executor.core.folding import fold
+from executor.core.instance import Instance
 from executor.engine.engine import Engine, EngineLimits
 from executor.engine.resident import Resident
 from facets import Record, RowUpdate, StateStore

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from executor.adapters.state import FacetsStateStore
-from executor.core import codec
+from executor.core import carrying, codec, summary
 from executor.core.entries import (
     AnyEntry,
     AttemptFailed,
@@ -34,7 +34,9 @@ from executor.core.entries import (
     UpdateEnded,
 )
 from executor.core.errors import Conflict, PerdureError, Refused, Unavailable
-from executor.core.instance import fold
+from executor.core.folding import fold
+from executor.core.instance import Instance
+from executor.core.journal import Journal
 from executor.core.lifecycle import FINAL, STATES
 from executor.ports import Append, Row
 from tests.simulation.disk import Disk
@@ -201,7 +203,7 @@ class Witness:
         self.demand(store.epoch > self.epoch, f"epoch {store.epoch} is not after {self.epoch}")
         self.epoch = store.epoch
         found = {(stored.tenant, stored.instance): stored for stored in self.rows(store)}
-        journals = {key: store.journal(*key) for key in found}
+        journals = {key: [entry for _, entry in store.journal(*key)] for key in found}
         if self.doubt is not None:
             with_doubt = {key: known.copy() for key, known in self.memory.items()}
             self.doubt(with_doubt)
@@ -218,6 +220,16 @@ class Witness:
         if deep:
             problems = store.check()
             self.demand(problems == [], f"the store's own check: {problems}")
+
+    def check_carried(self, key: Key, told: bytes, stored: list[bytes], instance: Instance) -> None:
+        """What the last execution took along makes the same instance as the whole journal."""
+        first = summary.reads_from(told)
+        if first > 1:
+            entry, _ = codec.decode(stored[first - 1])
+            assert isinstance(entry, Continued)
+            needed = {sequence: stored[sequence - 1] for sequence in carrying.needed(entry)}
+            found = carrying.load(Journal(stored[first - 1 :], first=first, earlier=needed))
+            self.demand(found == instance, f"{key}: from entry {first} on it is {found}, as a whole {instance}")
 
     def rows(self, store: FacetsStateStore) -> list[Any]:
         return store.in_states(STATES, limit=100_000, after=0)
@@ -243,6 +255,7 @@ class Witness:
         for key, stored in found.items():
             row = stored.row
             instance = fold(codec.decode_journal(journals[key]))
+            self.check_carried(key, row.summary, journals[key], instance)
             is_resting = row.state == "waiting"
             is_held_alone = row.state == "held" and instance.held is None  # could not be read once: says the row only
             if not is_held_alone:

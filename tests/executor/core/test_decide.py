@@ -41,7 +41,7 @@ from executor.core.entries import (
 )
 from executor.core.errors import Conflict, Refused
 from executor.core.failure import ErrorFact
-from executor.core.instance import fold
+from executor.core.folding import fold
 from tests.executor.core.strategies import ASKED, begin, journals
 
 NO_RETRY = RetryPolicy(limit=0)

@@ -34,7 +34,7 @@ from executor.core.commands import (
 from executor.core.entries import ChildEnded, ChildStarted, Paused, Restarted, Resumed, Undoing, Unheld
 from executor.core.errors import Refused
 from executor.core.failure import ErrorFact
-from executor.core.instance import fold
+from executor.core.folding import fold
 from tests.executor.core.strategies import ASKED, begin, started
 
 ATTEMPTS = st.sampled_from([1, 1, 1, 2, 0, 2**64 - 1])

@@ -13,7 +13,7 @@ from executor.core.entries import (
     WaitStarted,
 )
 from executor.core.failure import ErrorFact
-from executor.core.instance import fold
+from executor.core.folding import fold
 from tests.executor.core.strategies import ASKED, started
 
 WHERE = "w.py:1"

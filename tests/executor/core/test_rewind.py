@@ -20,7 +20,7 @@ from executor.core.entries import (
 )
 from executor.core.errors import Conflict, NotFound
 from executor.core.failure import ErrorFact
-from executor.core.instance import fold
+from executor.core.folding import fold
 
 ERROR = ErrorFact("ValueError", "no", "")
 ASKED = b"q" * 16
@@ -52,7 +52,9 @@ def ended(path: str, state: str) -> AnyEntry:
 
 def recorded(*entries: AnyEntry) -> list[tuple[int, AnyEntry]]:
     journal = [Started(1, "W", "c", b"\xc0", b"seed"), *entries]
-    return [(sequence, journal[sequence - 1]) for sequence in rewind.sequences(fold(journal))]
+    instance = fold(journal)
+    counted = rewind.sequences(instance.begin_at, instance.sequence, instance.cuts)
+    return [(sequence, journal[sequence - 1]) for sequence in counted]
 
 
 @pytest.mark.parametrize(

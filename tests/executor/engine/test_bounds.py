@@ -40,6 +40,6 @@ async def test_the_status_warns_of_the_limits_that_are_configured(tmp_path, limi
             assert warnings == []
             return
         [found] = warnings
-        size = sum(map(len, w.store.journal(*KEY, after=0, limit=100)))
+        size = sum(len(stored) for _, stored in w.store.journal(*KEY, after=0, limit=100))
         expected = warning if limits.steps_max == 10 else f"this execution has {size} bytes of journal of at most 800; "
         assert found == expected + "self.continue_as_new(payload) begins another"

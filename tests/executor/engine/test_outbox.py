@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from executor.core.instance import Instance
+from executor.core.journal import Journal
 from executor.engine.outbox import MESSAGE_BYTES, Outbox
 from executor.sandbox.protocol import CHUNK_BYTES, Attempt, Drop, Entries, FacetImage
 
@@ -18,7 +19,7 @@ def taken(outbox: Outbox) -> list[list]:
 
 def test_what_was_posted_together_goes_in_one_message_in_its_order() -> None:
     outbox = Outbox()
-    stored = [b"1", b"2", b"3"]
+    stored = Journal([b"1", b"2", b"3"])
     outbox.post_journal(7, stored, 1, 2, WHOLE)
     outbox.post(Attempt(7, "a#1", 2))
     outbox.post_journal(7, stored, 3, 3, WHOLE)
@@ -30,7 +31,7 @@ def test_what_was_posted_together_goes_in_one_message_in_its_order() -> None:
 def test_long_journal_is_cut_into_chunks_only_while_it_is_taken() -> None:
     """Weakness: memory of the host. A sandbox that takes nothing, whatever its runs' journals, costs a reference each."""
     outbox = Outbox()
-    stored = [bytes(1000)] * 100_000
+    stored = Journal([bytes(1000)] * 100_000)
     for run in range(1000):
         outbox.post_journal(run, stored, 1, len(stored), WHOLE)
     assert outbox.posted_bytes == 0
@@ -45,7 +46,7 @@ def test_long_journal_is_cut_into_chunks_only_while_it_is_taken() -> None:
 
 def test_entries_appended_after_the_posting_are_not_sent_with_it() -> None:
     outbox = Outbox()
-    stored = [b"1"]
+    stored = Journal([b"1"])
     outbox.post_journal(1, stored, 1, 1, WHOLE)
     stored.append(b"not durable yet")
     assert taken(outbox) == [[Entries(1, 1, [b"1"])]]
@@ -67,15 +68,27 @@ def test_posted_bytes_count_until_they_are_taken() -> None:
 
 
 def test_taking_a_journal_costs_its_length_once() -> None:
-    class Counted(list):
-        looked_at = 0
-
-        def __getitem__(self, at):
-            Counted.looked_at += len(range(*at.indices(len(self)))) if isinstance(at, slice) else 1
-            return super().__getitem__(at)
-
     outbox = Outbox()
     stored = Counted([bytes(500)] * 50_000)
     outbox.post_journal(1, stored, 1, len(stored), WHOLE)
     assert sum(len(frame.entries) for message in taken(outbox) for frame in message) == 50_000
-    assert Counted.looked_at == 50_000
+    assert stored.looked_at == 50_000
+
+
+def test_what_is_not_needed_any_more_is_skipped_as_one_however_much_it_is() -> None:
+    outbox = Outbox()
+    stored = Counted([b"continued", b"next"], first=9_000_000, earlier={1: b"started", 7_000_000: b"unread"})
+    instance = Instance(cuts=((1, 8_999_999),), carried={7_000_000})
+    outbox.post_journal(1, stored, 1, len(stored), instance)
+    assert taken(outbox) == [[Entries(1, 1, [6_999_999, b"unread", 1_999_999, b"continued", b"next"])]]
+    assert stored.looked_at < 10
+
+
+class Counted(Journal):
+    """Counts what is looked at."""
+
+    looked_at = 0
+
+    def get(self, sequence):
+        self.looked_at += 1
+        return super().get(sequence)

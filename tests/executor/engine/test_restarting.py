@@ -131,7 +131,7 @@ async def test_traces_are_not_sent_to_the_run_and_not_in_the_chain(tmp_path, hos
         await w.until_final(KEY)
         totals = [frame.total for frame in host.log if isinstance(frame, Activate)]
         assert totals == [1, 8]
-        stored = [codec.decode(data) for data in w.store.journal(*KEY)]
+        stored = [codec.decode(data) for _, data in w.store.journal(*KEY)]
         traces = [chain for entry, chain in stored if isinstance(entry, Activated | Released | StepStarted)]
         assert traces == [b""] * 5
         chain = codec.CHAIN_START

@@ -84,7 +84,7 @@ def test_a_reader_that_follows_looks_at_new_entries_only(journal: _Journal, monk
     read: list[int] = []
     inner = journal.store.journal
 
-    def counted(tenant: str, instance: str, *, after: int = 0, limit: int | None = None) -> list[bytes]:
+    def counted(tenant: str, instance: str, *, after: int = 0, limit: int | None = None) -> list[tuple[int, bytes]]:
         read.append(after)
         return inner(tenant, instance, after=after, limit=limit)
 

@@ -31,6 +31,7 @@ from executor.sandbox.protocol import (
     Drop,
     Entries,
     FromSandbox,
+    GoOn,
     Quiesce,
     ToSandbox,
     Turn,
@@ -115,6 +116,9 @@ class ScriptedSandbox:
                     self._turn(frame.run)
                 case Quiesce():
                     self.runs[frame.run].is_quiesced = True
+                    self._turn(frame.run)
+                case GoOn():
+                    self.runs[frame.run].is_quiesced = False
                     self._turn(frame.run)
                 case Drop():
                     self.runs.pop(frame.run, None)
@@ -237,7 +241,7 @@ class World:
             await trio.testing.wait_all_tasks_blocked(0.001)
 
     def whole_journal(self, key: tuple[str, str]) -> list[AnyEntry]:
-        return codec.decode_journal(self.store.journal(*key))
+        return codec.decode_journal([stored for _, stored in self.store.journal(*key)])
 
     def journal(self, key: tuple[str, str]) -> list[AnyEntry]:
         """Without traces of how it was executed."""

@@ -120,6 +120,7 @@ SETUP = Setup(
     is_confined=False,
     steps_max=10,
     journal_bytes_max=1 << 20,
+    history_bytes_max=1 << 20,
     facet_bytes_max=1 << 20,
     hash_seed=1,
     active_runs_max=1,
