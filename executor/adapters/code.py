@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, Literal, ParamSpec, TypeVar
+from typing import BinaryIO, Literal
 
 import gitstore
+from executor.adapters.code_errors import disk_error, public_error, translated
+from executor.adapters.code_views import channel_view, deployment_view, move_view, tenant_view, token_view
 from executor.core import flow, schedule
-from executor.core.errors import CODES, Conflict, Corrupt, NotFound, PerdureError, Refused, Unavailable
+from executor.core.errors import NotFound, Refused
 from executor.views import (
     ChannelMoveView,
     ChannelView,
@@ -18,74 +19,11 @@ from executor.views import (
     GarbageView,
     TenantView,
     TokenView,
-    WorkflowView,
 )
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 INSTANCES_REASON = "instances"
 """Why a commit is pinned in the code store: instances of it exist."""
 NAMES_KEPT_MAX = 10_000
-
-_CODES = {
-    "newer_schema": "schema_too_new",
-    "invalid_path": "bad_request",
-    "invalid_access": "bad_request",
-    "no_files": "bad_request",
-    "foreign_file": "bad_request",
-    "git_protocol_error": "bad_request",
-    "unknown_service": "route_not_found",
-    "request_too_large": "payload_too_large",
-}
-_DEFAULT_CODES: list[tuple[type[gitstore.GitStoreError], type[PerdureError], str]] = [
-    (gitstore.NotFound, NotFound, "version_not_found"),
-    (gitstore.Refused, Refused, "push_refused"),
-    (gitstore.Conflict, Conflict, "ref_conflict"),
-    (gitstore.Unavailable, Unavailable, "busy"),
-    (gitstore.Corrupt, Corrupt, "corrupt_store"),
-]
-
-
-def public_error(error: gitstore.GitStoreError) -> PerdureError:
-    """The same error in the platform's families and codes; diagnostics go into the details."""
-    details = {str(key): value for key, value in error.details.items()}
-    code = _CODES.get(error.code, error.code)
-    if isinstance(error, gitstore.Refused) and error.diagnostics:
-        details["diagnostics"] = [
-            {"path": found.path, "line": found.line, "column": found.column, "message": found.message}
-            for found in error.diagnostics
-        ]
-        code = "deploy_refused"
-    for theirs, ours, default in _DEFAULT_CODES:
-        if isinstance(error, theirs):
-            return ours(error.message, code=code if code in CODES else default, hint=error.hint, **details)
-    return Corrupt(error.message, code="corrupt_store", hint=error.hint, **details)
-
-
-def disk_error(error: OSError) -> PerdureError:
-    """What the disk of the code store could not do. Nothing was made visible; the same call works again later."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Unavailable(
-            "the disk is full: nothing was deployed or changed",
-            code="storage_full",
-            hint="Free disk space and try again.",
-        )
-    return Unavailable(f"the code store cannot be worked on: {error}", code="busy", hint="Look at the disk.")
-
-
-def translated(method: Callable[P, R]) -> Callable[P, R]:
-    """Let no GitStoreError and no OSError out of `method`."""
-
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return method(*args, **kwargs)
-        except gitstore.GitStoreError as error:
-            raise public_error(error) from error
-        except OSError as error:
-            raise disk_error(error) from error
-
-    return call
 
 
 def problem_of(found: gitstore.WorkflowFound) -> str | None:
@@ -119,19 +57,19 @@ class GitCodeSource:
 
     @translated
     def create_tenant(self, name: str) -> TenantView:
-        return _tenant(self._store.create_tenant(name))
+        return tenant_view(self._store.create_tenant(name))
 
     @translated
     def tenant(self, name: str) -> TenantView:
-        return _tenant(self._store.tenant(name))
+        return tenant_view(self._store.tenant(name))
 
     @translated
     def tenants(self) -> list[TenantView]:
-        return [_tenant(row) for row in self._store.tenants()]
+        return [tenant_view(row) for row in self._store.tenants()]
 
     @translated
     def set_tenant(self, name: str, *, weight: int, concurrency: int | None) -> TenantView:
-        return _tenant(self._store.set_settings(name, json.dumps({"weight": weight, "concurrency": concurrency})))
+        return tenant_view(self._store.set_settings(name, json.dumps({"weight": weight, "concurrency": concurrency})))
 
     @translated
     def delete_tenant(self, name: str) -> None:
@@ -155,11 +93,11 @@ class GitCodeSource:
     @translated
     def verify_token(self, secret: str) -> TokenView | None:
         row = self._store.verify_token(secret)
-        return None if row is None else _token(row)
+        return None if row is None else token_view(row)
 
     @translated
     def tokens(self, tenant: str) -> list[TokenView]:
-        return [_token(row) for row in self._store.tokens(tenant)]
+        return [token_view(row) for row in self._store.tokens(tenant)]
 
     @translated
     def revoke_token(self, tenant: str, token_id: str) -> None:
@@ -179,7 +117,7 @@ class GitCodeSource:
     def versions(self, tenant: str, *, limit: int, before: int | None) -> list[DeploymentView]:
         live = self._live(tenant)
         found = self._store.deployments(tenant, limit=limit, before_id=before)
-        return [_deployment(deployment, live) for deployment in found]
+        return [deployment_view(deployment, live) for deployment in found]
 
     @translated
     def version(self, tenant: str, commit: str) -> DeploymentView:
@@ -197,7 +135,7 @@ class GitCodeSource:
         return live
 
     def _deployment(self, deployment: gitstore.Deployment) -> DeploymentView:
-        return _deployment(deployment, self._live(deployment.tenant))
+        return deployment_view(deployment, self._live(deployment.tenant))
 
     @translated
     def files(self, tenant: str, commit: str) -> dict[str, int]:
@@ -211,7 +149,7 @@ class GitCodeSource:
 
     @translated
     def channels(self, tenant: str) -> list[ChannelView]:
-        return [_channel(channel) for channel in self._store.channels(tenant)]
+        return [channel_view(channel) for channel in self._store.channels(tenant)]
 
     @translated
     def startable(self, tenant: str, *, channel: str, commit: str | None) -> tuple[str, Mapping[str, str]]:
@@ -243,20 +181,20 @@ class GitCodeSource:
         moves = self._store.channel_history(tenant, channel, limit=limit)
         if not moves:
             raise NotFound(f'tenant "{tenant}" has no channel "{channel[:80]}"', code="channel_not_found")
-        return [_move(move) for move in moves]
+        return [move_view(move) for move in moves]
 
     @translated
     def rollback(self, tenant: str, *, to: str, channel: str, who: str, why: str) -> ChannelMoveView:
-        return _move(self._store.rollback(tenant, to=to, channel=channel, who=who, why=why))
+        return move_view(self._store.rollback(tenant, to=to, channel=channel, who=who, why=why))
 
     @translated
     def pin_channel(self, tenant: str, commit: str, *, channel: str, who: str, why: str) -> ChannelView:
         full = self._store.deployment(tenant, self._resolve(tenant, commit)).commit
-        return _channel(self._store.pin_channel(tenant, full, channel=channel, who=who, why=why))
+        return channel_view(self._store.pin_channel(tenant, full, channel=channel, who=who, why=why))
 
     @translated
     def unpin_channel(self, tenant: str, *, channel: str, who: str, why: str) -> ChannelView:
-        return _channel(self._store.unpin_channel(tenant, channel=channel, who=who, why=why))
+        return channel_view(self._store.unpin_channel(tenant, channel=channel, who=who, why=why))
 
     @translated
     def keep_for_instances(self, tenant: str, commit: str) -> None:
@@ -314,78 +252,3 @@ def _service(service: str) -> Literal["git-receive-pack", "git-upload-pack"]:
     if service == "git-upload-pack":
         return "git-upload-pack"
     raise NotFound(f"there is no git service {service[:40]!r}", code="route_not_found")
-
-
-def _tenant(row: gitstore.TenantRow) -> TenantView:
-    settings = json.loads(row.settings) if row.settings else {}
-    return TenantView(
-        name=row.name,
-        created_at_ms=row.created_at_ms,
-        git_path=f"/git/{row.name}.git",
-        weight=settings.get("weight", 1),
-        concurrency=settings.get("concurrency"),
-    )
-
-
-def _token(row: gitstore.TokenRow) -> TokenView:
-    return TokenView(
-        id=str(row.id),
-        tenant=row.tenant,
-        access=row.access,
-        label=row.label,
-        created_at_ms=row.created_at_ms,
-        expires_at_ms=row.expires_at_ms,
-    )
-
-
-def _deployment(deployment: gitstore.Deployment, live: Mapping[str, list[str]]) -> DeploymentView:
-    return DeploymentView(
-        id=deployment.id,
-        tenant=deployment.tenant,
-        commit=deployment.commit,
-        tree=deployment.tree,
-        branch=deployment.branch,
-        channel=deployment.channel or None,
-        workflows=[_workflow(found) for found in deployment.workflows],
-        warnings=list(deployment.warnings),
-        checks=[],
-        who=deployment.who,
-        message=deployment.message,
-        created_at_ms=deployment.created_at_ms,
-        live_on=live.get(deployment.commit, []),
-    )
-
-
-def _workflow(found: gitstore.WorkflowFound) -> WorkflowView:
-    declared = json.loads(found.declared) if found.declared else {}
-    schedules = declared.get("schedule", [])
-    return WorkflowView(
-        name=found.name,
-        path=found.path,
-        line=found.line,
-        schedule=schedules if isinstance(schedules, list) else [schedules],
-        flow=declared.get("flow"),
-    )
-
-
-def _channel(channel: gitstore.Channel) -> ChannelView:
-    return ChannelView(
-        name=channel.name,
-        commit=channel.commit,
-        pinned=channel.is_pinned,
-        moved_at_ms=channel.moved_at_ms,
-        who=channel.who,
-    )
-
-
-def _move(move: gitstore.ChannelMove) -> ChannelMoveView:
-    return ChannelMoveView(
-        id=move.id,
-        channel=move.channel,
-        from_commit=move.from_commit,
-        to_commit=move.to_commit,
-        kind=move.kind,
-        who=move.who,
-        why=move.why,
-        at_ms=move.at_ms,
-    )

@@ -43,7 +43,7 @@ import gitstore.prepare
 import gitstore.quarantine
 from executor import main
 from executor.adapters.code import GitCodeSource
-from executor.adapters.code import translated as code_translated
+from executor.adapters.code_errors import translated as code_translated
 from executor.adapters.state import FacetsStateStore, translated
 from executor.config import Config
 from executor.core import codec, entries
