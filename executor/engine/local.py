@@ -104,6 +104,7 @@ class LocalInstances:
 
     async def delete(self, tenant: str, instance: str) -> None:
         await self._engine.delete((tenant, instance))
+        await trio.to_thread.run_sync(self._streams.forget, (tenant, instance), limiter=self._stream_reader)
 
     async def delete_tenant(self, tenant: str) -> None:
         await self._engine.delete_tenant(tenant)

@@ -44,6 +44,10 @@ class Streams:
         self._store = store
         self._known: OrderedDict[Key, _Known] = OrderedDict()
 
+    def forget(self, key: Key) -> None:
+        """It was deleted: another one of its id has other items."""
+        self._known.pop(key, None)
+
     def counts(self, row: StoredRow) -> dict[str, int]:
         """Items so far, by stream, in the order of their first items."""
         return dict(self._scanned(row).counts)

@@ -38,6 +38,7 @@ from executor.sandbox.protocol import (
     FacetImage,
     FacetPages,
     FromSandbox,
+    GoOn,
     NeedFacet,
     NeedPages,
     Output,
@@ -142,6 +143,8 @@ class Child:
             run.ask(frame)
         elif isinstance(frame, Quiesce):
             run.quiesce()
+        elif isinstance(frame, GoOn):
+            run.go_on()
         elif isinstance(frame, Drop):
             self._drop(frame.run)
 

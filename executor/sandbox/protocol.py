@@ -87,6 +87,12 @@ class Quiesce(Frame, frozen=True, tag=4):
     run: int
 
 
+class GoOn(Frame, frozen=True, tag=13):
+    """A run that was told to start nothing, and whose steps still execute, may start others again."""
+
+    run: int
+
+
 class Drop(Frame, frozen=True, tag=5):
     """Forget the run now, cancelling what executes. No answer; frames already under way are ignored."""
 
@@ -161,7 +167,19 @@ class Query(Frame, frozen=True, tag=12):
 
 
 ToSandbox = (
-    Activate | Entries | Attempt | Quiesce | Drop | FacetImage | FacetPages | FacetFailed | Ping | Update | Ask | Query
+    Activate
+    | Entries
+    | Attempt
+    | Quiesce
+    | GoOn
+    | Drop
+    | FacetImage
+    | FacetPages
+    | FacetFailed
+    | Ping
+    | Update
+    | Ask
+    | Query
 )
 
 

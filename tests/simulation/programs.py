@@ -81,6 +81,7 @@ from executor.sandbox.protocol import (
     Drop,
     Entries,
     FromSandbox,
+    GoOn,
     Quiesce,
     ToSandbox,
     Turn,
@@ -399,6 +400,12 @@ class SimulatedSandbox:
                     if run is not None:
                         run.is_quiesced = True
                         self._turn(frame.run, run, [])
+                case GoOn():
+                    run = self.runs.get(frame.run)
+                    if run is not None:
+                        run.is_quiesced = False
+                        if run.position >= run.total:
+                            self._go_on(frame.run, run)
                 case Update():
                     run = self.runs.get(frame.run)
                     if run is not None:

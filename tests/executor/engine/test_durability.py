@@ -31,10 +31,19 @@ def executes_for_ever(seen):
 
 
 class BusySandbox(ScriptedSandbox):
-    """Hears of a Quiesce only when it is told to: a step keeps it from answering at once."""
+    """Hears of a pause, and of all that comes then, only when it is told to."""
+
+    def __init__(self, host, spec):
+        super().__init__(host, spec)
+        self.unheard = []
+        self.is_told = False
 
     async def send(self, frames):
-        await super().send([frame for frame in frames if not isinstance(frame, Quiesce)])
+        for frame in frames:
+            if not self.is_told and (self.unheard or isinstance(frame, Quiesce)):
+                self.unheard.append(frame)
+            else:
+                await super().send([frame])
 
 
 class BusyHost(ScriptedHost):
@@ -46,9 +55,9 @@ class BusyHost(ScriptedHost):
 
 
 async def test_instance_resumed_before_its_pause_was_heard_goes_on(tmp_path):
-    """The run was told to start nothing more, and never starts anything again: it must make room for a new one."""
-    host = BusyHost()
-    host.scripts["One"] = executes_for_ever
+    """The run was told to start nothing more, and then that it may."""
+    host, told = BusyHost(), []
+    host.scripts["One"] = lambda seen: one_step(seen) if told else ([], False)
     async with world(tmp_path, host=host) as w:
         await w.engine.start(KEY, workflow="One", commit=COMMIT, payload=b"\xc0")
         with trio.fail_after(5):
@@ -57,9 +66,9 @@ async def test_instance_resumed_before_its_pause_was_heard_goes_on(tmp_path):
             sandbox = host.sandboxes[0]
             await w.engine.pause(KEY)
             await w.engine.resume(KEY)
-            host.scripts["One"] = one_step
-            (number,) = sandbox.runs
-            await ScriptedSandbox.send(sandbox, [Quiesce(number)])
+            told.append("go on")
+            sandbox.is_told = True
+            await sandbox.send(sandbox.unheard)
             assert await w.until_final(KEY) == "complete"
         assert w.kinds(KEY) == ["Started", "Paused", "Resumed", "StepSucceeded", "Completed"]
 

@@ -130,10 +130,8 @@ class ScriptedSandbox:
     def _turn(self, number: int) -> None:
         run = self.runs[number]
         commands, idle = run.script(run.seen)
-        commands = [command for command in commands if self._is_new(run, command)]
-        if run.is_quiesced:
-            commands = []
-        self.say([Turn(number, run.position, commands, idle or run.is_quiesced)])
+        commands = [] if run.is_quiesced else [command for command in commands if self._is_new(run, command)]
+        self.say([Turn(number, run.position, commands, idle or (run.is_quiesced and not self._host.executes_on))])
 
     def _is_new(self, run: ScriptedRun, command: Command) -> bool:
         if not hasattr(command, "path"):  # an end
@@ -182,6 +180,8 @@ class ScriptedHost:
         self.log: list[ToSandbox] = []
         self.killed: list[tuple[str, str]] = []
         self.not_loadable: ErrorFact | None = None
+        self.executes_on = False
+        """Steps execute through a pause; else they are over at once."""
         self.on_question: Callable[[ScriptedSandbox, Update | Ask], None] = lambda _sandbox, _frame: None
 
     async def open(self, spec: SandboxSpec) -> ScriptedSandbox:
