@@ -10,9 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from executor.core import attributes, bounds, schedule, values
 from executor.core.lifecycle import STATES, TABLE
-from executor.workflow import options
+from executor.engine import children
+from executor.engine.engine import EngineLimits
+from executor.sandbox import run_shown
+from executor.sandbox.child_limits import ChildLimits
+from executor.workflow import durations, options
+from executor.workflow.options import Retry
 
+MIB = 1024 * 1024
+WORDS = {5: "five", 8: "eight"}
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 REFERENCE = (DOCS / "reference.md").read_text(encoding="utf-8")
@@ -79,6 +87,43 @@ def test_every_test_that_a_page_names_exists(name: str) -> None:
     page = (DOCS / name).read_text(encoding="utf-8")
     there = {test for tests in _tests().values() for test in tests}
     assert set(re.findall(r"\btest_\w+(?=`)", page)) - there == set()
+
+
+NUMBERS = {
+    "S3": (WORDS[Retry().limit], "from 1 second"),
+    "S6": (f"{ChildLimits().retry_answer_s:g} seconds",),
+    "T2": (f"{options.GRACE_MS_DEFAULT // 1000} seconds", f"at most {options.GRACE_MS_MAX // 60_000} minutes"),
+    "V5": (f"over {values.VALUE_BYTES_MAX // MIB} MiB", f"over {values.DEPTH_MAX} deep"),
+    "L6": (f"at most {durations.DURATION_MS_MAX // (366 * 86_400_000)} years",),
+    "E11": (f"{bounds.UNREAD_EVENTS_MAX:,} events", f"{bounds.UNREAD_BYTES_MAX // MIB} MiB"),
+    "X4": (
+        f"{EngineLimits().steps_max:,} steps",
+        f"{bounds.JOURNAL_ENTRIES_MAX:,} journal entries",
+        f"{EngineLimits().journal_bytes_max // MIB} MiB",
+        f"{WORDS[round(10 * bounds.WARN_AT)]} tenths",
+    ),
+    "X6": (f"{bounds.OPEN_MAX:,} steps", f"{bounds.STREAMS_MAX:,} output streams"),
+    "X8": (f"{bounds.RESTARTS_MAX} times",),
+    "X10": (f"{children.DEPTH_MAX} instances",),
+    "X11": (f"newest {bounds.HISTORY_KEPT_BYTES // MIB} MiB",),
+    "X12": (
+        f"newest {bounds.EVENT_IDS_KEPT_MAX:,} events",
+        f"newest {bounds.UPDATES_CARRIED_MAX} answers",
+        f"up to {bounds.UPDATES_CARRIED_BYTES // 1024} KiB",
+    ),
+    "X13": (f"{bounds.HISTORY_BYTES_MAX // MIB} MiB", f"{bounds.HISTORY_ENTRIES_MAX:,} entries"),
+    "O1": (f"{run_shown.STATUS_BYTES_MAX // 1024} KiB",),
+    "O4": (f"at most {attributes.COUNT_MAX}",),
+    "Q10": (f"{bounds.UPDATES_OPEN_MAX:,} accepted", f"latest {bounds.UPDATES_KEPT_MAX:,}"),
+    "A4": (f"{WORDS[EngineLimits().deaths_max]} times",),
+    "H11": (f"within {'a minute' if schedule.LATE_MS == 60_000 else schedule.LATE_MS}",),
+}
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_numbers_of_a_rule_are_those_of_the_code(number: str) -> None:
+    for text in NUMBERS[number]:
+        assert text in RULES[number][1]
 
 
 def test_every_option_of_a_step_has_rules() -> None:
