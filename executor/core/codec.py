@@ -43,15 +43,17 @@ def _facts_of(kind: type[entries.Entry]) -> Callable[[AnyEntry], tuple[object, .
 _FACTS = {
     kind: _facts_of(kind)
     for kind in vars(entries).values()
-    if isinstance(kind, type) and issubclass(kind, entries.Entry)
+    if isinstance(kind, type) and issubclass(kind, entries.Entry) and not issubclass(kind, entries.Trace)
 }
+"""Of the kinds that the chain covers."""
 
 
 def chain_after(chain: bytes, entry: AnyEntry) -> bytes:
     """The chain once `entry` follows an entry whose chain is `chain`."""
-    if isinstance(entry, entries.Trace):
+    facts_of = _FACTS.get(type(entry))
+    if facts_of is None:
         return chain
-    return blake2b(chain + _encoder.encode(_FACTS[type(entry)](entry)), digest_size=CHAIN_BYTES).digest()
+    return blake2b(chain + _encoder.encode(facts_of(entry)), digest_size=CHAIN_BYTES).digest()
 
 
 def encode(entry: AnyEntry, chain: bytes) -> bytes:

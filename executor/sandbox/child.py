@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from executor.core.commands import Complete, Emit, StepDone
+from executor.core.commands import Complete, Emit, StepBegun, StepDone
 from executor.sandbox import ambient, detloop, faults, output, rehearsal
 from executor.sandbox.child_limits import ChildLimits
 from executor.sandbox.facets_inside import RunFacet
@@ -248,6 +248,8 @@ def _weight(frame: FromSandbox) -> int:
     if not isinstance(frame, Turn):
         return 256 + len(frame.text) * 3 if isinstance(frame, Output) else 1024
     for command in frame.commands:
+        if type(command) is StepBegun:
+            continue  # with each step there is one
         if isinstance(command, Emit) and sum(map(len, command.items)) > CHUNK_BYTES // 8:
             return MESSAGE_WEIGHT_MAX // 2
         if isinstance(command, StepDone | Complete):

@@ -375,6 +375,8 @@ class RunState:
 
 
 def _weight(command: Command) -> int:
+    if type(command) is StepBegun:  # with each step there is one
+        return 1024
     if isinstance(command, StepDone):
         return 512 + len(command.value) + len(command.delta or b"")
     if isinstance(command, Complete):
