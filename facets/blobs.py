@@ -94,7 +94,7 @@ class BlobStore:
         held: int = connection.execute("SELECT sum(size) FROM blob WHERE key = ?", (key,)).get
         if held + size > self._bytes_max:
             raise Refused(
-                f"The blobs of an instance would have {held + size} bytes, the limit is {self._bytes_max}.",
+                f"The byte streams of the instance would have {held + size} bytes, the limit is {self._bytes_max}.",
                 code="blobs_too_large",
                 details={"bytes_max": self._bytes_max},
             )

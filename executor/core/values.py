@@ -106,7 +106,8 @@ def check(data: bytes, *, what: str = "value", bytes_max: int = VALUE_BYTES_MAX)
 
 
 def canonical(value: Any) -> bytes:
-    """Bytes for digests: equal for equal values whatever the order of keys; what is not a value counts as its type."""
+    """Bytes for digests: equal for equal values whatever the order of keys; what is not a value counts as its type, and by what its
+    `__perdure_identity__()` says, if it has that."""
     data = _encoded_as_it_is(_canonical_encoder, value)
     return _canonical_encoder.encode(_Walk(models=False, lenient=True).plain(value, 0)) if data is None else data
 
@@ -221,6 +222,8 @@ class _Walk:
             return msgspec.msgpack.Ext(_TIME, value.isoformat().encode())
         if self._models:
             return self._model(value, depth)
+        if self._lenient and (identity := getattr(kind, "__perdure_identity__", None)) is not None:
+            return [_type_name(value), self.plain(identity(value), depth)]
         return self._refuse(value, *_why_not(value))
 
     def _inside(self, value: Any, each: Callable[[Any, int], Any], depth: int) -> Any:

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from executor.core.commands import Complete, Emit, StepBegun, StepDone
 from executor.sandbox import ambient, detloop, faults, output, rehearsal
+from executor.sandbox.blobs_inside import Blobs
 from executor.sandbox.child_limits import ChildLimits
 from executor.sandbox.facets_inside import RunFacet
 from executor.sandbox.limits import SandboxLimits
@@ -31,6 +32,8 @@ from executor.sandbox.protocol import (
     Answer,
     Ask,
     Attempt,
+    BlobPart,
+    BlobStored,
     BootFailed,
     Drop,
     Entries,
@@ -39,11 +42,13 @@ from executor.sandbox.protocol import (
     FacetPages,
     FromSandbox,
     GoOn,
+    NeedBlob,
     NeedFacet,
     NeedPages,
     Output,
     Ping,
     Pong,
+    PutBlob,
     Query,
     QueryAnswer,
     Quiesce,
@@ -98,6 +103,7 @@ class Child:
         self._touched: dict[int, RunState] = {}
         self._flush_due = False
         self.page_cache = PageCache(limits.facet.page_cache_bytes_max)
+        self.blobs = Blobs(self, wait_s=limits.blob_wait_s)
         self._facets_awaited = 0
         self._held_back: list[ToSandbox] = []
 
@@ -105,7 +111,7 @@ class Child:
         """Take frames, begin what they bring about, and send what is to be said now. Unknown runs are ignored."""
         if self._facets_awaited:
             for frame in frames:
-                if isinstance(frame, FacetImage | FacetPages | FacetFailed):
+                if isinstance(frame, FacetImage | FacetPages | FacetFailed | BlobStored | BlobPart):
                     self._handle(frame)
                 else:
                     self._held_back.append(frame)  # a step is in the middle of a statement: nothing may run beside it
@@ -127,6 +133,9 @@ class Child:
             return
         if isinstance(frame, Query):
             self._query(frame)
+            return
+        if isinstance(frame, BlobStored | BlobPart):
+            self.blobs.take(frame)
             return
         run = self._runs.get(frame.run)
         if run is None:
@@ -177,13 +186,13 @@ class Child:
         self._outbox.append(frame)
         self._flush_soon()
 
-    def need(self, question: NeedFacet | NeedPages) -> None:
+    def need(self, question: NeedFacet | NeedPages | PutBlob | NeedBlob) -> None:
         self._outbox.append(question)
         self._flush_soon()
 
     def wait_for(self, is_so: Callable[[], bool]) -> None:
-        """Stop everything on the main thread until a facet's pages are there: a statement of an async step needs them
-        now."""
+        """Stop everything on the main thread until what an async step needs now is there: a facet's pages, or a part
+        of a stream."""
         self._facets_awaited += 1
         try:
             while not is_so():

@@ -24,5 +24,6 @@ class ChildLimits:
     output_bytes_max: int = 1024 * 1024
     output_lines_max: int = 20_000
     facet_wait_s: float = 60.0
+    blob_wait_s: float = 300.0
     retry_answer_s: float = 5.0
     facet: FacetLimits = field(default_factory=FacetLimits)

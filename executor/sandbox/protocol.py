@@ -166,6 +166,25 @@ class Query(Frame, frozen=True, tag=12):
     limit: int
 
 
+class BlobStored(Frame, frozen=True, tag=14):
+    """Answer to PutBlob: the parts are durable, or (`message` not "") they were not taken. Always sent, also for a run
+    that is dropped."""
+
+    run: int
+    number: int
+    message: str = ""
+    is_too_large: bool = False
+
+
+class BlobPart(Frame, frozen=True, tag=15):
+    """Answer to NeedBlob. `data` None: there is no such part; `message`: why it cannot be read. Always sent."""
+
+    run: int
+    number: int
+    data: bytes | None
+    message: str = ""
+
+
 ToSandbox = (
     Activate
     | Entries
@@ -180,6 +199,8 @@ ToSandbox = (
     | Update
     | Ask
     | Query
+    | BlobStored
+    | BlobPart
 )
 
 
@@ -257,6 +278,29 @@ class Answer(Frame, frozen=True, tag=27):
     error: ErrorFact | None
 
 
+class PutBlob(Frame, frozen=True, tag=29):
+    """Parts of a byte stream, `first` being the number of the first, that an attempt of the step at `path` gives.
+
+    `id`: of the attempt's own. A sandbox sends the next when this one is answered; `number` counts them, of all runs.
+    """
+
+    run: int
+    number: int
+    path: str
+    id: int
+    first: int
+    parts: list[bytes]
+
+
+class NeedBlob(Frame, frozen=True, tag=30):
+    """A step reads a part of a stream. A sandbox asks for the next when this is answered; `number` as in PutBlob."""
+
+    run: int
+    number: int
+    id: int
+    part: int
+
+
 class QueryAnswer(Frame, frozen=True, tag=28):
     """What the statement gave, or (`code` not "") why it was refused. `is_cut`: there were more rows. The values
     in `rows` are to be None, int, finite float, str or bytes."""
@@ -270,7 +314,9 @@ class QueryAnswer(Frame, frozen=True, tag=28):
     hint: str
 
 
-FromSandbox = Ready | BootFailed | Turn | Output | NeedFacet | NeedPages | Pong | Answer | QueryAnswer
+FromSandbox = (
+    Ready | BootFailed | Turn | Output | NeedFacet | NeedPages | Pong | Answer | QueryAnswer | PutBlob | NeedBlob
+)
 
 
 class ProtocolError(Exception):

@@ -34,6 +34,7 @@ from executor.core.commands import (
 )
 from executor.core.replay import Kind, Replay, Request
 from executor.sandbox import ambient, detloop, output
+from executor.sandbox.blobs_inside import Blobs
 from executor.sandbox.facets_inside import Host, RunFacet
 from executor.sandbox.loader import Bundle, WorkflowCode
 from executor.sandbox.protocol import Activate, Answer, Output, Turn
@@ -60,6 +61,7 @@ class Process(Host, Protocol):
 
     steps: Steps
     bundle: Bundle
+    blobs: Blobs
 
     def touch(self, run: RunState) -> None:
         """Ask `run.turn()` at the end of this turn of the process's loop."""
@@ -157,6 +159,11 @@ class RunState:
         if self._facet is None:
             self._facet = RunFacet(self.number, self._process, self._process.steps.limits)
         return self._facet
+
+    @property
+    def blobs(self) -> Blobs:
+        """Of the process."""
+        return self._process.blobs
 
     # --- requests
 

@@ -113,15 +113,14 @@ class Attempt(WindingAttempt):
             if inspect.isawaitable(result):
                 result = await result
             if self.call.options.is_stream:
-                async with self.facet.exclusive():
-                    result = await step_streams.store_async(self._stream_writer(), result)
+                result = await step_streams.store_async(self._stream_writer(), result)
         except BaseException as error:  # tenant code
             self._failed(error)
         else:
             self._succeeded(result)
 
     def _stream_writer(self) -> step_streams.StreamWriter:
-        return step_streams.StreamWriter(self.facet, self.call.stream_id, self._steps.limits.facet)
+        return step_streams.StreamWriter(self.owner.blobs, self.owner.number, self.call.path, self.check)
 
     def _run_in_thread(self, place: ThreadPlace) -> None:
         call = self.call

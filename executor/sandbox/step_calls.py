@@ -39,15 +39,8 @@ class StepCall(msgspec.Struct, eq=False):
     @property
     def idempotency_key(self) -> str:
         """The same for every attempt of the step, and for no other step."""
-        return self._digest(16, b"perdure steps").hex()
-
-    @property
-    def stream_id(self) -> int:
-        """Of the stream that it gives: unlike that of any other step."""
-        return int.from_bytes(self._digest(8, b"perdure streams"), "big") >> 1
-
-    def _digest(self, size: int, person: bytes) -> bytes:
-        return blake2b(self.path.encode(), key=self.key_seed[:64], digest_size=size, person=person).digest()
+        key, person = self.key_seed[:64], b"perdure steps"
+        return blake2b(self.path.encode(), key=key, digest_size=16, person=person).hexdigest()
 
 
 def declared_result(function: Callable[..., Any]) -> Any:

@@ -1,66 +1,54 @@
-"""`stream=True`: bytes that a step gives, kept in its facet and committed with it.
+"""`stream=True`: bytes that a step gives, which leave the sandbox portion by portion while they come.
 
-They lie in the table `perdure_streams`, which the tenant's SQL can read but not change, in parts of PART_BYTES. What is
-journaled describes them: id, size and SHA-256.
+They lie beside the journal, in parts of PART_BYTES, each portion durable before the next is taken. What is journaled
+describes them: id, size and SHA-256. An attempt has an id of its own: what it wrote is of no use, and is swept, unless it
+succeeds. The facet is not touched: what the step writes there is its own transaction, as with any step.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from typing import Any
 
-import msgspec
-
-from executor.core import values
+from executor.core import blobs
+from executor.core.blobs import PART_BYTES
 from executor.core.errors import Refused
-from executor.sandbox.facets_inside import AttemptFacet
-from executor.workflow.blob import PART_BYTES, Blob
-from facets.errors import Refused as FacetRefused
-from facets.limits import Limits
+from executor.sandbox.blobs_inside import Blobs
+from executor.workflow.blob import Blob
 
 CHUNK_BYTES_MAX = 16 * 1024 * 1024
-_CREATE = "create table if not exists perdure_streams (id integer, part integer, data blob, primary key (id, part))"
-_CLEAR = "delete from perdure_streams where id = ?"
-_INSERT = "insert into perdure_streams (id, part, data) values (?, ?, ?)"
-_PART = "select data from perdure_streams where id = ? and part = ?"
-
-
-class _Described(msgspec.Struct, frozen=True):
-    """The journaled value."""
-
-    id: int
-    size: int
-    sha256: str
+PORTION_PARTS = 4
+_PORTION_BYTES = PORTION_PARTS * PART_BYTES
+_urandom = os.urandom
+"""The real one, taken before `ambient` replaces the name."""
 
 
 def blob_of(value: bytes) -> Blob:
     """The Blob that a journaled value describes. Raises Refused for other bytes."""
-    described = values.decode(value, what="result")
-    try:
-        found = msgspec.convert(described, _Described)
-    except msgspec.ValidationError as error:
-        raise Refused(f"the result is not that of a step with stream=True: {error}", code="value_refused") from None
+    found = blobs.described(value)
     return Blob(found.id, found.size, found.sha256)
 
 
 class StreamWriter:
-    """Writes one stream into the facet that the attempt holds."""
+    """Writes one stream. `check` raises if its attempt is over."""
 
-    def __init__(self, facet: AttemptFacet, id: int, limits: Limits) -> None:
-        self._facet = facet
-        self._id = id
-        self._limits = limits
+    def __init__(self, to: Blobs, run: int, path: str, check: Callable[[], None]) -> None:
+        self._to = to
+        self._run = run
+        self._path = path
+        self._check = check
+        self._id = int.from_bytes(_urandom(8), "big") >> 1 or 1
         self._digest = sha256()
         self._buffer = bytearray()
         self._size = 0
         self._parts = 0
-        facet.execute_as_platform(_CREATE)
-        facet.execute_as_platform(_CLEAR, [id])
 
     def add(self, chunk: object) -> None:
-        """Raises TypeError for anything but bytes, Refused (`payload_too_large`, facet codes)."""
+        """Raises TypeError for anything but bytes, Refused (`payload_too_large`)."""
+        self._check()
         if not isinstance(chunk, bytes | bytearray | memoryview):
             raise TypeError(f"a step with stream=True gave a piece of type {type(chunk).__name__}; give bytes")
         size = chunk.nbytes if isinstance(chunk, memoryview) else len(chunk)
@@ -70,39 +58,38 @@ class StreamWriter:
                 code="payload_too_large",
                 hint="Give it in smaller pieces: a generator, or a file opened for reading bytes.",
             )
-        if self._size + size > min(self._limits.delta_bytes_max, self._limits.facet_bytes_max):
-            raise self._does_not_fit()
         self._size += size
         self._digest.update(chunk)
         self._buffer += chunk
-        while len(self._buffer) >= PART_BYTES:
-            self._write(bytes(self._buffer[:PART_BYTES]))
-            del self._buffer[:PART_BYTES]
 
-    def end(self) -> bytes:
-        """The value to be journaled."""
-        if self._buffer:
-            self._write(bytes(self._buffer))
-            self._buffer.clear()
-        return values.encode({"id": self._id, "size": self._size, "sha256": self._digest.hexdigest()})
+    @property
+    def is_full(self) -> bool:
+        return len(self._buffer) >= _PORTION_BYTES
 
-    def _write(self, part: bytes) -> None:
-        try:
-            self._facet.execute_as_platform(_INSERT, [self._id, self._parts, part])
-        except FacetRefused as refused:
-            if refused.code in {"facet_full", "facet_delta_too_large"}:
-                raise self._does_not_fit() from None
-            raise
-        self._parts += 1
+    def send(self) -> None:
+        """The next portion, in a step thread. Raises Refused (`payload_too_large`), OSError (try again)."""
+        self._check()
+        self._to.put(self._run, self._path, self._id, *self._portion())
 
-    def _does_not_fit(self) -> Refused:
-        limits = self._limits
-        return Refused(
-            f"a stream does not fit into the facet: one step may change {limits.delta_bytes_max} bytes of it, "
-            f"and it may have {limits.facet_bytes_max}",
-            code="payload_too_large",
-            hint="Give less, in parts by several steps, or keep it outside and return a reference.",
-        )
+    async def send_async(self) -> None:
+        """As `send`, on the loop."""
+        self._check()
+        await self._to.put_async(self._run, self._path, self._id, *self._portion())
+
+    def _portion(self) -> tuple[int, list[bytes]]:
+        first, end = self._parts, min(len(self._buffer), _PORTION_BYTES)
+        parts = [bytes(self._buffer[at : min(at + PART_BYTES, end)]) for at in range(0, end, PART_BYTES)]
+        del self._buffer[:end]
+        self._parts += len(parts)
+        return first, parts
+
+    @property
+    def has_rest(self) -> bool:
+        return bool(self._buffer)
+
+    def description(self) -> bytes:
+        """The value to be journaled, when all is sent."""
+        return blobs.encoded(blobs.Described(self._id, self._size, self._digest.hexdigest()))
 
 
 def is_async_source(source: Any) -> bool:
@@ -111,45 +98,47 @@ def is_async_source(source: Any) -> bool:
 
 
 def store(writer: StreamWriter, source: Any) -> bytes:
-    """Write all of `source`; the value to be journaled."""
+    """Write all of `source`, in a step thread; the value to be journaled."""
     try:
         for chunk in _pieces(source):
             writer.add(chunk)
+            while writer.is_full:
+                writer.send()
+        if writer.has_rest:
+            writer.send()
     finally:
         close = getattr(source, "close", None)
         if close is not None:
             close()
-    return writer.end()
+    return writer.description()
 
 
 async def store_async(writer: StreamWriter, source: Any) -> bytes:
-    """As `store`, for what is read asynchronously too."""
-    if not is_async_source(source):
-        return store(writer, source)
+    """As `store`, on the loop, for what is read asynchronously too."""
     try:
         if hasattr(source, "__aiter__"):
             async for chunk in source:
-                writer.add(chunk)
-        else:
+                await _add(writer, chunk)
+        elif is_async_source(source):
             while chunk := await source.read(PART_BYTES):
-                writer.add(chunk)
+                await _add(writer, chunk)
+        else:
+            for chunk in _pieces(source):
+                await _add(writer, chunk)
+        if writer.has_rest:
+            await writer.send_async()
     finally:
         close = getattr(source, "aclose", None) or getattr(source, "close", None)
         closing = close() if close is not None else None
         if inspect.isawaitable(closing):
             await closing
-    return writer.end()
+    return writer.description()
 
 
-def part(facet: AttemptFacet, id: int, number: int) -> bytes | None:
-    """A part of a stream of this facet; None if there is none."""
-    try:
-        rows = facet.execute_as_platform(_PART, [id, number])
-    except FacetRefused as refused:
-        if refused.code == "facet_sql_error":  # no step of this instance gave a stream: there is no table
-            return None
-        raise
-    return bytes(rows[0][0]) if rows else None
+async def _add(writer: StreamWriter, chunk: object) -> None:
+    writer.add(chunk)
+    while writer.is_full:
+        await writer.send_async()
 
 
 def _pieces(source: Any) -> Iterator[Any]:

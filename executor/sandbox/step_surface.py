@@ -17,7 +17,7 @@ import msgspec
 
 from executor.core import values
 from executor.core.commands import Beat, Emit, StepDone, StepError
-from executor.sandbox import step_streams
+from executor.sandbox.blobs_inside import Blobs
 from executor.sandbox.facets_inside import AttemptFacet, RunFacet
 from executor.sandbox.output import Recorder, Scope, nowhere
 from executor.sandbox.step_calls import StepCall
@@ -39,9 +39,13 @@ class Owner(Protocol):
     """The run that an attempt belongs to."""
 
     recorder: Recorder
+    number: int
 
     @property
     def facet(self) -> RunFacet: ...
+
+    @property
+    def blobs(self) -> Blobs: ...
 
     def attempt_begun(self, attempt: Attempt) -> None:
         """It executes from now on. To be told along with whatever is told next."""
@@ -58,9 +62,14 @@ class _Nobody:
     """The owner of an attempt that has ended: code that outlives its attempt does not keep the run."""
 
     recorder: Any = None
+    number = 0
 
     @property
     def facet(self) -> RunFacet:
+        raise _over()
+
+    @property
+    def blobs(self) -> Blobs:
         raise _over()
 
     def attempt_begun(self, attempt: Attempt) -> None: ...
@@ -165,7 +174,14 @@ class AttemptSurface:
         return self.facet.exclusive()
 
     def stream_part(self, id: int, number: int) -> bytes | None:
-        return step_streams.part(self.facet, id, number)
+        owner = self.owner
+        self.check()
+        return owner.blobs.part(owner.number, id, number)
+
+    def check(self) -> None:
+        """Raises NotHere if it is over."""
+        if self.is_over:
+            raise _over()
 
     def heartbeat(self, details: Any) -> None:
         self._speaking().beat(details)

@@ -20,14 +20,18 @@ from executor.sandbox.protocol import (
     Activate,
     Answer,
     Attempt,
+    BlobPart,
+    BlobStored,
     Drop,
     Entries,
     FacetImage,
     FacetPages,
     FromSandbox,
+    NeedBlob,
     NeedFacet,
     NeedPages,
     Output,
+    PutBlob,
     Quiesce,
     Turn,
 )
@@ -172,6 +176,8 @@ class Runs:
     def _take(self, frame: FromSandbox) -> None:
         if isinstance(frame, Answer):
             self.answers[frame.number] = frame
+        if isinstance(frame, PutBlob | NeedBlob):
+            self._answer_blob(frame)
         hosted = self.by_number.get(getattr(frame, "run", 0))
         if hosted is None:
             return
@@ -274,11 +280,22 @@ class Runs:
         frames, self.process.inbox = self.process.inbox, []
         later: list[FromSandbox] = []
         for frame in frames:
-            if isinstance(frame, NeedFacet | NeedPages):
+            if isinstance(frame, NeedFacet | NeedPages | PutBlob | NeedBlob):
                 self._take(frame)
             else:
                 later.append(frame)
         self.process.inbox = later + self.process.inbox
+
+    def _answer_blob(self, frame: PutBlob | NeedBlob) -> None:
+        hosted = self.by_number.get(frame.run)
+        parts = hosted.blobs.setdefault(frame.id, []) if hosted is not None else []
+        if isinstance(frame, PutBlob):
+            parts += frame.parts
+            self.process.handle(BlobStored(frame.run, frame.number))
+        else:
+            self.process.handle(
+                BlobPart(frame.run, frame.number, parts[frame.part] if frame.part < len(parts) else None)
+            )
 
     def _send_pages(self, hosted: Hosted, need: NeedPages) -> None:
         image = hosted.image

@@ -1,4 +1,4 @@
-"""Blob: the bytes that a step with `stream=True` gave, kept in the instance's facet."""
+"""Blob: the bytes that a step with `stream=True` gave, kept beside the instance's facet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ PART_BYTES = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """`size` bytes with this `sha256` (hex). They are read in steps: hand the Blob to one, as an argument."""
+    """`size` bytes with this `sha256` (hex). They are read in steps of the same execution: hand the Blob to one, as an
+    argument."""
 
     id: int
     size: int
@@ -25,7 +26,7 @@ class Blob:
         return b"".join(self.chunks())
 
     def chunks(self) -> Iterator[bytes]:
-        """Its bytes in order, in parts of up to 256 KiB. Inside a step only; the step takes the facet for it."""
+        """Its bytes in order, in parts of up to 256 KiB. Inside a step only."""
         if runtime.in_run():
             raise NotHere(
                 "a Blob was read in run(); read it inside a step and give it as an argument: "
@@ -33,8 +34,12 @@ class Blob:
             )
         attempt = runtime.current_attempt.get()
         if attempt is None:
-            raise NotHere("a Blob was read outside of a step; its bytes are in the facet of a running instance")
+            raise NotHere("a Blob was read outside of a step; its bytes are with a running instance")
         return self._parts(attempt)
+
+    def __perdure_identity__(self) -> tuple[int, int, str]:
+        """What counts of it where a step is asked for."""
+        return self.id, self.size, self.sha256
 
     def _parts(self, attempt: runtime.AttemptRuntime) -> Iterator[bytes]:
         left = self.size
@@ -42,7 +47,7 @@ class Blob:
         while left > 0:
             part = attempt.stream_part(self.id, number)
             if part is None or len(part) != min(left, PART_BYTES):
-                raise NotHere(f"the bytes of this Blob ({self.size}, sha256 {self.sha256[:12]}…) are not in this facet")
+                raise NotHere(f"the bytes of this Blob ({self.size}, sha256 {self.sha256[:12]}…) are not there: they belong to another instance, or to an execution that is over")
             yield part
             left -= len(part)
             number += 1

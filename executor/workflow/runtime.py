@@ -125,7 +125,7 @@ class AttemptRuntime(Protocol):
     def emit(self, stream: str, item: Any) -> None: ...
 
     def stream_part(self, id: int, number: int) -> bytes | None:
-        """A part of a stream that is in the facet."""
+        """A part of a stream of this instance; None: there is none."""
 
     def facet_execute(self, sql: str, parameters: Parameters) -> list[Any]: ...
 

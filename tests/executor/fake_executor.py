@@ -53,6 +53,8 @@ from executor.sandbox.protocol import (
     Activate,
     Answer,
     Attempt,
+    BlobPart,
+    BlobStored,
     BootFailed,
     Drop,
     Entries,
@@ -60,10 +62,12 @@ from executor.sandbox.protocol import (
     FacetImage,
     FacetPages,
     FromSandbox,
+    NeedBlob,
     NeedFacet,
     NeedPages,
     Output,
     Pong,
+    PutBlob,
     Quiesce,
     Ready,
     ToSandbox,
@@ -232,6 +236,7 @@ class FakeExecutor:
         self.paged_bytes_min = IMAGE_BYTES_MAX
         self.asked_pages: list[NeedPages] = []
         self.failing_pages = 0
+        self.blobs: dict[int, list[bytes]] = {}
         self._stories: dict[int, Story] = {}
         self._inboxes: dict[int, asyncio.Queue[Turn | Exception]] = {}
         self._numbers = 0
@@ -267,8 +272,20 @@ class FakeExecutor:
             elif isinstance(frame, NeedPages):
                 self.asked_pages.append(frame)
                 self._send_pages(frame.run, frame.number, frame.first, frame.count)
+            elif isinstance(frame, PutBlob | NeedBlob):
+                self._answer_blob(frame)
             elif isinstance(frame, Pong):
                 self.pongs.append(frame.number)
+
+    def _answer_blob(self, frame: PutBlob | NeedBlob) -> None:
+        parts = self.blobs.setdefault(frame.id, [])
+        if isinstance(frame, PutBlob):
+            assert frame.first == len(parts)
+            parts += frame.parts
+            self.link.send([BlobStored(frame.run, frame.number)])
+        else:
+            data = parts[frame.part] if frame.part < len(parts) else None
+            self.link.send([BlobPart(frame.run, frame.number, data)])
 
     def _send_image(self, run: int) -> None:
         image = self._stories[run].image if run in self._stories else b""

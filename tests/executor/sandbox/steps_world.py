@@ -14,13 +14,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
+
 from executor.core import values
 from executor.core.commands import Beat, Emit, StepDone, StepError
 from executor.sandbox import output
+from executor.sandbox.blobs_inside import Blobs
 from executor.sandbox.child_limits import ChildLimits
 from executor.sandbox.facets_inside import RunFacet
 from executor.sandbox.output import Recorder
-from executor.sandbox.protocol import NeedFacet, NeedPages, Output
+from executor.sandbox.protocol import BlobPart, BlobStored, NeedBlob, NeedFacet, NeedPages, Output, PutBlob
 from executor.sandbox.step_attempt import Attempt
 from executor.sandbox.step_calls import StepCall
 from executor.sandbox.steps import Steps
@@ -66,6 +69,11 @@ class Owner:
         self.recorder = Recorder(1, world.steps.limits, self.lines.append)
         self.recorder.go_live()
         self._image = image
+        self.number = 1
+        self.stored: dict[int, list[bytes]] = {}
+        self.refusal = BlobStored(1, 0)
+        self.asked: list[PutBlob | NeedBlob] = []
+        self.blobs = Blobs(self, wait_s=10.0)
         self.facet = RunFacet(1, self, world.steps.limits)
         self.page_cache = PageCache(1 << 20)
         self.over = asyncio.Event()
@@ -105,11 +113,29 @@ class Owner:
 
     # --- Host of the facet
 
-    def need(self, question: NeedFacet | NeedPages) -> None:
+    def need(self, question: NeedFacet | NeedPages | PutBlob | NeedBlob) -> None:
+        if isinstance(question, PutBlob | NeedBlob):
+            self.asked.append(question)
+            self.world.steps.loop.call_soon(self._answer)
+            return
         assert isinstance(question, NeedFacet)
         self.world.steps.loop.call_soon(self._answer)
 
+    def _answer_blobs(self) -> None:
+        asked, self.asked = self.asked, []
+        for question in asked:
+            parts = self.stored.setdefault(question.id, [])
+            if isinstance(question, NeedBlob):
+                data = parts[question.part] if question.part < len(parts) else None
+                self.blobs.take(BlobPart(1, question.number, data))
+            else:
+                if not self.refusal.message:
+                    assert question.first == len(parts)
+                    parts += question.parts
+                self.blobs.take(msgspec.structs.replace(self.refusal, number=question.number))
+
     def _answer(self) -> None:
+        self._answer_blobs()
         if not self.facet.is_loaded:
             self.facet.take_image(0, len(self._image), self._image)
 

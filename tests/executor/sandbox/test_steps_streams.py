@@ -1,4 +1,4 @@
-"""`stream=True`: bytes of a step in the instance's facet, and what becomes of ordinary results that are too large."""
+"""`stream=True`: bytes of a step on their way to the executor and back, and what becomes of ordinary results that are too large."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from typing import Any
 
 import pytest
 
+from executor.core import blobs
 from executor.core.commands import StepDone, StepError
 from executor.core.replay import asked
+from executor.engine import blobs as engine_blobs
+from executor.sandbox import step_streams
+from executor.sandbox.protocol import BlobStored, PutBlob
 from executor.sandbox.step_streams import blob_of
 from executor.workflow import Blob, NotHere
+from executor.workflow import blob as blob_module
 from facets.delta import apply_all
 from facets.facet import Facet
 from facets.limits import Limits
-from tests.executor.sandbox.steps_world import Owner, World, current, really, virtually
+from tests.executor.sandbox.steps_world import Owner, World, current, really, until, virtually
 
 KIB = 1024
 DATA = bytes(range(256)) * (600 * KIB // 256) + b"end"
-
-
-def image_of(owner: Owner) -> bytes:
-    return apply_all(b"", [owner.report.delta], bytes_max=Limits().facet_bytes_max)
 
 
 def in_pieces(size: int = 100_000) -> Iterator[bytes]:
@@ -72,7 +73,7 @@ SOURCES: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_stream_is_in_the_facet_and_its_description_in_the_journal(source: str) -> None:
+def test_stream_is_with_the_executor_and_its_description_in_the_journal(source: str) -> None:
     async def main(world: World) -> None:
         owner = await world.outcome(SOURCES[source], stream=True)
         report = owner.report
@@ -80,25 +81,66 @@ def test_stream_is_in_the_facet_and_its_description_in_the_journal(source: str) 
         blob = blob_of(report.value)
         assert (report.form, blob.size, blob.sha256) == ("stream", len(DATA), sha256(DATA).hexdigest())
         assert len(report.value) < 200
-        assert owner.facet._holder is None
-        connection = sqlite3.connect(":memory:")
-        connection.deserialize(image_of(owner))
-        rows = connection.execute("select id, part, data from perdure_streams order by part").fetchall()
-        connection.close()
-        assert [(stream, part, len(data)) for stream, part, data in rows] == [
-            (blob.id, 0, 256 * KIB),
-            (blob.id, 1, 256 * KIB),
-            (blob.id, 2, len(DATA) - 512 * KIB),
-        ]
-        assert b"".join(data for _, _, data in rows) == DATA
+        assert report.delta is None
+        assert [len(part) for part in owner.stored[blob.id]] == [256 * KIB, 256 * KIB, len(DATA) - 512 * KIB]
+        assert b"".join(owner.stored[blob.id]) == DATA
 
     really(main)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_portion_leaves_only_when_the_one_before_is_durable(is_async: bool) -> None:
+    given: list[int] = []
+
+    def pieces() -> Iterator[bytes]:
+        for number in range(12):
+            given.append(number)
+            yield bytes(512 * KIB)
+
+    async def async_pieces() -> AsyncIterator[bytes]:
+        for piece in pieces():
+            yield piece
+
+    async def main(world: World) -> None:
+        owner = world.owner()
+        answer, owner._answer = owner._answer, lambda: None  # type: ignore[method-assign]
+        world.begin(async_pieces if is_async else pieces, owner=owner, stream=True)
+        for count in range(1, 7):
+            await until(lambda: len(owner.asked) == 1)
+            assert given == list(range(2 * count)), "nothing more is asked of the step meanwhile"
+            [asked] = owner.asked
+            assert isinstance(asked, PutBlob)
+            assert (asked.first, [len(part) for part in asked.parts]) == (4 * (count - 1), [256 * KIB] * 4)
+            answer()
+        await until(lambda: bool(owner.reports))
+        assert blob_of(owner.report.value).size == 6 * KIB * KIB
+
+    really(main)
+
+
+def test_streams_written_at_once_take_turns() -> None:
+    async def main(world: World) -> None:
+        owner = world.owner()
+        answer, owner._answer = owner._answer, lambda: None  # type: ignore[method-assign]
+        for number in range(3):
+            world.begin(lambda: bytes(3 * 1024 * KIB), owner=owner, stream=True, path=f"s#{number}")
+        paths: list[str] = []
+        while len(owner.reports) < 3:
+            await until(lambda: len(owner.asked) == 1 or len(owner.reports) == 3)
+            for question in owner.asked:
+                assert isinstance(question, PutBlob)
+                paths.append(question.path)
+            answer()
+        assert len(paths) == 9
+        assert sorted(len(parts) for parts in owner.stored.values()) == [12, 12, 12]
+
+    really(main, threads=3)
 
 
 def test_blob_is_read_in_a_later_step() -> None:
     async def main(world: World) -> None:
         owner = await world.outcome(in_pieces, stream=True)
-        blob, image = blob_of(owner.report.value), image_of(owner)
+        blob, stored = blob_of(owner.report.value), owner.stored
 
         def use(given: Blob) -> list[Any]:
             return [given.read() == DATA, [len(part) for part in given.chunks()]]
@@ -107,7 +149,9 @@ def test_blob_is_read_in_a_later_step() -> None:
             return use(given)
 
         for function in (use, use_async):
-            owner = await world.outcome(function, blob, owner=world.owner(image))
+            owner = world.owner()
+            owner.stored = stored
+            await world.outcome(function, blob, owner=owner)
             assert owner.result == [True, [256 * KIB, 256 * KIB, len(DATA) - 512 * KIB]]
         assert owner.report.delta is None
 
@@ -119,20 +163,25 @@ def test_empty_stream_has_no_parts() -> None:
         owner = await world.outcome(lambda: b"", stream=True)
         blob = blob_of(owner.report.value)
         assert (blob.size, blob.sha256) == (0, sha256().hexdigest())
+        assert owner.stored == {}
         owner = await world.outcome(Blob.read, blob, owner=world.owner())
         assert owner.result == b""
 
     really(main)
 
 
-def test_blob_of_another_facet_cannot_be_read() -> None:
+def test_blob_of_another_instance_cannot_be_read() -> None:
     blob = Blob(1, 5, sha256(b"12345").hexdigest())
 
     async def main(world: World) -> None:
         empty = await world.outcome(Blob.read, blob)
-        assert empty.error.message == "the bytes of this Blob (5, sha256 5994471abb01…) are not in this facet"
-        image = image_of(await world.outcome(in_pieces, stream=True))
-        other = await world.outcome(Blob.read, blob, owner=world.owner(image))
+        assert empty.error.message == (
+            "the bytes of this Blob (5, sha256 5994471abb01…) are not there: "
+            "they belong to another instance, or to an execution that is over"
+        )
+        owner = world.owner()
+        owner.stored = {1: [b"1234"]}
+        other = await world.outcome(Blob.read, blob, owner=owner)
         assert other.error.message == empty.error.message
 
     really(main)
@@ -140,21 +189,101 @@ def test_blob_of_another_facet_cannot_be_read() -> None:
 
 def test_blob_is_read_in_steps_only() -> None:
     blob = Blob(1, 5, "")
-    with pytest.raises(NotHere, match="outside of a step; its bytes are in the facet of a running instance"):
+    with pytest.raises(NotHere, match="outside of a step; its bytes are with a running instance"):
         blob.read()
 
 
-def test_digest_of_what_is_asked_with_a_blob_is_the_same_in_every_process() -> None:
-    assert asked("step", "use", (Blob(1, 5, "aa"),), {}).hex() == "4af7b32b0388ecff1d35186f64f916ee"
+def test_another_blob_is_something_else_to_ask_for() -> None:
+    digest = asked("step", "use", (Blob(1, 5, "aa"),), {})
+    assert digest == asked("step", "use", (Blob(1, 5, "aa"),), {})
+    assert digest.hex() == "70f6794197ea1e415520c7ce3efae927"
+    others = [(Blob(2, 5, "aa"),), (Blob(1, 6, "aa"),), (Blob(1, 5, "ab"),), ([Blob(2, 5, "aa")],)]
+    assert len({digest, *(asked("step", "use", other, {}) for other in others)}) == 5
+    assert asked("step", "use", ({"in": Blob(1, 5, "aa")},), {}) != asked(
+        "step", "use", ({"in": Blob(2, 5, "aa")},), {}
+    )
 
 
-def test_streams_of_two_steps_have_different_ids_and_a_second_attempt_the_same() -> None:
+def test_parts_are_of_one_size_on_both_sides() -> None:
+    assert blob_module.PART_BYTES == blobs.PART_BYTES
+    assert step_streams.PORTION_PARTS == engine_blobs.PORTION_PARTS
+
+
+def test_every_attempt_has_a_stream_of_its_own() -> None:
     async def main(world: World) -> None:
-        ids = [
+        ids = {
             blob_of((await world.outcome(lambda: b"x", stream=True, path=path, number=number)).report.value).id
             for path, number in (("a#1", 1), ("a#1", 2), ("a#2", 1))
-        ]
-        assert ids[0] == ids[1] != ids[2]
+        }
+        assert len(ids) == 3
+        assert 0 < min(ids) <= max(ids) <= blobs.ID_MAX
+
+    really(main)
+
+
+def test_stream_leaves_the_facet_to_the_step() -> None:
+    """What it writes there is one transaction with its result, whenever in between it does; reading does not take it."""
+
+    def gives() -> Iterator[bytes]:
+        runtime = current()._runtime
+        runtime.facet_execute("create table t (n)", [])
+        for number in range(40):
+            runtime.facet_execute("insert into t values (?)", [number])
+            yield bytes(100 * KIB)
+
+    async def main(world: World) -> None:
+        owner = await world.outcome(gives, stream=True)
+        report = owner.report
+        assert blob_of(report.value).size == 4_000 * KIB
+        connection = sqlite3.connect(":memory:")
+        connection.deserialize(apply_all(b"", [report.delta], bytes_max=Limits().facet_bytes_max))
+        assert connection.execute("select count(*) from t").fetchone() == (40,)
+        connection.close()
+
+    really(main)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "message", "code", "is_retryable"),
+    [
+        (
+            BlobStored(1, 0, "The streams would have 9 bytes, the limit is 8.", is_too_large=True),
+            (
+                "The streams would have 9 bytes, the limit is 8. Give less, or keep it outside and return a reference; "
+                "self.continue_as_new() lets go of the streams so far."
+            ),
+            "payload_too_large",
+            False,
+        ),
+        (BlobStored(1, 0, "the disk is full"), "a stream cannot be written: the disk is full", "step_failed", True),
+    ],
+    ids=["too large", "full disk"],
+)
+def test_portion_that_is_not_taken_fails_the_attempt(
+    refusal: BlobStored, message: str, code: str, is_retryable: bool
+) -> None:
+    async def main(world: World) -> None:
+        for source in (in_pieces, async_pieces):
+            owner = world.owner()
+            owner.refusal = refusal
+            await world.outcome(source, owner=owner, stream=True)
+            assert owner.error.message == message
+            assert (owner.error.code, owner.error.retryable) == (code, is_retryable)
+
+    really(main)
+
+
+def test_attempt_that_ran_out_of_time_sends_nothing_more() -> None:
+    async def main(world: World) -> None:
+        owner = world.owner()
+        answer, owner._answer = owner._answer, lambda: None  # type: ignore[method-assign]
+        world.begin(lambda: bytes(8 * 1024 * KIB), owner=owner, stream=True, timeout=0.05)
+        await until(lambda: bool(owner.reports))
+        assert owner.error.type == "executor.workflow.StepTimeout"
+        answer()
+        await until(lambda: world.threads_taken == 0)
+        assert [len(parts) for parts in owner.stored.values()] == [4]
+        assert not owner.asked
 
     really(main)
 
@@ -212,15 +341,8 @@ def test_failed_stream_leaves_nothing_and_closes_its_source() -> None:
                 "Give it in smaller pieces: a generator, or a file opened for reading bytes."
             ),
         ),
-        (
-            [bytes(1 << 20)] * 9,
-            (
-                "a stream does not fit into the facet: one step may change 9437184 bytes of it, and it may have 8388608. "
-                "Give less, in parts by several steps, or keep it outside and return a reference."
-            ),
-        ),
     ],
-    ids=["text", "number", "texts", "text file", "large piece", "large stream"],
+    ids=["text", "number", "texts", "text file", "large piece"],
 )
 def test_wrong_stream_says_what_is_wrong(given: Any, message: str) -> None:
     async def main(world: World) -> None:
