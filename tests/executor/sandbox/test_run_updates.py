@@ -305,6 +305,22 @@ def test_run_that_returns_waits_for_accepted_handlers() -> None:
     pytest.fail("no order let the update come in time")
 
 
+def test_run_that_continues_as_new_waits_for_accepted_handlers_too() -> None:
+    body = 'if event.payload:\n    return "done"\nawait step.sleep("nap", 10)\nself.continue_as_new(1)'
+    source = job_with(body, SLOW)
+    for order in range(6):
+        story = play(source, Story("Job", updates=[("slow", 500)], order=order))
+        if not ended(story):
+            continue
+        assert story.result == "done"
+        assert values.decode(ended(story)[0].value) == [1, None]
+        assert story.kinds()[-3:] == ["UpdateEnded", "Continued", "Completed"]
+        for length in story.cuts[:-1]:
+            assert play(source, story.prefix(length)).kinds() == story.kinds()
+        return
+    pytest.fail("no order let the update come in time")
+
+
 def test_run_that_fails_cancels_handlers_and_answers_them() -> None:
     source = job_with('await step.sleep("nap", 10)\nraise ValueError("broken")', SLOW)
     for order in range(6):
