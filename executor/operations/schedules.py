@@ -28,7 +28,7 @@ class CreateSchedule(Arguments, frozen=True):
 
 
 class TriggerSchedule(Arguments, frozen=True):
-    """`id`: of the instance; with one, triggering again is safe."""
+    """`id`: of the instance; triggering again with the same one is the same firing."""
 
     id: str | None = None
 

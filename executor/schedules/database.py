@@ -5,6 +5,10 @@
     firings    what became of times: the newest 100 of each schedule
 
 Numbered migrations, checked against `PRAGMA user_version`: one that was released is never edited.
+
+**After a failed fsync** nobody can know what is on disk, and the next one may report success all the same. So the first
+write that fails for any reason but a full disk is the last: from then on the file is neither written nor read, which
+stops the executor; nor is its write-ahead file brought home. Whoever opens it then writes that file once more first.
 """
 
 from __future__ import annotations
@@ -18,9 +22,12 @@ from typing import Final
 import apsw
 
 from executor.core.errors import Corrupt, Refused, Unavailable
+from facets.database import renew
 
 APPLICATION_ID: Final = 0x50445343  # "PDSC" in the file's header: Perdure's schedules
 BUSY_MS = 10_000
+CHECKPOINT_PAGES = 1_000
+"""The write-ahead file is brought home when it has so many."""
 
 MIGRATIONS: Final[tuple[str, ...]] = (
     """
@@ -75,27 +82,33 @@ MIGRATIONS: Final[tuple[str, ...]] = (
 class Database:
     """One connection, used by one thread at a time: schedules are few, and most questions take microseconds."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, vfs: str | None = None) -> None:
         """Open or make the file. Raises Refused (`schema_too_new`), Corrupt, Unavailable."""
         self._path = path
         self._lock = threading.Lock()
         self._is_broken = False
+        self._pages_ahead = 0
         with self._translated():
-            self._connection = apsw.Connection(str(path))
+            self._connection = apsw.Connection(str(path), vfs=vfs)
             try:
-                self._prepare()
+                self._prepare(vfs)
             except BaseException:
                 self._connection.close()
                 raise
 
-    def _prepare(self) -> None:
+    def _prepare(self, vfs: str | None) -> None:
         connection = self._connection
         connection.set_busy_timeout(BUSY_MS)
         connection.pragma("journal_mode", "wal")
         connection.pragma("synchronous", "FULL")
+        # By itself SQLite brings it home after a commit, does not say if that fails, and does so once more on closing.
+        # The hook takes the place of the one that does the first.
+        connection.set_wal_hook(self._count)
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         connection.pragma("foreign_keys", True)
         connection.pragma("secure_delete", True)  # what is deleted is overwritten with zeros
         connection.pragma("trusted_schema", False)
+        renew(connection, self._path, vfs)
         connection.execute("BEGIN IMMEDIATE")
         version = int(str(connection.pragma("user_version")))
         if version > len(MIGRATIONS):
@@ -107,21 +120,24 @@ class Database:
             )
         for migration in MIGRATIONS[version:]:
             connection.execute(migration)
-        connection.pragma("application_id", APPLICATION_ID)
-        connection.pragma("user_version", len(MIGRATIONS))
+        if version < len(MIGRATIONS):
+            connection.pragma("application_id", APPLICATION_ID)
+            connection.pragma("user_version", len(MIGRATIONS))
         connection.execute("COMMIT")
 
     @contextmanager
     def read(self) -> Iterator[apsw.Connection]:
+        """Raises Corrupt, also once a write has failed."""
         with self._lock, self._translated():
+            self._check()
             yield self._connection
 
     @contextmanager
     def write(self) -> Iterator[apsw.Connection]:
-        """One transaction, durable at the end; undone if the block raises."""
+        """One transaction, durable at the end; undone if the block raises. Raises Corrupt, Unavailable
+        (`storage_full`, `busy`): nothing was written."""
         with self._lock, self._translated():
-            if self._is_broken:
-                raise self._failed("an earlier write failed")
+            self._check()
             connection = self._connection
             try:
                 connection.execute("BEGIN IMMEDIATE")
@@ -131,18 +147,18 @@ class Database:
                 self._roll_back()
                 raise
             except apsw.Error as error:
-                # After a failed fsync nobody can know what is on disk; the next one may report success all the same.
-                self._is_broken = True
-                self._roll_back()
-                raise self._failed(error) from error
+                raise self._broken(error) from error
             except BaseException:
                 self._roll_back()
                 raise
+            if self._pages_ahead >= CHECKPOINT_PAGES:
+                self._bring_home(apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def erase(self) -> None:
         """Leave nothing of what was deleted in the write-ahead file either; on a full disk, at the next occasion."""
-        with suppress(Unavailable), self.read() as connection:
-            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        with self._lock, self._translated():
+            self._check()
+            self._bring_home(apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     def copy(self, target: Path) -> None:
         """A consistent copy in the new file `target`."""
@@ -157,7 +173,36 @@ class Database:
 
     def close(self) -> None:
         with self._lock:
-            self._connection.close()
+            try:
+                if not self._is_broken:
+                    with suppress(Corrupt):  # What is not brought home is found by the next one who opens it.
+                        self._bring_home(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            finally:
+                self._connection.close()
+
+    def _count(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
+        self._pages_ahead = pages
+        return apsw.SQLITE_OK
+
+    def _bring_home(self, mode: int) -> None:
+        """Write what the write-ahead file holds into the database and fsync that. Raises Corrupt."""
+        try:
+            self._connection.wal_checkpoint(mode=mode)
+            self._pages_ahead = 0
+        except (apsw.FullError, apsw.BusyError):
+            pass  # Nothing is lost: it stays ahead until the next occasion.
+        except apsw.Error as error:
+            raise self._broken(error) from error
+
+    def _check(self) -> None:
+        if self._is_broken:
+            raise self._failed("an earlier write failed")
+
+    def _broken(self, error: apsw.Error) -> Corrupt:
+        self._is_broken = True
+        with suppress(apsw.Error):
+            self._roll_back()
+        return self._failed(error)
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:
@@ -180,6 +225,12 @@ class Database:
             ) from error
         except (apsw.BusyError, apsw.CantOpenError) as error:
             raise Unavailable(f"{self._path.name} cannot be worked on: {error}", code="busy") from error
+        except apsw.IOError as error:
+            raise Corrupt(
+                f"{self._path.name} could not be read or written: {error}",
+                code="corrupt_store",
+                hint="Look at the disk, then start the executor again.",
+            ) from error
         except apsw.Error as error:
             raise Corrupt(
                 f"{self._path.name} is damaged: {error}", code="corrupt_store", hint="Restore the last backup."

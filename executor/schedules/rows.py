@@ -108,6 +108,13 @@ def put_pending(connection: apsw.Connection, number: int, one: Pending) -> None:
     )
 
 
+def is_recorded(connection: apsw.Connection, number: int, firing: FiringView) -> bool:
+    """Whether there is such a firing of the same instance."""
+    sql = "SELECT EXISTS (SELECT 1 FROM firings WHERE schedule_id = ? AND outcome = ? AND instance = ?)"
+    [[found]] = query(connection, sql, (number, firing.outcome, firing.instance))
+    return bool(found)
+
+
 def put_firing(connection: apsw.Connection, number: int, firing: FiringView) -> None:
     connection.execute(
         "INSERT INTO firings (schedule_id, scheduled_ms, at_ms, outcome, instance, until_ms, reason)"

@@ -19,6 +19,7 @@ from executor.schedules.rows import (
     find,
     get,
     insert,
+    is_recorded,
     pending_of,
     put_firing,
     put_pending,
@@ -41,9 +42,9 @@ class SqliteScheduleStore:
         self._database = database
 
     @classmethod
-    def open(cls, path: Path) -> SqliteScheduleStore:
+    def open(cls, path: Path, *, vfs: str | None = None) -> SqliteScheduleStore:
         """The file is made if it is missing. Raises Refused (`schema_too_new`), Corrupt, Unavailable."""
-        return cls(Database(path))
+        return cls(Database(path, vfs=vfs))
 
     # --- what there is
 
@@ -260,7 +261,7 @@ class SqliteScheduleStore:
     def record(self, tenant: str, name: str, firing: FiringView) -> None:
         with self._database.write() as connection:
             found = find(connection, tenant, name, is_shown=None)
-            if found is None:
+            if found is None or is_recorded(connection, found[0], firing):
                 return
             running = [*found[1].running, firing.instance][-FIRINGS_KEPT:]
             connection.execute("UPDATE schedules SET running = ? WHERE id = ?", (json.dumps(running), found[0]))

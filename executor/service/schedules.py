@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ import trio
 from executor import ports
 from executor.core import ids, schedule
 from executor.core.entries import StartOptions
-from executor.core.errors import NotFound, Refused
+from executor.core.errors import Corrupt, NotFound, Refused
 from executor.entropy import new_name
 from executor.ports import Pending, ScheduleRow, ScheduleStore, Seen
 from executor.rendering import readable
@@ -133,7 +134,7 @@ class Schedules(Instances):
         )
         if row.due_ms is None:
             raise Refused("the schedule has no time ahead", code="bad_request", hint="Check its end.")
-        await in_thread(lambda: store.add(row, count_max=SCHEDULES_MAX))
+        await self._write(lambda: store.add(row, count_max=SCHEDULES_MAX))
         scheduler.poke()
         return await self._shown(store, tenant, row.name)
 
@@ -141,20 +142,20 @@ class Schedules(Instances):
         """Instances that it started go on. Raises NotFound, Conflict (`invalid_state`: code declares it)."""
         self.may(caller, tenant, "write")
         store = await self._store_of(tenant, name)
-        await in_thread(store.delete, tenant, name)
+        await self._write(lambda: store.delete(tenant, name))
 
     async def pause_schedule(self, caller: Caller, tenant: str, name: str) -> ScheduleView:
         """Fire nothing until it is resumed; instances that it started go on. Idempotent."""
         self.may(caller, tenant, "write")
         store = await self._store_of(tenant, name)
-        await in_thread(lambda: store.pause(tenant, name, by=caller.who))
+        await self._write(lambda: store.pause(tenant, name, by=caller.who))
         return await self._shown(store, tenant, name)
 
     async def resume_schedule(self, caller: Caller, tenant: str, name: str) -> ScheduleView:
         """Go on with the next time from now; what came meanwhile is not made up for. Idempotent."""
         self.may(caller, tenant, "write")
         store = await self._store_of(tenant, name)
-        await in_thread(self._resume, store, tenant, name)
+        await self._write(lambda: self._resume(store, tenant, name))
         self._working()[0].poke()
         return await self._shown(store, tenant, name)
 
@@ -171,7 +172,7 @@ class Schedules(Instances):
     async def trigger_schedule(self, caller: Caller, tenant: str, name: str, *, id: str | None = None) -> Status:
         """Start an instance now, as the schedule would, paused or not and whatever its overlap policy says.
 
-        `id`: of the instance; with one, doing it again is safe. Raises what `start` raises, NotFound.
+        `id`: of the instance; with one, doing it again is the same firing. Raises what `start` raises, NotFound.
         """
         self.may(caller, tenant, "write")
         store = await self._store_of(tenant, name)
@@ -196,10 +197,18 @@ class Schedules(Instances):
             instance=seen.row.instance,
             reason=f"by {caller.who}",
         )
-        await in_thread(store.record, tenant, name, firing)
+        await self._write(lambda: store.record(tenant, name, firing))
         return status_of(seen)
 
     # --- inside
+
+    async def _write(self, write: Callable[[], object]) -> None:
+        """Change the store. A store that can be worked on no more stops the executor, whoever found that out."""
+        try:
+            await in_thread(write)
+        except Corrupt:
+            self._working()[0].poke()
+            raise
 
     def _moved(self, tenant: str) -> None:
         super()._moved(tenant)

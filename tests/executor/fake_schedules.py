@@ -81,7 +81,8 @@ class FakeSchedules:
         found = self._schedule(caller, tenant, name, "write")
         status: Status = await self.start(caller, tenant, found.workflow, found.payload, id=id)  # type: ignore[attr-defined]
         firing = FiringView(scheduled_ms=NOW_MS, at_ms=NOW_MS, outcome="triggered", instance=status.id)
-        self._change(caller, tenant, name, running=[status.id], firings=[firing, *found.firings])
+        if status.id not in [known.instance for known in found.firings]:
+            self._change(caller, tenant, name, running=[status.id], firings=[firing, *found.firings])
         return status
 
     def _change(self, caller: Caller, tenant: str, name: str, **changes: Any) -> ScheduleView:

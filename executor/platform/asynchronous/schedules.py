@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from executor.core.errors import Unavailable
+from executor.entropy import new_name
 from executor.platform import payloads
 from executor.platform.asynchronous.caller import AsyncOfTenant
 from executor.platform.asynchronous.run import AsyncRun
@@ -81,6 +83,18 @@ class AsyncSchedules(AsyncOfTenant):
         return found
 
     async def trigger_schedule(self, name: str, *, id: str | None = None) -> AsyncRun[Any]:
-        """Start an instance now, as the schedule would, whatever its overlap policy says and even if it is paused."""
-        status: Status = await self._call("trigger_schedule", name, id=id)
+        """Start an instance now, as the schedule would, whatever its overlap policy says and even if it is paused.
+
+        The same `id` is the same firing, however often it is asked for. Without one it is drawn here, before anything
+        is sent: if no answer comes (Unavailable), `details["id"]` is what to ask again with.
+        """
+        run_id = new_name("run") if id is None else id
+        try:
+            status: Status = await self._call("trigger_schedule", name, id=run_id)
+        except Unavailable as error:
+            error.details.setdefault("id", run_id)
+            error.hint = " ".join(
+                filter(None, (error.hint, f"Asked again with the id {run_id} it is the same firing."))
+            )
+            raise
         return AsyncRun(self, status.id)

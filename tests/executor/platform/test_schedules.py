@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from executor import Conflict, NotFound, Refused
+from executor import Conflict, NotFound, Refused, Unavailable
 from executor.platform import Tenant
 from executor.workflow import Workflow
 
@@ -43,6 +43,25 @@ def test_trigger_gives_the_handle_of_its_instance(acme: Tenant) -> None:
     acme.create_schedule("Echo", "hello", name="a", cron="0 6 * * *")
     assert acme.trigger_schedule("a", id="one").result(timeout=20) == "hello"
     assert acme.schedule("a").firings[0].instance == "one"
+
+
+def test_trigger_without_an_answer_says_with_which_id_it_is_the_same(
+    acme: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acme.create_schedule("Echo", "hello", name="a", cron="0 6 * * *")
+    call = Tenant._call
+
+    def deaf(self: Tenant, operation: str, *path: str, **arguments: object) -> object:
+        call(self, operation, *path, **arguments)
+        raise Unavailable("no answer", code="unreachable", hint="Look.")
+
+    with monkeypatch.context() as patched, pytest.raises(Unavailable) as lost:
+        patched.setattr(Tenant, "_call", deaf)
+        acme.trigger_schedule("a")
+    drawn = lost.value.details["id"]
+    assert lost.value.hint == f"Look. Asked again with the id {drawn} it is the same firing."
+    assert acme.trigger_schedule("a", id=drawn).result(timeout=20) == "hello"
+    assert [firing.instance for firing in acme.schedule("a").firings] == [drawn]
 
 
 def test_pause_and_resume_say_what_is_then(acme: Tenant) -> None:

@@ -191,7 +191,7 @@ def test_history_keeps_the_last_hundred_of_each(world: World) -> None:
     world.add("b", every="1 hour")
     world.store.record(TENANT, "b", firing(1))
     for number in range(FIRINGS_KEPT + 7):
-        world.store.record(TENANT, "a", firing(number))
+        world.store.record(TENANT, "a", firing(number, instance=f"i{number}"))
     kept = [one.scheduled_ms for one in world.store.firings(TENANT, "a", limit=1000)]
     assert kept == list(range(FIRINGS_KEPT + 6, 6, -1))
     assert len(world.store.firings(TENANT, "b", limit=1000)) == 1

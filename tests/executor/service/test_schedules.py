@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import apsw
 import msgspec
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from executor.core.errors import Conflict, NotFound, Refused, Unavailable
+from executor.core.errors import Conflict, Corrupt, NotFound, Refused, Unavailable
 from executor.ports import CodeSource, Instances, Row, Seen, Start, StoredRow
 from executor.schedules import scheduler
 from executor.schedules.store import SqliteScheduleStore
@@ -233,9 +234,43 @@ async def test_trigger_starts_now_once_for_each_id_even_while_paused(world: Worl
     assert list(world.made.starts) == ["by-hand"]
     view = await world.service.schedule(ADMINISTRATOR, "acme", "s")
     assert (view.paused, view.paused_by, view.next_ms) == (True, "admin", [])
-    assert view.firings[0].outcome == "triggered"
-    assert view.firings[0].reason == "by admin"
-    assert set(view.running) == {"by-hand"}
+    [firing] = view.firings
+    assert (firing.outcome, firing.reason, firing.instance) == ("triggered", "by admin", "by-hand")
+    assert view.running == ["by-hand"]
+
+
+async def test_trigger_that_was_cut_off_is_recorded_when_it_is_asked_for_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.create(name="s", every="1 hour")
+
+    def lost(*_: Any) -> None:
+        raise Unavailable("the disk is full", code="storage_full")
+
+    with monkeypatch.context() as patched, pytest.raises(Unavailable):
+        patched.setattr(world.store, "record", lost)
+        await world.service.trigger_schedule(ADMINISTRATOR, "acme", "s", id="by-hand")
+    for _ in range(2):
+        await world.service.trigger_schedule(ADMINISTRATOR, "acme", "s", id="by-hand")
+    view = await world.service.schedule(ADMINISTRATOR, "acme", "s")
+    assert list(world.made.starts) == ["by-hand"] == [firing.instance for firing in view.firings]
+
+
+@pytest.mark.parametrize("operation", ["create_schedule", "pause_schedule", "trigger_schedule", "delete_schedule"])
+async def test_store_that_failed_a_write_stops_the_executor(world: World, operation: str) -> None:
+    """Whoever met the failure, and though nothing is due."""
+    await world.create(name="s", every="1 hour")
+    with pytest.raises(BaseExceptionGroup) as stopped:
+        async with world.firing():
+            with pytest.raises(Corrupt), world.store._database.write():
+                raise apsw.IOError("disk I/O error")
+            with pytest.raises(Corrupt):
+                if operation == "create_schedule":
+                    await world.create(name="t", every="1 hour")
+                else:
+                    await getattr(world.service, operation)(ADMINISTRATOR, "acme", "s")
+            await trio.sleep_forever()
+    assert stopped.group_contains(Corrupt, match="an earlier write failed")
 
 
 async def test_resuming_goes_on_with_the_next_time(world: World) -> None:
