@@ -8,7 +8,7 @@ import pytest
 
 from executor.core.commands import Complete, StepDone, StepError
 from executor.sandbox.child_limits import ChildLimits
-from executor.sandbox.protocol import Activate, Attempt, Drop, Entries, Ping, Quiesce
+from executor.sandbox.protocol import Activate, Attempt, Drop, Entries, GoOn, Ping, Quiesce
 from tests.executor.fake_executor import COMMIT, BootError, Story, in_process, subprocess_
 from tests.executor.sandbox.test_run import job
 
@@ -63,7 +63,8 @@ def test_turn_is_always_sent_after_the_recorded_journal() -> None:
         run = executor.activate(story)
         turn = await executor.turn(run)
         assert (turn.seen, len(turn.commands), turn.idle) == (1, 1, True)
-        executor._append(story, turn.commands[0])
+        for command in turn.commands:
+            executor._append(story, command)
         executor.drop(run)
         run = executor.activate(story)
         turn = await executor.turn(run)
@@ -155,12 +156,48 @@ def test_quiesce_starts_nothing_new_and_reports_when_the_last_step_is_done() -> 
         run = executor.activate(story)
         turn = await executor.turn(run)
         first = len(story.stored) + 1
-        executor._append(story, turn.commands[0])
+        for command in turn.commands:
+            executor._append(story, command)
         executor._choose(story, {})
         executor.quiesce(run)
         executor.deliver(run, story, first)
         turn = await executor.turn(run)
         assert (turn.commands, turn.idle) == ([], False)
+        gate.set()
+        turn = await executor.turn(run)
+        assert ([command.path for command in turn.commands], turn.idle) == (["slow#1"], True)
+        executor.drop(run)
+
+    in_child(source, main)
+
+
+def test_what_a_pause_held_back_starts_when_the_run_may_go_on_beside_a_step_that_executes() -> None:
+    source = job(
+        'async def branch():\n    await step.wait_for_event("w", type="t")\n    await step.do("new", lambda: 1)\n'
+        'await asyncio.gather(step.do("slow", gate.wait), branch())',
+        "gate = asyncio.Event()",
+    )
+
+    async def main(executor) -> None:
+        import sys
+
+        gate = sys.modules["workflows"].gate
+        story = Story("Job", events=[("t", 1)]).begin()
+        run = executor.activate(story)
+        turn = await executor.turn(run)
+        first = len(story.stored) + 1
+        for command in turn.commands:
+            executor._append(story, command)
+        executor._choose(story, {})
+        executor.quiesce(run)
+        executor.deliver(run, story, first)
+        assert (await executor.turn(run)).commands == []
+        executor.link.send([GoOn(run)])
+        done: list[str] = []
+        while not done:
+            turn = await executor.turn(run)
+            done = [command.path for command in turn.commands if isinstance(command, StepDone)]
+        assert (done, turn.idle) == (["new#1"], False)
         gate.set()
         turn = await executor.turn(run)
         assert ([command.path for command in turn.commands], turn.idle) == (["slow#1"], True)
