@@ -68,19 +68,21 @@ from executor.core.entries import (
 from executor.core.errors import Corrupt
 from executor.core.lifecycle import State
 
-RESOLVING = (
-    Started,
-    StepSucceeded,
-    StepFailed,
-    SleepEnded,
-    WaitEnded,
-    StartDue,
-    ChildStarted,
-    ChildEnded,
-    Continued,
-    Restarted,
-    Undoing,
-    UpdateAccepted,
+RESOLVING: frozenset[type] = frozenset(
+    {
+        Started,
+        StepSucceeded,
+        StepFailed,
+        SleepEnded,
+        WaitEnded,
+        StartDue,
+        ChildStarted,
+        ChildEnded,
+        Continued,
+        Restarted,
+        Undoing,
+        UpdateAccepted,
+    }
 )
 """Entries after which `run()` can go on."""
 
@@ -302,7 +304,7 @@ class Instance:
         self.sequence += 1
         self.chain = codec.chain_after(self.chain, entry)
         self.updated_at_ms = entry.at_ms
-        if isinstance(entry, RESOLVING):
+        if type(entry) in RESOLVING:
             self.resolved_at = self.sequence
         if (self.sequence == 1) != isinstance(entry, Started):
             raise Corrupt(f"entry {self.sequence} is a {type(entry).__name__}", code="corrupt_journal")
