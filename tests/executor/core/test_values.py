@@ -230,6 +230,11 @@ def test_declared_model_comes_back_as_itself() -> None:
     assert values.decode(data, declared=dict[str, Model])["m"].name == "n"
 
 
+@pytest.mark.parametrize(("declared", "value"), [(str, 5), (list[int], ["x"]), (int | None, "x"), (Any, {"n": 1})])
+def test_declared_type_without_a_class_of_its_own_is_for_readers_and_not_checked(declared, value) -> None:
+    assert values.decode(values.encode(value, declared=declared), declared=declared) == value
+
+
 def test_value_that_does_not_fit_its_declared_type_is_refused() -> None:
     with pytest.raises(Refused, match=r"result does not fit its declared type Account: .*opened"):
         values.encode({"id": "1"}, declared=Account, what="result")

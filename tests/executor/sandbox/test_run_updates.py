@@ -442,3 +442,45 @@ def test_continue_as_new_in_a_handler_is_refused() -> None:
             assert found[0].error.message == "self.continue_as_new() works in run() only"
             return
     pytest.fail("no order let the update come in time")
+
+
+TYPED = """
+from dataclasses import dataclass
+@dataclass
+class Item:
+    n: int
+"""
+
+
+def test_handler_is_given_the_type_that_it_declares_and_gives_it_back() -> None:
+    more = """
+@Workflow.update
+def add(self, item: Item) -> Item: return item if item.n else "nothing"
+@Workflow.query
+def look(self, item: Item): return [type(item).__name__, item.n]
+"""
+    source = job_with('await step.sleep("nap", 1000)', more).replace("import asyncio", "import asyncio\n" + TYPED, 1)
+    misfit = (
+        "{} does not fit its declared type Item: Expected `object`, got `{}`. Return what the annotation declares, "
+    )
+
+    async def main() -> None:
+        async with in_process(source) as executor:
+            story = Story("Job")
+            run = executor.activate(story)
+            await executor.until_idle(run)
+            for payload, answer in (({"n": 1}, ["Item", 1]), ("x", None)):
+                [told] = await talk(executor, story, run, Ask(run, 1, "look", values.encode(payload)))
+                if answer is None:
+                    assert told.error.message.startswith(misfit.format("payload", "str"))
+                else:
+                    assert values.decode(told.value) == answer
+
+    asyncio.run(main())
+    story = play(source, Story("Job", updates=[("add", 5), ("add", {"n": 1}), ("add", {"n": 0})]))
+    [refused] = story.answers
+    assert refused.error.code == "update_refused"
+    assert refused.error.message.startswith(misfit.format("payload", "int"))
+    good, bad = ended(story)
+    assert values.decode(good.value) == {"n": 1}
+    assert bad.error.message.startswith(misfit.format("result", "str"))
