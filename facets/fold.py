@@ -155,8 +155,6 @@ class Fold:
     def erase(self, *, bytes_max: int | None = None) -> bool:
         """Erase what was deleted and folded, about `bytes_max` of it. False: nothing is left. Raises as `fold`."""
         erased = 0
-        while (bytes_max is None or erased < bytes_max) and (size := self._blobs.erase_some()):
-            erased += size
         while self._has_doomed and (bytes_max is None or erased < bytes_max):
             with self._lock:
                 try:
@@ -172,6 +170,8 @@ class Fold:
                 erased += size
                 if self._wal_pages * PAGE_BYTES > ERASE_WAL_BYTES:
                     self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
+        while (bytes_max is None or erased < bytes_max) and (size := self._blobs.erase_some()):
+            erased += size
         return self._has_doomed
 
     def wish(self, wish: Wish) -> None:
