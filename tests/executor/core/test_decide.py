@@ -258,7 +258,7 @@ def test_match_compares_type_and_value_and_dots_reach_into_it(match, fits):
 
 
 def test_more_unread_events_than_the_limit_are_refused(monkeypatch):
-    monkeypatch.setattr(decide, "UNREAD_EVENTS_MAX", 2)
+    monkeypatch.setattr("executor.core.decide.waits.UNREAD_EVENTS_MAX", 2)
     instance = begin()
     event(instance, "e1")
     event(instance, "e2", type="paid")
@@ -363,7 +363,7 @@ def test_waits_that_stand_again_share_out_the_kept_events_in_order():
 
 def test_restart_with_too_much_to_look_through_is_held(monkeypatch):
     """Attack: thousands of waits whose match nothing has, over thousands of events, looked through by one call."""
-    monkeypatch.setattr(decide, "RESTART_LOOKED_BYTES_MAX", 500)
+    monkeypatch.setattr("executor.core.decide.waits.RESTART_LOOKED_BYTES_MAX", 500)
     instance = begin()
     for number in range(10):
         event(instance, f"e{number}", payload=values.encode({"n": number}))

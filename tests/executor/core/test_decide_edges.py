@@ -24,6 +24,7 @@ from executor.core.commands import (
     StepError,
     Wait,
 )
+from executor.core.decide.waits import SLEEP_MS_MAX
 from executor.core.entries import (
     AttemptFailed,
     AttributesSet,
@@ -272,7 +273,7 @@ def test_sleep_and_wait_of_no_length_end_at_once_and_none_is_over_a_century():
     [started_, ended] = do(begin(), Sleep("s#1", ASKED, "w.py:2", None, 2_000, is_date=True))
     assert (started_.is_absolute, type(ended)) == (True, SleepEnded)
     [started_] = do(begin(), wait(timeout_ms=10**18))
-    assert started_.deadline_ms == 2_000 + decide.SLEEP_MS_MAX
+    assert started_.deadline_ms == 2_000 + SLEEP_MS_MAX
 
 
 def test_child_that_is_given_up_is_told():
@@ -291,9 +292,9 @@ def test_restart_adds_up_what_all_its_waits_look_through(monkeypatch):
     for number in range(5):
         match = values.encode({"n": -1})
         instance.apply(WaitStarted(1_900, f"w#{number}", ASKED, "w.py:3", "approved", None, match))
-    monkeypatch.setattr(decide, "RESTART_LOOKED_BYTES_MAX", 5 * 4 * matching.LOOK_BYTES)
+    monkeypatch.setattr("executor.core.decide.waits.RESTART_LOOKED_BYTES_MAX", 5 * 4 * matching.LOOK_BYTES)
     assert decide.after_restart(instance, now_ms=2_000) == ()
-    monkeypatch.setattr(decide, "RESTART_LOOKED_BYTES_MAX", 4 * 4 * matching.LOOK_BYTES - 1)
+    monkeypatch.setattr("executor.core.decide.waits.RESTART_LOOKED_BYTES_MAX", 4 * 4 * matching.LOOK_BYTES - 1)
     [held] = decide.after_restart(instance, now_ms=2_000)
     assert held.code == "limit_exceeded"
 

@@ -227,7 +227,7 @@ def feed(found, command, now_ms=2_000):
     ],
 )
 def test_what_is_open_at_once_has_a_limit_that_holds_the_instance(command, monkeypatch):
-    monkeypatch.setattr(decide, "OPEN_MAX", 6)
+    monkeypatch.setattr("executor.core.decide.command.OPEN_MAX", 6)
     found = begin()
     feed(found, Sleep("s#1", ASKED, "w.py:1", 10_000, None))
     feed(found, Wait("w#1", ASKED, "w.py:1", "go", None))
@@ -245,7 +245,7 @@ def test_what_is_open_at_once_has_a_limit_that_holds_the_instance(command, monke
 
 
 def test_what_ends_makes_room_for_what_begins(monkeypatch):
-    monkeypatch.setattr(decide, "OPEN_MAX", 1)
+    monkeypatch.setattr("executor.core.decide.command.OPEN_MAX", 1)
     found = begin()
     feed(found, StepBegun("a#1", "w.py:1", 1, 0))
     error = StepError("a#1", ASKED, "w.py:1", 1, 0, ErrorFact("E", "no", retryable=True), RetryPolicy(limit=1))
@@ -261,7 +261,7 @@ def test_what_ends_makes_room_for_what_begins(monkeypatch):
 
 
 def test_streams_of_an_instance_have_a_limit_that_holds_it(monkeypatch):
-    monkeypatch.setattr(decide, "STREAMS_MAX", 2)
+    monkeypatch.setattr("executor.core.decide.command.STREAMS_MAX", 2)
     found = begin()
     for number, stream in enumerate(["a", "b", "a"], start=1):
         feed(found, Emit(stream, [b"\xc0"], "", 0, number))
@@ -312,7 +312,7 @@ def test_a_path_is_of_one_thing(begun, command):
 
 
 def test_payloads_of_unread_events_have_a_limit_but_a_single_one_always_fits(monkeypatch):
-    monkeypatch.setattr(decide, "UNREAD_BYTES_MAX", 10)
+    monkeypatch.setattr("executor.core.decide.waits.UNREAD_BYTES_MAX", 10)
     found = begin()
 
     def send(number, size):
