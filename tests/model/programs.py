@@ -1,13 +1,20 @@
 """What the instances of the model run: a workflow that interprets its payload, a list of actions.
 
 ["do", x]                              a step
-["flaky", failures, delay_s]           a step that fails so often, of 2 retries
+["flaky", failures, delay_s]           a step that fails so often, of 2 retries; its failure is caught
+["strict", failures, delay_s]          the same, and its failure is not caught
+["write", x, failures]                 a step that writes x to the facet, and then fails so often, of 2 retries
+["hold", x]                            a step that executes until the test says a word
+["undoable", x, failures]              a step; undoing it fails so often, of 1 retry
 ["sleep", s]
 ["wait", type, timeout_s, match]       for an event; the last two may be None
-["both", action, action]               at the same time; each one of do, sleep and wait
-["call", actions]                      a child
+["both", action, action]               at the same time; each one branch, that is one of those above, or a map
+["map", [failures, …], at_once, stops] a step for each, that fails so often; -1: at once and for good
+["poll", n, every_s, timeout_s]        until it has looked n times
+["group", actions]                     those above, in a group
+["call", actions, channel]             a child that is waited for; on the channel, if there is one
+["start", actions, close]              a child that is not waited for
 ["status", n] ["attribute", n] ["emit", n]
-["undoable", x, failures]              a step; undoing it fails so often, of 1 retry
 ["anew", actions]                      continue_as_new
 ["fail"]
 """
@@ -15,18 +22,35 @@
 from __future__ import annotations
 
 import asyncio
-from random import Random
+from collections import defaultdict
 from typing import Any
 
-from executor.workflow import ChildFailed, Event, EventTimeout, Retry, Step, StepFailed, Undo, Workflow
+from executor.workflow import (
+    ChildFailed,
+    Event,
+    EventTimeout,
+    NonRetryableError,
+    PollTimeout,
+    Retry,
+    Step,
+    StepFailed,
+    Undo,
+    Workflow,
+    runtime,
+)
 
 RETRY_LIMIT = 2
 UNDO_LIMIT = 1
 UNDO_DELAY_S = 50
-TYPES = ("a", "b")
-SECONDS = (50, 150, 350)
 REFUSED, FAILING = -1, 13
 """What an update must not be, and what its handler fails at."""
+
+held: defaultdict[str, list[asyncio.Future[None]]] = defaultdict(list)
+"""By instance: what its steps wait for, which execute. The test's word sets it."""
+
+
+def retry(delay_s: int, limit: int = RETRY_LIMIT) -> Retry:
+    return Retry(limit=limit, delay=delay_s, backoff="constant", jitter=0)
 
 
 async def plus(x: int) -> int:
@@ -39,8 +63,16 @@ async def flaky(step: Step, failures: int) -> int:
     return step.current().attempt
 
 
+async def hold(x: int, instance: str) -> int:
+    word = asyncio.get_running_loop().create_future()
+    held[instance].append(word)
+    await word
+    return x + 1
+
+
 class Job(Workflow[Any, Any]):
     notes: list[int]
+    instance: str
 
     @Workflow.update
     async def note(self, payload: int, step: Step) -> int:
@@ -60,16 +92,25 @@ class Job(Workflow[Any, Any]):
 
     async def run(self, event: Event[Any], step: Step) -> Any:
         self.notes = []
+        self.instance = event.instance_id
         return [await self.act(step, action) for action in event.payload]
 
     async def act(self, step: Step, action: list[Any]) -> Any:
         match action:
             case ["do", x]:
                 return await step.do("do", plus, x)
+            case ["hold", x]:
+                return await step.do("hold", hold, x, self.instance)
             case ["flaky", failures, delay_s]:
-                retry = Retry(limit=RETRY_LIMIT, delay=delay_s, backoff="constant", jitter=0)
                 try:
-                    return await step.options(retry=retry).do("flaky", flaky, step, failures)
+                    return await step.options(retry=retry(delay_s)).do("flaky", flaky, step, failures)
+                except StepFailed:
+                    return "failed"
+            case ["strict", failures, delay_s]:
+                return await step.options(retry=retry(delay_s)).do("strict", flaky, step, failures)
+            case ["write", x, failures]:
+                try:
+                    return await step.options(retry=retry(UNDO_DELAY_S)).do("write", self.write, step, x, failures)
                 except StepFailed:
                     return "failed"
             case ["sleep", s]:
@@ -82,9 +123,26 @@ class Job(Workflow[Any, Any]):
                 return [found.id, found.payload]
             case ["both", one, other]:
                 return await asyncio.gather(self.act(step, one), self.act(step, other))
-            case ["call", actions]:
+            case ["group", actions]:
+                with step.group("group"):
+                    return [await self.act(step, part) for part in actions]
+            case ["map", items, at_once, stops]:
+                return await self.act_map(step, items, at_once, stops=stops)
+            case ["poll", n, every_s, timeout_s]:
                 try:
-                    return await step.call("call", "Job", actions)
+                    return await step.poll(
+                        "poll", looked, until=lambda found: found >= n, every=every_s, timeout=timeout_s
+                    )
+                except PollTimeout:
+                    return "poll timeout"
+            case ["call", actions, channel]:
+                try:
+                    return await step.call("call", "Job", actions, channel=channel)
+                except ChildFailed:
+                    return "child failed"
+            case ["start", actions, close]:
+                try:
+                    return (await step.start("start", "Job", actions, close=close)).id
                 except ChildFailed:
                     return "child failed"
             case ["undoable", x, failures]:
@@ -93,8 +151,12 @@ class Job(Workflow[Any, Any]):
                     assert output == x + 1
                     await flaky(step, failures)
 
-                retry = Retry(limit=UNDO_LIMIT, delay=UNDO_DELAY_S, backoff="constant", jitter=0)
-                return await step.options(undo=Undo(undo, retry=retry)).do("undoable", plus, x)
+                how = Undo(undo, retry=retry(UNDO_DELAY_S, UNDO_LIMIT))
+                return await step.options(undo=how).do("undoable", plus, x)
+        return self.show(step, action)
+
+    def show(self, step: Step, action: list[Any]) -> None:
+        match action:
             case ["status", n]:
                 self.status = n
             case ["attribute", n]:
@@ -105,34 +167,34 @@ class Job(Workflow[Any, Any]):
                 self.continue_as_new(actions)
             case _:
                 raise ValueError("boom")
-        return None
+
+    async def act_map(self, step: Step, items: list[int], at_once: int, *, stops: bool) -> Any:
+        mapped = step.options(retry=retry(UNDO_DELAY_S))
+
+        async def item(failures: int) -> int:
+            if failures < 0:
+                raise NonRetryableError("for good")
+            return await flaky(step, failures)
+
+        if not stops:
+            found = await mapped.map("map", item, items, concurrency=at_once, stop_on="never")
+            return ["failed" if isinstance(one, StepFailed) else one for one in found]
+        try:
+            return await mapped.map("map", item, items, concurrency=at_once)
+        except StepFailed:
+            return "failed"
+
+    async def write(self, step: Step, x: int, failures: int) -> int:
+        async with self.facet.exclusive():
+            self.facet.execute("create table if not exists written (x integer)")
+            self.facet.execute("insert into written values (?)", (x,))
+            (row,) = self.facet.execute("select count(*) from written")
+        if step.current().attempt <= failures:
+            raise ValueError("it is written; and rolled back")
+        return int(row[0])
 
 
-def program(random: Random, *, depth: int = 1) -> list[Any]:
-    """Some actions; those that begin another program only `depth` times in each other."""
-    return [_action(random, depth) for _ in range(random.randint(1, 4 if depth else 2))]
-
-
-def _action(random: Random, depth: int) -> list[Any]:
-    kinds = ["wait", "wait", "wait", "sleep", "sleep", "do", "undoable", "undoable", "flaky", "both", "both"]
-    kinds += ["status", "attribute", "emit", "fail"]
-    kind = random.choice(kinds + ["call", "call", "anew"] * depth)
-    match kind:
-        case "call" | "anew":
-            return [kind, program(random, depth=depth - 1)]
-        case "both":
-            return [kind, *(_simple(random, random.choice(["wait", "sleep", "do"])) for _ in range(2))]
-        case "undoable":
-            return [kind, random.randrange(4), random.choice([0, 0, 1, 2])]
-        case "flaky":
-            return [kind, random.randrange(4), random.choice(SECONDS)]
-        case "fail":
-            return [kind]
-    return _simple(random, kind)
-
-
-def _simple(random: Random, kind: str) -> list[Any]:
-    if kind == "wait":
-        timeout_s = random.choice([None, *SECONDS])
-        return [kind, random.choice(TYPES), timeout_s, random.choice([None, None, {"k": 0}, {"k": 1}])]
-    return [kind, random.choice(SECONDS) if kind == "sleep" else random.randrange(4)]
+async def looked() -> int:
+    """How often this poll has, by now."""
+    attempt: Any = runtime.current_attempt.get()
+    return int(attempt.path.rpartition("#")[2])
