@@ -406,8 +406,8 @@ class Serving:
 
     def _processes(self) -> dict[str, list[int]]:
         """Process ids of the sandboxes, and of what forks them."""
-        sandboxes = [sandbox.pid for host in self._hosts for sandbox in host._sandboxes.values()]
-        cells = [host._cell.process.pid for host in self._hosts if host._cell is not None]
+        sandboxes = [sandbox.pid for host in self._hosts for sandbox in host.sandboxes.values()]
+        cells = [host.opener.cell.process.pid for host in self._hosts if host.opener.cell is not None]
         return {"sandboxes": sandboxes, "cells": cells}
 
 

@@ -39,6 +39,7 @@ PARTS = (
     ("executor/engine", "engine: commit and the rest"),
     ("executor/sandbox/protocol", "frames"),
     ("executor/sandbox/pool", "channel to the sandbox"),
+    ("executor/sandbox/sandbox", "channel to the sandbox"),
     ("executor/sandbox/detloop", "sandbox: loop of run()"),
     ("executor/sandbox/run", "sandbox: run"),
     ("executor/sandbox/steps", "sandbox: steps"),

@@ -23,8 +23,9 @@ from executor.sandbox.cell import (
     memory_bytes,
     process_id,
 )
+from executor.sandbox.deaths import explain
 from executor.sandbox.limits import SandboxLimits
-from executor.sandbox.pool import SandboxHost, _explain, sandbox_host
+from executor.sandbox.pool import SandboxHost, sandbox_host
 from executor.sandbox.protocol import Activate, Attempt, Drop, Output, Turn
 from executor.sandbox.spec import SandboxDied, SandboxFailed, SandboxSpec
 
@@ -210,7 +211,7 @@ def test_first_reason_of_a_kill_stays(spec):
     ],
 )
 def test_exit_notice_is_turned_into_a_reason(notice, last_words, told):
-    assert _explain(notice, last_words) == told
+    assert explain(notice, last_words) == told
 
 
 def test_everything_the_child_imports_is_in_the_tree():
@@ -301,7 +302,7 @@ def test_cancelled_open_leaves_nothing_behind(spec):
             with trio.move_on_after(delay_s):
                 await host.open(spec("hangs"))
         with trio.fail_after(3):
-            while host.count or host._requests:
+            while host.count or host.opener.requests:
                 await trio.sleep(0.01)
         assert (await host.open(spec())).workflows == ("W",)
 
@@ -328,7 +329,7 @@ def test_descriptors_of_dead_sandboxes_are_given_back(spec):
     async def scenario(host: SandboxHost):
         sandbox = await host.open(spec())
         before = len(os.listdir("/proc/self/fd"))
-        zygote = process_id(host._cell.zygote_pidfd)
+        zygote = process_id(host.opener.cell.zygote_pidfd)
         zygote_before = len(os.listdir(f"/proc/{zygote}/fd"))
         for _ in range(5):
             other = await host.open(spec())
@@ -352,10 +353,10 @@ def test_descriptors_of_dead_sandboxes_are_given_back(spec):
 def test_death_of_the_zygote_ends_its_sandboxes_and_the_next_open_starts_another(spec):
     async def scenario(host: SandboxHost):
         sandbox = await host.open(spec())
-        signal.pidfd_send_signal(host._cell.zygote_pidfd, signal.SIGKILL)
+        signal.pidfd_send_signal(host.opener.cell.zygote_pidfd, signal.SIGKILL)
         death = await sandbox.wait_dead()
         assert (death.reason, death.detail) == ("crashed", "the cell that held it ended")
-        while host._cell is not None:
+        while host.opener.cell is not None:
             await trio.sleep(0.01)
         again = await host.open(spec())
         assert again.workflows == ("W",)
