@@ -52,6 +52,15 @@ def before_step(recorded: Recorded, path: str, *, id: str) -> int:
     )
 
 
+def before_named(recorded: Recorded, name: str, occurrence: int, *, id: str) -> int:
+    """The same of the n-th use of a name. For the first use the whole path, as a journal shows it, will do as well."""
+    path = f"{name}#{occurrence}"
+    if occurrence == 1:
+        paths = {getattr(entry, "path", None) for _, entry in recorded}
+        path = name if path not in paths and name in paths else path
+    return before_step(recorded, path, id=id)
+
+
 def before_failure(recorded: Recorded, *, id: str) -> int:
     """The same of the step that failed last, a called child too. Raises Conflict (`invalid_state`)."""
     failed = None

@@ -55,3 +55,20 @@ def test_step_that_was_undone_after_the_one_to_begin_with_is_no_obstacle() -> No
     with pytest.raises(Conflict) as caught:
         rewind.before_step(recorded(*undone), "b#1", id="i")
     assert caught.value.message == 'instance "i" cannot begin again with "b#1": "a#1" before it has been undone'
+
+
+@pytest.mark.parametrize(
+    ("name", "occurrence", "after"),
+    [("a", 1, 1), ("a", 2, 2), ("a#2", 1, 2), ("a#3", 1, 3), ("g#1/b", 1, 5), ("g#1/b#1", 1, 5)],
+)
+def test_step_is_named_by_name_and_occurrence_or_by_its_whole_path(name: str, occurrence: int, after: int) -> None:
+    """What a name says goes first: a step may be called "a#3"."""
+    entries = recorded(done("a#1"), done("a#2"), done("a#3#1"), done("a#3"), done("g#1/b#1"))
+    assert rewind.before_named(entries, name, occurrence, id="i") == after
+
+
+@pytest.mark.parametrize(("name", "occurrence"), [("a#1", 2), ("b", 1), ("", 1)])
+def test_step_that_is_not_there_is_told_as_it_was_asked_for(name: str, occurrence: int) -> None:
+    with pytest.raises(NotFound) as caught:
+        rewind.before_named(recorded(done("a#1")), name, occurrence, id="i")
+    assert caught.value.message == f'instance "i" has no step "{name}#{occurrence}" in its journal'

@@ -181,6 +181,13 @@ async def test_abbreviated_commit_is_asked_for_each_time() -> None:
     assert code.asked == 3
 
 
+async def test_start_that_names_a_commit_is_on_it_whatever_the_channel_is_on() -> None:
+    service, _, _, _ = made()
+    assert await start(service, commit=TWO) == TWO
+    assert await start(service) == ONE
+    assert await start(service, commit=TWO) == TWO
+
+
 async def test_existing_instance_is_found_whatever_the_channel_says_now() -> None:
     service, _, instances, _ = made()
     await start(service, id="one")
