@@ -18,9 +18,9 @@ import trio
 
 from executor.sandbox import protocol
 from executor.sandbox.cell import LEVELS, CellOptions, Isolation
-from executor.sandbox.sandbox import Sandbox
 from executor.sandbox.limits import SandboxLimits
 from executor.sandbox.opening import Opener, closed
+from executor.sandbox.sandbox import Sandbox
 from executor.sandbox.spec import SandboxFailed, SandboxSpec
 
 _log = logging.getLogger(__name__)

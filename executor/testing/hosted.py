@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from executor.core import codec, values
+from executor.core.carrying import complete
 from executor.core.commands import StepDone, StepError
 from executor.core.entries import AnyEntry, Completed, Failed, Restarted
-from executor.core.carrying import complete
 from executor.core.folding import fold
 from executor.core.instance import Instance
 from executor.core.lifecycle import State

@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
-from executor.sandbox.child import Child
 from executor.sandbox.child_limits import ChildLimits
 from executor.sandbox.protocol import FromSandbox, ToSandbox
+from executor.sandbox.runs import Child
 from executor.sandbox.threads import Job, LoopExecutor, StepPool
 from executor.testing.mocks import Mock, MockedSteps, Rules
 from executor.testing.tree import WorkingTree

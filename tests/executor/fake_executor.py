@@ -45,7 +45,7 @@ from executor.core.entries import (
 from executor.core.failure import ErrorFact
 from executor.core.instance import Instance
 from executor.core.visible import is_visible
-from executor.sandbox import ambient, child, detloop, output
+from executor.sandbox import ambient, detloop, output
 from executor.sandbox.child_limits import ChildLimits
 from executor.sandbox.loader import Bundle
 from executor.sandbox.protocol import (
@@ -76,6 +76,7 @@ from executor.sandbox.protocol import (
     decode_from_sandbox,
     encode_message,
 )
+from executor.sandbox.runs import Child
 from executor.sandbox.threads import StepPool
 from facets import pages
 from facets.delta import apply_all, stamp_of
@@ -500,7 +501,7 @@ class InProcess:
     def __init__(self, bundle: Bundle, pool: StepPool, limits: ChildLimits) -> None:
         self._frames: asyncio.Queue[list[FromSandbox]] = asyncio.Queue()
         self.executor: FakeExecutor | None = None
-        self.child = child.Child(
+        self.child = Child(
             asyncio.get_running_loop(), pool, bundle, limits, self._frames.put_nowait, self._wait_for_frames
         )
 

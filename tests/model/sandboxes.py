@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import trio
 
-from executor.sandbox.child import Child
 from executor.sandbox.child_limits import ChildLimits
 from executor.sandbox.protocol import FacetImage, FromSandbox, NeedFacet, Query, ToSandbox
+from executor.sandbox.runs import Child
 from executor.sandbox.spec import DeathReason, SandboxDied, SandboxSpec
 from executor.sandbox.threads import StepPool
 from executor.testing import inside
