@@ -1,5 +1,7 @@
 """Decisions at their edges: the millisecond at which something is due, what crosses on the way, who comes first."""
 
+from collections import deque
+
 import msgspec
 import pytest
 
@@ -29,6 +31,7 @@ from executor.core.entries import (
     AttemptFailed,
     AttributesSet,
     Cancelled,
+    ChildEnded,
     EventReceived,
     Held,
     SleepEnded,
@@ -321,3 +324,38 @@ def test_match_needs_each_of_its_keys():
     for match in ({"order.id": 7, "paid": False}, {"order.id": 8, "paid": True}, {"paid": True, "more": None}):
         assert matching.matches(values.encode(match), payload) is False
         assert matching.first_wait([("w#1", values.encode(match))], payload) is None
+
+
+def test_path_stays_taken_when_what_had_it_has_ended():
+    instance = begin()
+    do(instance, sleep("s#1", 0))
+    do(instance, wait("t#1", timeout_ms=0))
+    for entry in decide.on_clock(instance, 2_000).entries:
+        instance.apply(entry)
+    do(instance, wait("w#1"))
+    for entry in decide.on_event(instance, id="e1", type="approved", payload=b"p", now_ms=2_000).entries:
+        instance.apply(entry)
+    do(instance, GroupBegin("g#1", ASKED, "w.py:1"))
+    do(instance, GroupEnd("g#1"))
+    do(instance, child("c#1"))
+    instance.apply(ChildEnded(2_000, "c#1", "complete", b"\xc0", None))
+    do(instance, sleep("x#1", 100))
+    do(instance, Cancel("x#1"))
+    for path in ("s#1", "t#1", "w#1", "g#1", "c#1", "x#1"):
+        with pytest.raises(decide.Violation, match=f"{path} is already journaled"):
+            do(instance, sleep(path, 1))
+    assert instance.open_count == 0
+
+
+def test_new_execution_knows_nothing_of_the_paths_and_events_of_the_one_before():
+    instance = begin()
+    do(instance, wait("w#1"))
+    for entry in decide.on_event(instance, id="e1", type="approved", payload=b"p", now_ms=2_000).entries:
+        instance.apply(entry)
+    do(instance, failing("a#1"))
+    do(instance, Continue(b"\xc0"))
+    assert do(instance, Cancel("w#1")) == []
+    assert instance.buffered.get("approved") in (None, deque())
+    [again] = do(instance, failing("a#1"))
+    assert again.attempt == 1
+    assert len(do(instance, wait("w#1"))) == 1
