@@ -437,7 +437,10 @@ class Instance:
         wait = self.waits.pop(entry.path)
         self.settled.add(entry.path)
         if entry.event is not None:
-            self.buffered[wait.type].remove(entry.event)
+            queue = self.buffered[wait.type]
+            queue.remove(entry.event)
+            if not queue:
+                del self.buffered[wait.type]  # as if none had come: a later execution is told of those that wait only
             self.consumed[entry.path] = given = self.unread.pop(entry.event)
             self.unread_bytes -= len(given.event.payload)
 

@@ -5,11 +5,13 @@ from executor.core.entries import (
     AttemptFailed,
     AttributesSet,
     Emitted,
+    EventReceived,
     Paused,
     Restarted,
     Resumed,
     SleepStarted,
     StatusSet,
+    WaitEnded,
     WaitStarted,
 )
 from executor.core.failure import ErrorFact
@@ -35,6 +37,19 @@ def test_pause_shifts_deadlines_and_retries_and_leaves_dates():
     assert instance.sleeps == {"nap#1": 15_000, "date#1": 5_000}
     assert [wait.deadline_ms for wait in instance.waits.values()] == [16_000, None]
     assert instance.retries["pay#1"].retry_at_ms == 17_000
+
+
+def test_type_whose_events_are_all_consumed_leaves_nothing():
+    """A new execution takes along the events that wait: what it begins with must be what the whole journal makes."""
+    instance = fold(
+        [
+            started(),
+            WaitStarted(2_000, "w#1", ASKED, WHERE, "go", None),
+            EventReceived(2_000, "e", "go", b"\xc0", 1),
+            WaitEnded(2_000, "w#1", 1),
+        ]
+    )
+    assert instance.buffered == {}
 
 
 def test_restart_keeps_attributes_and_offsets_of_streams():
