@@ -82,6 +82,7 @@ class Config:
         HISTORY_KEPT_BYTES, unit="bytes", reason="of executions before the present one: what is older is for nobody"
     )
     facet_bytes_max: int = _setting(8 * MIB, unit="bytes", reason="the database of one instance; 1 GiB at most")
+    blobs_bytes_max: int = _setting(256 * MIB, unit="bytes", reason="byte streams of one instance: disk, no memory")
     push_bytes_max: int = _setting(256 * MIB, unit="bytes", reason="one pack on the wire; sources are far smaller")
     deploy_bytes_max: int = _setting(32 * MIB, unit="bytes", reason="files deployed in one JSON body, held in memory")
     log_level: LogLevel = _setting("info", unit="level", reason="one line for each run and each refusal")
@@ -96,6 +97,7 @@ class Config:
             "deploy_bytes_max",
             "steps_max",
             "journal_bytes_max",
+            "blobs_bytes_max",
         ):
             if getattr(self, name) < 1:
                 raise _bad(name, f"must be at least 1, is {getattr(self, name)}")

@@ -122,6 +122,7 @@ async def _in_this_process(
         hash_seed=seed,
         limits=limits,
         facet_bytes_max=config.facet_bytes_max,
+        blobs_bytes_max=config.blobs_bytes_max,
         peers=peers,
     ) as instances:
         yield instances
@@ -159,6 +160,7 @@ async def _in_shard_processes(
                 journal_bytes_max=config.journal_bytes_max,
                 history_bytes_max=config.history_bytes_max,
                 facet_bytes_max=config.facet_bytes_max,
+                blobs_bytes_max=config.blobs_bytes_max,
                 log_level=config.log_level if is_set_up else "warning",
                 log_format=config.log_format,
             ),

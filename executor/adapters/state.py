@@ -90,12 +90,19 @@ class FacetsStateStore:
 
     @classmethod
     @translated
-    def open(cls, path: Path, *, facet_bytes_max: int | None = None) -> FacetsStateStore:
-        """`facet_bytes_max`: of one instance's facet, up to 1 GiB; None: the store's own limit.
+    def open(
+        cls, path: Path, *, facet_bytes_max: int | None = None, blobs_bytes_max: int | None = None
+    ) -> FacetsStateStore:
+        """`facet_bytes_max`: of one instance's facet, up to 1 GiB; `blobs_bytes_max`: of its byte streams together.
+        None: the store's own limit.
 
         Raises Refused (`data_in_use`, `schema_too_new`), Corrupt, Unavailable (`storage_full`).
         """
-        limits = facets.Limits() if facet_bytes_max is None else facets.Limits(facet_bytes_max=facet_bytes_max)
+        limits = facets.Limits()
+        limits = facets.Limits(
+            facet_bytes_max=limits.facet_bytes_max if facet_bytes_max is None else facet_bytes_max,
+            blobs_bytes_max=limits.blobs_bytes_max if blobs_bytes_max is None else blobs_bytes_max,
+        )
         return cls(facets.StateStore.open(path, limits=limits))
 
     @property

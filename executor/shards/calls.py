@@ -46,6 +46,7 @@ class Setup(msgspec.Struct, frozen=True):
     journal_bytes_max: int
     history_bytes_max: int
     facet_bytes_max: int
+    blobs_bytes_max: int
     log_level: Literal["debug", "info", "warning", "error"]
     log_format: Literal["human", "json"]
 

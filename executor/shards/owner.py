@@ -28,6 +28,7 @@ async def owning(
     hash_seed: int,
     limits: EngineLimits,
     facet_bytes_max: int,
+    blobs_bytes_max: int,
     peers: Callable[[Instances], Peers],
     slots: Slots | None = None,
 ) -> AsyncGenerator[LocalInstances]:
@@ -37,7 +38,9 @@ async def owning(
     `slots` None: there are no other processes. Raises Refused (`data_in_use`, `not_confined`, `schema_too_new`),
     Corrupt, Unavailable.
     """
-    store = await trio.to_thread.run_sync(lambda: FacetsStateStore.open(path, facet_bytes_max=facet_bytes_max))
+    store = await trio.to_thread.run_sync(
+        lambda: FacetsStateStore.open(path, facet_bytes_max=facet_bytes_max, blobs_bytes_max=blobs_bytes_max)
+    )
     try:
         options = CellOptions(isolation=isolation, hash_seed=hash_seed)
         async with sandbox_host(options, SandboxLimits(facet_bytes_max=facet_bytes_max)) as host:

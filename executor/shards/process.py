@@ -282,6 +282,7 @@ def _owned(setup: Setup, channel: Channel, slots: CalledSlots) -> Any:
             history_bytes_max=setup.history_bytes_max,
         ),
         facet_bytes_max=setup.facet_bytes_max,
+        blobs_bytes_max=setup.blobs_bytes_max,
         peers=lambda _instances: CalledPeers(channel),
         slots=slots,
     )

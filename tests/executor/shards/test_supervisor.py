@@ -122,6 +122,7 @@ SETUP = Setup(
     journal_bytes_max=1 << 20,
     history_bytes_max=1 << 20,
     facet_bytes_max=1 << 20,
+    blobs_bytes_max=1 << 20,
     hash_seed=1,
     active_runs_max=1,
     sandboxes_max=1,
