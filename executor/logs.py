@@ -50,7 +50,9 @@ class Human(logging.Formatter):
         fields = " ".join(f"{key}={visible(str(value))}" for key, value in facts(record).items())
         if fields:
             line += f"  {fields}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        if not record.exc_info:
+            return line
+        return "\n".join([line, *map(visible, self.formatException(record.exc_info).split("\n"))])
 
 
 def setup(

@@ -10,6 +10,7 @@ import msgspec
 from executor.core import attributes, codec, summary, values
 from executor.core.decide import UNDO
 from executor.core.entries import (
+    UNSHOWN,
     AnyEntry,
     AttemptFailed,
     Completed,
@@ -98,7 +99,7 @@ def instance_view(row: StoredRow) -> InstanceView:
 def journal_item(sequence: int, stored: bytes) -> JournalItem:
     """Raises Corrupt if the entry cannot be read."""
     entry, chain = codec.decode(stored)
-    fields = {name: _field(name, getattr(entry, name)) for name in entry.__struct_fields__ if name != "at_ms"}
+    fields = {name: _field(name, getattr(entry, name)) for name in entry.__struct_fields__ if name not in UNSHOWN}
     if isinstance(entry, StepSucceeded) and entry.form == "sensitive":
         fields["value"] = SENSITIVE
     if isinstance(entry, AttemptFailed | StepHeartbeat) and entry.is_sensitive and entry.details:
@@ -137,9 +138,9 @@ def kind_of(entry: AnyEntry) -> str:
 
 
 def readable(data: bytes) -> Any:
-    """The value, or a note of what cannot be read."""
+    """The value, or a note of what cannot be read: a sandbox made it, and it goes on to JSON and to terminals."""
     try:
-        return values.decode(data)
+        return values.check(data, bytes_max=len(data))
     except Refused:
         return {"unreadable_bytes": len(data)}
 

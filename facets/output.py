@@ -17,7 +17,7 @@ from facets.database import connect, copy_database, query, reading, store_failed
 from facets.log import integrity_problems
 from facets.records import OutputLine
 
-# What a line costs besides its text, so that empty lines are bounded too.
+# What a line costs at least besides its text, so that empty lines are bounded too.
 LINE_BYTES = 64
 
 
@@ -65,7 +65,8 @@ class OutputStore:
     def _append_one(self, key: int, line: OutputLine, size: int, is_cut: bool) -> tuple[int, bool]:
         if is_cut:
             return size, True
-        more = len(line.text.encode("utf-8", "surrogatepass")) + LINE_BYTES
+        besides = len((line.step + line.level).encode("utf-8", "surrogatepass"))
+        more = len(line.text.encode("utf-8", "surrogatepass")) + max(LINE_BYTES, besides)
         if size + more <= self._bytes_max:
             return (size + more, False) if self._insert(key, line) else (size, False)
         known = self._connection.execute(

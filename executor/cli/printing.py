@@ -79,7 +79,7 @@ def table(columns: Sequence[str], rows: Rows, *, empty: str) -> None:
 
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
-        shown.add_column(column, overflow="fold")
+        shown.add_column(Text(visible(column)), overflow="fold")
     for row in rows:
         shown.add_row(*[Text("" if cell is None else visible(str(cell))) for cell in row])
     if sys.stdout.isatty():
@@ -100,5 +100,5 @@ def facts(pairs: Iterable[tuple[str, object]]) -> None:
 
 
 def value(tenants_value: Any) -> str:
-    """A tenant's value as compact JSON."""
-    return msgspec.json.encode(to_json(tenants_value)).decode()
+    """A tenant's value as compact JSON, for people."""
+    return visible(msgspec.json.encode(to_json(tenants_value)).decode())

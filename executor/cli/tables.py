@@ -127,7 +127,8 @@ def bulk(operation: str, found: BulkResult, *, dry_run: bool) -> None:
         return
     line(f"{found.matched} instances: {found.done} done, {found.unchanged} unchanged, {found.failed} refused.")
     for error in found.errors:
-        line(f"  {error.id}: {error.error['message']} [{error.error['code']}]")
+        told = f"{error.id}: {error.error['message']} [{error.error['code']}]"
+        line(f"  {visible(told)}")
 
 
 def rows(found: QueryResult) -> None:
@@ -230,4 +231,4 @@ def journal(items: list[JournalItem]) -> None:
 
 def log(entry: LogLine) -> None:
     step = f" {visible(entry.step)}" + (f" #{entry.attempt}" if entry.attempt > 1 else "") if entry.step else ""
-    line(f"{format_ms(entry.at_ms)} {entry.level or entry.stream:7}{step}  {visible(entry.text)}")
+    line(f"{format_ms(entry.at_ms)} {visible(entry.level or entry.stream):7}{step}  {visible(entry.text)}")

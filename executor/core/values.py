@@ -1,7 +1,7 @@
 """Values: what steps, runs, payloads and events may carry, as bytes and as JSON.
 
-A value is None, bool, int (any size), finite float, str, bytes, list, dict with str keys, datetime, date or time,
-nested up to 64 deep and up to 1 MiB encoded. A tuple becomes a list. Instances of dataclasses, enums and models
+A value is None, bool, int (up to 14,000 bits), finite float, str, bytes, list, dict with str keys, datetime, date or
+time, nested up to 64 deep and up to 1 MiB encoded. A tuple becomes a list. Instances of dataclasses, enums and models
 (`model_dump`/`model_validate`) are values only where a declared type says how to make them again.
 
 The law: live run and replay both see `decode(encode(value))`, so there is no difference to be had; whatever would not
@@ -33,6 +33,8 @@ from executor.core.errors import Refused
 
 VALUE_BYTES_MAX = 1024 * 1024
 DEPTH_MAX = 64
+INT_BITS_MAX = 14_000
+"""A larger one has more digits than Python turns into text, and so than JSON can tell."""
 
 _BIG_INT, _DATETIME, _DATE, _TIME, _TYPE_NAME = 1, 2, 3, 4, 5
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
@@ -114,6 +116,8 @@ def canonical(value: Any) -> bytes:
 
 def _extension(code: int, data: memoryview) -> Any:
     if code == _BIG_INT:
+        if len(data) > INT_BITS_MAX // 8 + 1:
+            raise ValueError(f"an int of {len(data)} bytes")
         return int.from_bytes(data, "big", signed=True)
     text = bytes(data).decode()
     if code == _DATETIME:
@@ -196,6 +200,10 @@ class _Walk:
         if kind is int:
             if _INT_MIN <= value <= _INT_MAX:
                 return value
+            if value.bit_length() > INT_BITS_MAX:
+                return self._refuse(
+                    value, f"an int of {value.bit_length()} bits, the limit is {INT_BITS_MAX}", "Keep it as bytes."
+                )
             size = (value.bit_length() + 8) // 8
             return msgspec.msgpack.Ext(_BIG_INT, value.to_bytes(size, "big", signed=True))
         if kind is float:

@@ -13,6 +13,7 @@ from executor.ports import OutputText, StateStore
 
 LINES_PENDING_MAX = 20_000
 """Beyond this, lines are dropped and counted: output must never grow the executor's memory without bound."""
+BYTES_PENDING_MAX = 64 * 1024 * 1024
 FLUSH_DELAY_S = 0.02
 FULL_DISK_PAUSE_S = 1.0
 
@@ -22,15 +23,18 @@ class OutputBuffer:
         self._store = store
         self._on_written = on_written
         self._lines: list[OutputText] = []
+        self._size = 0
         self._filled = trio.Event()
         self._writing = trio.Lock()
         self.dropped: Counter[str] = Counter()
 
     def add(self, line: OutputText) -> None:
         """Queue a line."""
-        if len(self._lines) >= LINES_PENDING_MAX:
+        size = len(line.text) + len(line.step) + len(line.level)
+        if len(self._lines) >= LINES_PENDING_MAX or self._size + size > BYTES_PENDING_MAX:
             self.dropped[line.tenant] += 1
             return
+        self._size += size
         self._lines.append(line)
         self._filled.set()
 
@@ -38,6 +42,7 @@ class OutputBuffer:
         """Write what is queued now, so that a reader sees it. False: the disk is full, and it stays queued."""
         async with self._writing:
             lines, self._lines = self._lines, []
+            size, self._size = self._size, 0
             if lines:
                 try:
                     await trio.to_thread.run_sync(self._store.append_output, lines)
@@ -45,6 +50,7 @@ class OutputBuffer:
                     if full.code != "storage_full":
                         raise
                     self._lines = lines + self._lines
+                    self._size += size
                     return False
                 for key in {(line.tenant, line.instance) for line in lines}:
                     self._on_written(key)

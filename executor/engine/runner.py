@@ -65,6 +65,11 @@ DEATHS_BEFORE_ALONE = 2
 DEATH_PAUSE_S = 0.05
 UNAVAILABLE_PAUSE_S = 1.0
 READ_TOGETHER_MAX = 64
+OUTPUT_TEXT_CHARS_MAX = 10_000
+"""A sandbox cuts at 8 KiB, and says so."""
+OUTPUT_LEVEL_CHARS_MAX = 64
+OUTPUT_AT_MS_MAX = 253_402_300_799_999
+"""The end of the year 9999."""
 FEW = 4
 """So many entries are at most some MiB, and sent as they are."""
 
@@ -271,7 +276,9 @@ class Runner:
     def _begin(self, resident: Resident, warm: WarmSandbox) -> None:
         engine = self._engine
         is_paused = resident.instance.is_paused  # then it is asked something, and starts nothing
-        run = Run(next(self._numbers), warm, 0, resident.instance.execution, is_quiesced=is_paused, is_only_asked=is_paused)
+        run = Run(
+            next(self._numbers), warm, 0, resident.instance.execution, is_quiesced=is_paused, is_only_asked=is_paused
+        )
         resident.run = run
         resident.traces.append(Activated(engine.clock.now_ms(), engine.store.epoch))
         warm.runs[run.number] = (run, resident)
@@ -614,12 +621,12 @@ class Runner:
                 instance,
                 line.position,
                 line.number,
-                line.at_ms,
+                max(0, min(line.at_ms, OUTPUT_AT_MS_MAX)),
                 line.stream,
-                line.level,
-                line.step,
+                line.level[:OUTPUT_LEVEL_CHARS_MAX],
+                line.step[: decide.PATH_CHARS_MAX],
                 line.attempt,
-                line.text,
+                line.text[:OUTPUT_TEXT_CHARS_MAX],
             )
         )
 

@@ -44,6 +44,10 @@ PAGE_CHUNK_MAX = 1 << 20
 """No image has a chunk of this number."""
 
 
+Stored = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""An integer that a database can hold."""
+
+
 class Frame(msgspec.Struct, frozen=True, array_like=True, tag_field="frame", gc=False):
     """Base of all frames and commands."""
 
@@ -237,13 +241,13 @@ class Output(Frame, frozen=True, tag=23):
     (position, step, attempt): the pair makes a line that is printed again after a crash recognisable."""
 
     run: int
-    position: int
-    number: int
-    at_ms: int
+    position: Stored
+    number: Stored
+    at_ms: Stored
     stream: Literal["stdout", "stderr", "log"]
     level: str
     step: str
-    attempt: int
+    attempt: Stored
     text: str
 
 

@@ -31,7 +31,7 @@ def succeeded(instance: Instance, command: StepDone, now_ms: int) -> Decided:
         command.asked,
         command.where,
         command.attempt,
-        min(command.started_at_ms, now_ms),
+        _at(command.started_at_ms, now_ms),
         command.value,
         command.form,
     )
@@ -41,6 +41,11 @@ def succeeded(instance: Instance, command: StepDone, now_ms: int) -> Decided:
 def failed(instance: Instance, command: StepError, now_ms: int) -> Decided:
     _check_attempt(instance, command)
     return Decided((_failed_attempt(instance, command, now_ms),))
+
+
+def _at(told_ms: int, now_ms: int) -> int:
+    """A time that a sandbox tells of."""
+    return max(0, min(told_ms, now_ms))
 
 
 def _check_attempt(instance: Instance, command: StepDone | StepError) -> None:
@@ -53,7 +58,7 @@ def _check_attempt(instance: Instance, command: StepDone | StepError) -> None:
 
 def _failed_attempt(instance: Instance, command: StepError, now_ms: int) -> AttemptFailed | StepFailed:
     error: ErrorFact = command.error.bounded()
-    started_at_ms = min(command.started_at_ms, now_ms)
+    started_at_ms = _at(command.started_at_ms, now_ms)
     seed = instance.start.seed + command.path.encode()
     delay = retry.delay_ms(command.retry, command.attempt, seed=seed) if error.retryable else None
     if delay is None:

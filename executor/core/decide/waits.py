@@ -22,6 +22,8 @@ from executor.core.errors import Conflict, Refused
 from executor.core.instance import Instance, event_digest
 
 SLEEP_MS_MAX = 100 * 366 * 24 * 3_600_000
+FIRST_MS = -62_135_596_800_000
+"""The year 1: no date is before it."""
 
 
 def on_event(instance: Instance, *, id: str, type: str, payload: bytes, now_ms: int) -> Decided:
@@ -93,7 +95,7 @@ def sleep(command: Sleep, now_ms: int) -> tuple[AnyEntry, ...]:
     if (command.duration_ms is None) == (command.until_ms is None):
         raise Violation(f"sleep {command.path} names both or neither of duration and time")
     wake_at_ms = command.until_ms if command.until_ms is not None else now_ms + (command.duration_ms or 0)
-    wake_at_ms = min(wake_at_ms, now_ms + SLEEP_MS_MAX)
+    wake_at_ms = max(FIRST_MS, min(wake_at_ms, now_ms + SLEEP_MS_MAX))
     is_absolute = command.until_ms is not None and command.is_date
     started = SleepStarted(now_ms, command.path, command.asked, command.where, wake_at_ms, is_absolute)
     if wake_at_ms <= now_ms:
@@ -110,7 +112,7 @@ def wait(instance: Instance, command: Wait, now_ms: int) -> Decided:
         raise Violation(f"wait {command.path} is for an event with an overlong type")
     if (held := _matches_too_much(instance, command, now_ms)) is not None:
         return Decided((held,))
-    deadline_ms = None if command.timeout_ms is None else now_ms + min(command.timeout_ms, SLEEP_MS_MAX)
+    deadline_ms = None if command.timeout_ms is None else now_ms + max(0, min(command.timeout_ms, SLEEP_MS_MAX))
     started = WaitStarted(now_ms, command.path, command.asked, command.where, command.type, deadline_ms, command.match)
     unread = instance.unread
     events = ((number, unread[number].event.payload) for number in instance.buffered.get(command.type, ()))
