@@ -82,7 +82,7 @@ def test_reference_shows_the_table_of_the_code() -> None:
     assert shown == TABLE
 
 
-@pytest.mark.parametrize("name", ["reference.md", "flow.md", "schedules.md", "search.md", "workflows.md"])
+@pytest.mark.parametrize("name", ["reference.md", "flow.md", "schedules.md", "search.md", "journal.md", "workflows.md"])
 def test_every_test_that_a_page_names_exists(name: str) -> None:
     page = (DOCS / name).read_text(encoding="utf-8")
     there = {test for tests in _tests().values() for test in tests}

@@ -333,7 +333,10 @@ async def outer():
     await step.do("inner", lambda: 1)
 await step.options(retry=Retry(limit=0)).do("outer", outer)
 """
-    assert "'inner' was asked for outside of run() (steps do not nest)" in error(body).message
+    assert error(body).message.endswith(
+        "step 'inner' was asked for outside of run() (steps do not nest): "
+        "call it from run(), or call the function itself"
+    )
 
 
 def test_option_of_a_later_release_is_refused_not_ignored() -> None:
