@@ -22,6 +22,7 @@ from executor.core.bounds import (
     WARN_AT,
 )
 from executor.core.commands import Cancel, Child, StepDone, StepError
+from executor.core.decide.decided import PATH_CHARS_MAX
 from executor.core.entries import Activated, AnyEntry, Failed, Held, Released
 from executor.core.errors import Corrupt, NotFound, Refused, Unavailable
 from executor.core.failure import ErrorFact
@@ -624,7 +625,7 @@ class Runner:
                 max(0, min(line.at_ms, OUTPUT_AT_MS_MAX)),
                 line.stream,
                 line.level[:OUTPUT_LEVEL_CHARS_MAX],
-                line.step[: decide.PATH_CHARS_MAX],
+                line.step[:PATH_CHARS_MAX],
                 line.attempt,
                 line.text[:OUTPUT_TEXT_CHARS_MAX],
             )
