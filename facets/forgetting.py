@@ -225,11 +225,11 @@ def _chunks(connection: apsw.Connection, key: int, first: int, last: int) -> Ite
 
 def _count(connection: apsw.Connection, wish: Wish, known: _Known, tail_first: int, left: _Left) -> None:
     """Chunks that are whole before `wish.before` and have not been counted yet."""
-    counted = 0
+    counted, begun = 0, known.counted
     for first, size in _chunks(connection, wish.key, known.counted, wish.before):
         # Only now it is known where the one before ends: behind `reached` there are no gaps.
         known.size, known.counted, counted = known.size + counted, first, size
-        if first == wish.before or not left.take(LOOK_BYTES):
+        if first == wish.before or (known.counted > begun and not left.take(LOOK_BYTES)):
             return
     if counted and tail_first <= wish.before:
         known.size, known.counted = known.size + counted, tail_first
