@@ -9,6 +9,7 @@ import re
 import sys
 import types
 import typing
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +75,13 @@ def _kind(entry: type[entries.Entry]) -> str:
 def _item(entry: type[entries.Entry], defs: dict[str, Any]) -> dict[str, Any]:
     return {
         "if": {"properties": {"kind": {"const": _kind(entry)}}},
-        "then": {"properties": {"fields": _struct(entry, defs, without="at_ms")}},
+        "then": {"properties": {"fields": _struct(entry, defs, without=entries.UNSHOWN)}},
     }
 
 
-def _struct(struct: type[msgspec.Struct], defs: dict[str, Any], *, without: str = "") -> dict[str, Any]:
+def _struct(struct: type[msgspec.Struct], defs: dict[str, Any], *, without: Collection[str] = ()) -> dict[str, Any]:
     hints = typing.get_type_hints(struct)
-    names = [name for name in struct.__struct_fields__ if name != without]
+    names = [name for name in struct.__struct_fields__ if name not in without]
     return {
         "type": "object",
         "required": names,

@@ -351,11 +351,13 @@ class Continued(Entry, frozen=True, array_like=True, tag=28):
 
 class Restarted(Entry, frozen=True, array_like=True, tag=29):
     """`run()` begins anew; of what is recorded, entries up to sequence `after` count, and, with `keeps_events`, the
-    events after it. The facet is as it was then."""
+    events after it. The facet is as it was then. `undone`: how often the execution has been undone: what is done once
+    more after that is not what was undone, and has another idempotency key."""
 
     after: int
     keeps_events: bool
     by: str = ""
+    undone: int = 0
 
 
 class StartDue(Entry, frozen=True, array_like=True, tag=33):
@@ -460,3 +462,6 @@ HIDDEN: frozenset[type[Entry]] = frozenset({StepStarted, Activated, Released, Ch
 
 HIDDEN_TAGS = frozenset({18, 19, 20, 37})
 """Of these kinds."""
+
+UNSHOWN = frozenset({"at_ms", "carried"})
+"""Fields that are not among those of an item that readers are shown."""

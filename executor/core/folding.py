@@ -56,6 +56,7 @@ def restarted(before: Instance, past: Instance, entry: Restarted) -> Instance:
     past.event_count = before.event_count
     past.attributes = before.attributes
     past.emitted = before.emitted
+    past.undone = before.undone
     past.execution = before.execution + 1
     past.executing = NONE
     past.paused = past.undoing = past.held = past.outcome = None

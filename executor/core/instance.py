@@ -218,6 +218,8 @@ class Instance:
     # State.
     paused: Paused | None = None
     undoing: Undoing | None = None
+    undone: int = 0
+    """How often this execution was undone, in all its restarts."""
     held: Held | None = None
     outcome: Outcome | None = None
 
@@ -398,6 +400,7 @@ class Instance:
             case Undoing():
                 self._abandon_run()
                 self.undoing = entry
+                self.undone += 1
             case Completed() | Failed() | Terminated():
                 self._abandon_run()
                 self.outcome = entry
@@ -512,7 +515,7 @@ class Instance:
         self.begin, self.begin_at = entry, self.sequence
         self.cuts = ((1, self.sequence - 1),)
         self.carried = {kept.sequence for kept in self.unread.values()} or NONE_SET
-        self.step_count = 0
+        self.step_count = self.undone = 0
         self.settled.clear()
         self.attempts.clear()
         self.retried.clear()

@@ -49,7 +49,7 @@ class Restarting:
         find: Find | None = None
         if from_step is not None:
             name, occurrence = from_step
-            find = partial(rewind.before_step, path=f"{name}#{occurrence}", id=key[1])
+            find = partial(rewind.before_named, name=name, occurrence=occurrence, id=key[1])
         await self._go_back(key, "restart", find, by=by)
 
     async def retry(self, key: Key, *, by: str) -> None:
@@ -72,7 +72,8 @@ class Restarting:
                 now_ms = engine.clock.now_ms()
                 resident.deaths = 0
                 landing = Landing()
-                entry = Restarted(now_ms, past.after, keeps_events=find is not None, by=by)
+                undone = resident.instance.undone
+                entry = Restarted(now_ms, past.after, keeps_events=find is not None, by=by, undone=undone)
                 go_back(resident, past.instance, entry, past.delta)
                 engine.commit(resident, decide.after_restart(resident.instance, now_ms=now_ms), landing=landing)
                 # Until then a run would be begun on a past that a crash can bring back.

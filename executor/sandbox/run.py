@@ -223,6 +223,14 @@ class Run(RunRequests):
             )
             self._diverge(message, StepRef("update", entry.id, ""), None)
 
+    def _accept_restarted(self, entry: entries.Restarted) -> None:
+        """What was undone is done again: as something else, for whoever knows it by its idempotency key."""
+        if entry.undone:
+            salt = entry.undone.to_bytes(8, "big")
+            self._undoable_seed = blake2b(self._seed, digest_size=16, salt=salt, person=b"perdure undone").digest()
+            if self._undos is not None:
+                self._undos.renew_keys(self._undoable_seed)
+
     def _accept_undoing(self, entry: entries.Undoing) -> None:
         """Whatever `run()` does is over."""
         why = entry.error or ErrorFact("Terminated", "the instance was terminated", retryable=False)
@@ -264,7 +272,7 @@ class Run(RunRequests):
 
     def _begin_run(self, entry: entries.Started | entries.Continued, now_ms: int) -> None:
         self._started = None
-        self._seed = entry.seed
+        self._seed = self._undoable_seed = entry.seed
         self._ambient = ambient.Ambient(entry.seed, self._scope, self)
         digest = blake2b(entry.seed, digest_size=8, person=b"perdure hashes").digest()
         self._loop = detloop.new_loop(self, hash_base=int.from_bytes(digest, "big"))
@@ -430,6 +438,7 @@ _OTHERS: dict[type, Callable[[Run, Any], None]] = {
     entries.UpdateAccepted: Run._accept_update,
     entries.UpdateEnded: Run._accept_update_end,
     entries.Undoing: Run._accept_undoing,
+    entries.Restarted: Run._accept_restarted,
 }
 """What takes entries that resolve no request."""
 

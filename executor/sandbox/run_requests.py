@@ -69,8 +69,9 @@ class RunRequests(RunState):
         pending = self._request("step", name, digest, where, scope)
         context = contextvars.copy_context()
         path = pending.request.path
+        seed = self._seed if options.undo is None else self._undoable_seed
         pending.call = StepCall(
-            path, name, digest, where, function, args, kwargs or NO_KEYWORDS, options, context, self._seed
+            path, name, digest, where, function, args, kwargs or NO_KEYWORDS, options, context, seed
         )
         if options.undo is not None:
             if self._undos is None:

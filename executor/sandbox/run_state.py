@@ -103,8 +103,8 @@ class RunState:
         "_ambient", "_attributes", "_cancelled", "_code", "_commands", "_coroutine_count", "_dropped", "_ending",
         "_executing", "_facet", "_instance", "_is_live_told", "_is_only_asked", "_is_pressing", "_last_made", "_loop",
         "_new", "_outer", "_over", "_over_at", "_pending", "_process", "_quiesced", "_replay", "_scope", "_seed",
-        "_shown", "_started", "_stopped", "_task", "_told", "_total", "_unbegun", "_undos", "_updates", "_workflow",
-        "_workflow_self", "number", "recorder",
+        "_shown", "_started", "_stopped", "_task", "_told", "_total", "_unbegun", "_undoable_seed", "_undos", "_updates",
+        "_workflow", "_workflow_self", "number", "recorder",
     )  # fmt: skip
 
     def __init__(self, process: Process, activate: Activate) -> None:
@@ -127,6 +127,8 @@ class RunState:
         self._code: WorkflowCode | None = None
         self._workflow_self: Workflow[Any, Any] | None = None
         self._seed = b""
+        self._undoable_seed = b""
+        """Of the idempotency keys of steps that can be undone."""
         self._pending: dict[str, Pending] = {}
         self._new: dict[str, Pending] | None = None
         self._cancelled: dict[str, Pending] | None = None

@@ -52,6 +52,11 @@ class Undos:
         """The step is asked for."""
         self._steps[call.path] = _Undoable(call)
 
+    def renew_keys(self, seed: bytes) -> None:
+        """They were undone: what is done from now on is something else."""
+        for step in self._steps.values():
+            step.call.key_seed = seed
+
     def reported(self, path: str) -> None:
         """An attempt has succeeded; the entry that says so comes next."""
         step = self._steps.get(path)

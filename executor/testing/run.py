@@ -20,7 +20,7 @@ from executor.core.entries import (
 from executor.core.errors import Conflict
 from executor.core.ids import parse_event_id, parse_event_type
 from executor.core.lifecycle import State, check
-from executor.core.rewind import before_failure, before_step, sequences
+from executor.core.rewind import before_failure, before_named, sequences
 from executor.rendering import journal_item
 from executor.sandbox.protocol import Ask, Update
 from executor.testing import answers, looking
@@ -274,8 +274,8 @@ class WorkflowRun(Generic[R]):
         return value
 
     def _before(self, step: tuple[str, int] | str) -> int:
-        path = "#".join(map(str, step)) if isinstance(step, tuple) else step if "#" in step else f"{step}#1"
-        return before_step(self._recorded(), path, id=self.id)
+        name, occurrence = (step, 1) if isinstance(step, str) else step
+        return before_named(self._recorded(), name, occurrence, id=self.id)
 
     def _recorded(self) -> list[tuple[int, AnyEntry]]:
         journal, instance = self._hosted.journal, self._hosted.instance
@@ -285,7 +285,7 @@ class WorkflowRun(Generic[R]):
     def _go_back(self, after: int, *, keeps_events: bool) -> Status:
         self._world.drop(self._hosted)
         now_ms = self._world.clock.now_ms
-        self._append(Restarted(now_ms, after, keeps_events=keeps_events))
+        self._append(Restarted(now_ms, after, keeps_events=keeps_events, undone=self._hosted.instance.undone))
         for ended in decide.after_restart(self._hosted.instance, now_ms=now_ms):
             self._append(ended)
         return self.status

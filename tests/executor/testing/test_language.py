@@ -9,7 +9,7 @@ import pytest
 
 from executor.core.errors import NotFound, Refused, TenantError
 from executor.testing import NeverEnds, WorkflowTest
-from executor.workflow import ChildFailed, StepFailed, Workflow
+from executor.workflow import ChildFailed, NonRetryableError, StepFailed, Workflow
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -430,3 +430,41 @@ def test_key_of_a_step_is_that_of_all_its_attempts_and_of_no_other() -> None:
         run.restart()
         run.result()
         assert found[8] == first, "what was done outside is known there by its key"
+
+
+def test_what_was_undone_and_is_done_again_has_another_key() -> None:
+    """Else whoever was paid, and has paid back, takes the second payment for the first one."""
+    keys: dict[str, list[str]] = {"charge": [], "mail": [], "refund": []}
+
+    class Shop(Workflow):
+        async def run(self, event, step):
+            def tell(name):
+                keys[name].append(step.current().idempotency_key)
+
+            def refund(_output, _error):
+                tell("refund")
+
+            await step.do("mail", tell, "mail")
+            await step.options(undo=refund).do("charge", tell, "charge")
+            await step.sleep("a moment", 5)
+            if event.payload == "fails":
+                raise NonRetryableError("out of stock")
+
+    with WorkflowTest(Shop) as test:
+        run = test.start("fails", id="shop")
+        for _ in range(2):
+            with pytest.raises(TenantError):
+                run.result()
+            run.restart()
+        with pytest.raises(TenantError):
+            run.result()
+        # What was not undone is known outside by its key, whatever came after it.
+        assert len(keys["mail"]) == 3
+        assert len(set(keys["mail"])) == 1
+        assert len(set(keys["charge"])) == len(set(keys["refund"])) == 3
+        assert not set(keys["charge"]) & set(keys["refund"])
+        run.restart(from_step=("charge", 1))
+        with pytest.raises(TenantError):
+            run.result()
+        assert len(set(keys["charge"])) == len(keys["charge"]) == 4
+        assert len(keys["mail"]) == 3
