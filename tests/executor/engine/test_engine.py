@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import trio
 
+from executor.core import values
 from executor.core.commands import Complete, Diverge, RetryPolicy, Sleep, StepDone, StepError, Wait
 from executor.core.entries import (
     AttemptFailed,
@@ -206,6 +207,20 @@ async def test_same_id_and_payload_is_the_same_instance(tmp_path, host):
             with pytest.raises(Conflict) as caught:
                 await start(w, workflow, payload=payload)
             assert caught.value.code == "instance_exists"
+
+
+async def test_payloads_are_the_same_if_their_keys_are_in_the_same_order(tmp_path, host):
+    """As they are compared where only a digest of the first is left: byte by byte."""
+    one, other = values.encode({"a": 1, "b": 2}), values.encode({"b": 2, "a": 1})
+    async with world(tmp_path, host=host) as w:
+        await start(w, "Approval", payload=one)
+        await start(w, "Approval", payload=one)
+        with pytest.raises(Conflict, match="another workflow or payload"):
+            await start(w, "Approval", payload=other)
+        assert await w.engine.send_event(KEY, id="e1", type="news", payload=one)
+        assert not await w.engine.send_event(KEY, id="e1", type="news", payload=one)
+        with pytest.raises(Conflict, match="another type or payload"):
+            await w.engine.send_event(KEY, id="e1", type="news", payload=other)
 
 
 async def test_concurrent_starts_of_one_id_make_one_instance(tmp_path, host):
