@@ -13,7 +13,7 @@ from time import time as now_s
 
 import pytest
 
-from executor.core.errors import Conflict, Refused, TenantError
+from executor.core.errors import Conflict, NotFound, Refused, TenantError
 from executor.testing import NeverEnds, StepStuck, WorkflowFailure, WorkflowTest
 from executor.workflow import (
     Event,
@@ -282,6 +282,36 @@ def test_restart_from_a_step_keeps_what_was_before() -> None:
         run.restart(from_step="two")
         assert run.result() == [1, 2]
         assert [row["name"] for row in run.facet.execute("select name from calls")] == ["one", "two"]
+
+
+def test_restart_takes_a_step_by_its_path_and_occurrence_and_without_one_the_first() -> None:
+    done: list[int] = []
+
+    class Grouped(Workflow):
+        async def run(self, event, step):
+            for _ in range(2):
+                with step.group("g"):
+                    await step.do("s", done.append, 1)
+                    await step.do("s", done.append, 2)
+
+    with WorkflowTest(Grouped) as test:
+        run = test.start()
+        run.result()
+        asked = [
+            (("g#1/s", 2), [2, 1, 2]),
+            ("g#2/s", [1, 2]),
+            (("g#2/s", 2), [2]),
+            ("g#2/s#2", [2]),
+            (("g", 2), [1, 2]),
+        ]
+        for from_step, again in asked:
+            done.clear()
+            run.restart(from_step=from_step)  # type: ignore[arg-type]
+            run.result()
+            assert done == again
+        with pytest.raises(NotFound) as caught:
+            run.restart(from_step=("g#3/s", 1))
+        assert caught.value.code == "step_not_found"
 
 
 def test_retry_goes_on_from_the_step_that_failed() -> None:
