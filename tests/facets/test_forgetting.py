@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from facets import Corrupt, JournalRecord, Limits, NotFound, OutputLine, Refused, StateStore, delta, forgetting
+from facets import Corrupt, JournalRecord, Limits, NotFound, OutputLine, Refused, StateStore, delta, forgetting, shards
 from facets.chunks import decode_chunk, row_ids, sequence_of
 from facets.forgetting import add_gap, is_gone, kept
+from facets.shard import shard_of
 from tests.facets.making import record
 
 KIB = 1024
@@ -459,6 +460,23 @@ def test_a_backup_has_what_is_there_and_the_gaps(store: StateStore, tmp_path: Pa
     with StateStore.open(tmp_path / "backup", fold="manual") as copy:
         assert sequences(copy) == sequences(store) == [1, 4, *range(16, 21)]
         assert copy.check() == []
+
+
+def test_it_moves_to_other_stores_with_its_instance(tmp_path: Path) -> None:
+    with StateStore.open(tmp_path / "state", fold="manual") as store:
+        grow(store, 3, name="z")
+        grow(store, 20)
+        forget(store, 16, 4, keep=5 * CHUNK)
+    for count in (2, 1):
+        layout = shards.arrange(tmp_path, count)
+        place = tmp_path / layout.places[layout.owners[shard_of("acme", "a")]]
+        with StateStore.open(place, fold="manual") as store:
+            assert sequences(store) == [1, 4, *range(11, 21)]
+            assert store.check() == []
+    with StateStore.open(place, fold="manual") as store:
+        forget(store, 18, keep=3 * CHUNK)
+        assert sequences(store) == [1, *range(15, 21)]
+        assert store.check() == []
 
 
 @pytest.mark.parametrize("of_tenant", [False, True])
