@@ -13,7 +13,6 @@ from executor.core.entries import (
     UNSHOWN,
     AnyEntry,
     AttemptFailed,
-    Completed,
     Emitted,
     Entry,
     StepHeartbeat,
@@ -32,7 +31,6 @@ from executor.views import (
     Queued,
     State,
     Status,
-    StreamItem,
     WaitingFor,
 )
 
@@ -113,23 +111,6 @@ def journal_item(sequence: int, stored: bytes) -> JournalItem:
         parent=_owner(entry),
         fields=fields,
     )
-
-
-def stream_items(entry: Emitted) -> list[StreamItem]:
-    """Its items, each with its place in the stream."""
-    return [
-        StreamItem(offset=offset, item=readable(item), at_ms=entry.at_ms, step=entry.path, attempt=entry.attempt)
-        for offset, item in enumerate(entry.items, start=entry.first)
-    ]
-
-
-def journal_output(stored: list[bytes]) -> Any:
-    """The output of a complete instance, from the last entry of its journal."""
-    for data in stored:
-        entry, _ = codec.decode(data)
-        if isinstance(entry, Completed):
-            return readable(entry.value)
-    return None
 
 
 def kind_of(entry: AnyEntry) -> str:

@@ -78,7 +78,6 @@ class PacketReader:
 
     def __init__(self, body: Readable) -> None:
         self._body = body
-        self._peeked: bytes | Mark | None = None
         self.bytes_read = 0
 
     def _exactly(self, size: int) -> bytes:
@@ -94,17 +93,8 @@ class PacketReader:
         self.bytes_read += len(taken)
         return taken
 
-    def peek(self) -> bytes | Mark:
-        """The next packet, left in place for read()."""
-        if self._peeked is None:
-            self._peeked = self.read()
-        return self._peeked
-
     def read(self) -> bytes | Mark:
         """The payload of the next packet, or a Mark. Raises Refused `git_protocol_error` for anything else."""
-        if self._peeked is not None:
-            packet_or_mark, self._peeked = self._peeked, None
-            return packet_or_mark
         digits = self._exactly(4)
         if not digits:
             return Mark.END

@@ -1,4 +1,4 @@
-"""How hostile names and sizes are written in messages: one line, no control characters, bounded length."""
+"""How hostile names are written in messages: one line, no control characters, bounded length."""
 
 from __future__ import annotations
 
@@ -14,11 +14,3 @@ def shown(name: bytes | str) -> str:
         half = _SHOWN_CHARACTERS_MAX // 2
         text = f"{text[:half]}…{text[-half:]}"
     return text
-
-
-def size_text(size: int) -> str:
-    """`size` bytes for a person: `900 bytes`, `1.5 KiB`, `32 MiB`."""
-    if size < 1024:
-        return f"{size} bytes"
-    power = min((size.bit_length() - 1) // 10, 4)
-    return f"{size / 1024**power:.1f}".removesuffix(".0") + " " + ("KiB", "MiB", "GiB", "TiB")[power - 1]

@@ -50,8 +50,6 @@ class Committer:
         self._in_flight: list[Unit] = []
         self._failure: PerdureError | None = None
         self.is_over = False
-        self.batch_count = 0
-        self.record_count = 0
 
     def submit(self, records: Sequence[Append], size: int, on_done: OnDone) -> None:
         """Queue `records` as one unit: they become durable together or not at all. Once `run` is over, never."""
@@ -135,9 +133,6 @@ class Committer:
             self._in_flight = []
             if error is not None:
                 units = units + self._withdraw({_key(record) for record in records})
-            else:
-                self.batch_count += 1
-                self.record_count += len(records)
             for _, _, on_done in units:
                 on_done(error)
 

@@ -116,7 +116,6 @@ class Cell:
         self.zygote_pidfd = -1
         self.base_bytes = 0
         self.shared_bytes = 0
-        self.imports_ms = 0
         self.missing: list[str] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._number = 0
@@ -216,7 +215,6 @@ class Cell:
         if "ready" not in answer or not fds:
             raise self._start_failed(str(answer.get("broken", "it ended")))
         self.zygote_pidfd = fds[0]
-        self.imports_ms = int(answer["imports_ms"])
         self.missing = list(answer["missing"])
         # What every fork starts with: address space, and memory that the fork shares until it writes there.
         pid = process_id(self.zygote_pidfd)

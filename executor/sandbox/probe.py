@@ -21,7 +21,7 @@ import landlockpy
 
 from executor.sandbox import seccomp_filter
 from executor.sandbox.attempts import ATTEMPTS
-from executor.sandbox.cell import LEVELS, Cell, CellOptions, Isolation, IsolationUnavailable, bubblewrap
+from executor.sandbox.cell import Cell, CellOptions, Isolation, IsolationUnavailable, bubblewrap
 from executor.sandbox.limits import SandboxLimits
 
 _ENTRY = "executor.sandbox.attempts:main"
@@ -89,25 +89,6 @@ def level_of(found: Sequence[Protection]) -> int:
             break
         level = candidate
     return level
-
-
-def require_level(required: int, found: Sequence[Protection]) -> int:
-    """The machine's level, if it is at least `required`.
-
-    Raises IsolationUnavailable (code `not_confined`) naming the first protection that is missing.
-    """
-    level = level_of(found)
-    if level < required:
-        lacking = next(protection for protection in found if not protection.ok and protection.level <= required)
-        raise IsolationUnavailable(
-            lacking.name, f"{lacking.detail} (isolation level {level}, required {required})", lacking.mend
-        )
-    return level
-
-
-def isolation_for(level: int) -> Isolation:
-    """How to run tenant code at a level."""
-    return next(isolation for isolation, its in LEVELS.items() if its <= level)
 
 
 def _landlock() -> Protection:

@@ -6,7 +6,7 @@ its memory; and it never runs tenant code. It speaks with the host alone, over o
     host                                                zygote
       {"entry", "warm", "landlock", "read_paths"}       →
       (the filter program, one packet)                  →
-                                                        ←   {"ready": true, "imports_ms", "missing"} + own pidfd
+                                                        ←   {"ready": true, "missing"} + own pidfd
       {"open": id, "limits", "base_bytes"}
          + socket of the child, its standard error,     →   fork
            bundle (if any)
@@ -306,7 +306,6 @@ def main(control_fd: int) -> None:
     os.environ.clear()
     config = json.loads(control.recv(PACKET_BYTES_MAX))
     program = control.recv(PACKET_BYTES_MAX) if config["filtered"] else b""
-    started = time.monotonic()
     sys.dont_write_bytecode = True
     try:
         missing = _warm([*WARM, *config["warm"]])
@@ -317,7 +316,7 @@ def main(control_fd: int) -> None:
     # What lives now is shared by all children: the collector must never touch it, or every page would be copied.
     gc.collect()
     gc.freeze()
-    ready = {"ready": True, "imports_ms": int((time.monotonic() - started) * 1000), "missing": missing}
+    ready = {"ready": True, "missing": missing}
     pidfd = os.pidfd_open(os.getpid())
     socket.send_fds(control, [json.dumps(ready).encode()], [pidfd])
     os.close(pidfd)

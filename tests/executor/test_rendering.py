@@ -15,7 +15,7 @@ from executor.core.entries import UNSHOWN, Trace
 from executor.core.folding import fold
 from executor.core.instance import Instance
 from executor.ports import Row, StoredRow
-from executor.rendering import instance_view, journal_item, status_view, stream_items
+from executor.rendering import instance_view, journal_item, status_view
 from executor.views import SENSITIVE, Executing, JournalItem, ParentView, Queued
 from tests.executor.every_entry import ASKED, COMMIT, ERROR, EVERY, OPTIONS, VALUE, WHERE
 
@@ -137,14 +137,6 @@ def test_an_item_names_its_attempt_and_what_it_belongs_to(
 ) -> None:
     item = _item(entry)
     assert (item.attempt, item.parent) == (attempt, parent)
-
-
-def test_items_of_a_stream_have_their_places() -> None:
-    found = stream_items(e.Emitted(24, "tokens", 7, [values.encode("a"), values.encode("b")], "w#1", 2, 0))
-    assert [(item.offset, item.item, item.at_ms, item.step, item.attempt) for item in found] == [
-        (7, "a", 24, "w#1", 2),
-        (8, "b", 24, "w#1", 2),
-    ]
 
 
 def test_an_instance_of_which_there_is_nothing_to_tell_has_the_empty_summary() -> None:
