@@ -23,7 +23,7 @@ test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-deep: setup
-	PERDURE_PROFILE=deep $(BIN)/python -m pytest
+	PERDURE_PROFILE=deep $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup
 	$(BIN)/python -m tools.check
