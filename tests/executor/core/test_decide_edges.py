@@ -359,3 +359,24 @@ def test_new_execution_knows_nothing_of_the_paths_and_events_of_the_one_before()
     [again] = do(instance, failing("a#1"))
     assert again.attempt == 1
     assert len(do(instance, wait("w#1"))) == 1
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        StepDone("a#1", ASKED, "w.py:1", 1, 0, b"v"),
+        failing("a#1"),
+        failing("a#1", limit=0),
+        Cancel("a#1"),
+        Continue(b"\xc0"),
+    ],
+    ids=["succeeded", "to be retried", "failed", "given up", "left behind"],
+)
+def test_attempt_that_has_ended_executes_no_more(end):
+    instance = begin()
+    do(instance, StepBegun("a#1", "w.py:1", 1, 0))
+    do(instance, Beat("a#1", 1, b"\xc0"))
+    assert (list(instance.executing), list(instance.heartbeats), instance.open_count) == (["a#1"], ["a#1"], 1)
+    do(instance, end)
+    left = len(instance.retries)
+    assert (list(instance.executing), list(instance.heartbeats), instance.open_count) == ([], [], left)
