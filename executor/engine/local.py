@@ -18,7 +18,7 @@ from executor.core.lifecycle import ACTIVE, FINAL
 from executor.core.search import Query
 from executor.engine.engine import Engine
 from executor.engine.resident import Key
-from executor.engine.streams import Streams
+from executor.engine.streams import StreamReader
 from executor.engine.watchers import ENDED, Watch
 from executor.ports import (
     ChildEnd,
@@ -43,8 +43,7 @@ class LocalInstances:
         self._engine = engine
         self._store = store
         self._place = place
-        self._streams = Streams(store)
-        self._stream_reader = trio.CapacityLimiter(1)
+        self._streams = StreamReader(store)
 
     # --- changing
 
@@ -104,7 +103,7 @@ class LocalInstances:
 
     async def delete(self, tenant: str, instance: str) -> None:
         await self._engine.delete((tenant, instance))
-        await trio.to_thread.run_sync(self._streams.forget, (tenant, instance), limiter=self._stream_reader)
+        self._streams.forget((tenant, instance))
 
     async def delete_tenant(self, tenant: str) -> None:
         await self._engine.delete_tenant(tenant)
@@ -166,7 +165,7 @@ class LocalInstances:
 
     async def streams(self, tenant: str, instance: str) -> dict[str, int]:
         row = self._row((tenant, instance))
-        return await trio.to_thread.run_sync(self._streams.counts, row, limiter=self._stream_reader)
+        return await self._streams.counts(row)
 
     async def stream(
         self, tenant: str, instance: str, *, name: str, offset: int, limit: int, wait_s: float
@@ -176,9 +175,7 @@ class LocalInstances:
             until = _deadline(wait_s)
             while True:
                 row = self._row(key)
-                items = await trio.to_thread.run_sync(
-                    self._streams.read, row, name, offset, limit, limiter=self._stream_reader
-                )
+                items = await self._streams.read(row, name, offset, limit)
                 if items or row.row.state in FINAL or not await _changes(watch, until):
                     return items
 

@@ -25,6 +25,7 @@ import trio
 
 from executor.core.errors import NotFound, Refused, Unavailable
 from executor.engine.resident import Key
+from executor.engine.turns import Turns
 from executor.ports import Pages, Queried, Sandbox, SandboxHost
 from executor.sandbox.protocol import (
     CHUNK_BYTES,
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
 AT_ONCE_MAX = 4
 """Questions that are answered at once, each in a process of its own; more of them wait."""
 OF_TENANT_MAX = 2
-"""Of them those of one tenant: who asks for much waits behind itself."""
+"""Of them those of one tenant: who asks for much waits behind itself. Others wait for no more than the first place that
+becomes free, so for QUESTION_S_MAX, if they took less of late (turns.py)."""
 WAITING_MAX = 50
 """Questions of one tenant that are answered or wait."""
 QUESTION_S_MAX = 20.0
@@ -62,9 +64,9 @@ class Querying:
     def __init__(self, engine: Engine, host: SandboxHost) -> None:
         self._engine = engine
         self._host = host
-        self._places = trio.CapacityLimiter(AT_ONCE_MAX)
-        self._of_tenant: dict[str, tuple[trio.CapacityLimiter, int]] = {}
-        """Those of a tenant with questions: its places, and how many questions."""
+        self._turns = Turns(AT_ONCE_MAX, OF_TENANT_MAX)
+        self._asked: dict[str, int] = {}
+        """How many questions a tenant has."""
         self._no_code: Path | None = None
 
     async def query(self, key: Key, *, sql: str, parameters: bytes, limit: int) -> Queried:
@@ -73,7 +75,7 @@ class Querying:
         Raises NotFound, Refused (`facet_refused`: what the statement may not do, or a bound of time, rows or bytes),
         Corrupt, Unavailable.
         """
-        async with self._turn(key[0]), self._places:
+        async with self._turn(key[0]):
             with trio.move_on_after(QUESTION_S_MAX):
                 return await self._query(key, Query(0, sql, parameters, limit))
         raise Refused(
@@ -82,8 +84,8 @@ class Querying:
 
     @asynccontextmanager
     async def _turn(self, tenant: str) -> AsyncGenerator[None]:
-        """One of the tenant's own places. Raises Unavailable."""
-        places, count = self._of_tenant.get(tenant, (trio.CapacityLimiter(OF_TENANT_MAX), 0))
+        """A place. Raises Unavailable."""
+        count = self._asked.get(tenant, 0)
         if count >= WAITING_MAX:
             raise Unavailable(
                 f"{count} queries of this tenant are under way, the limit is {WAITING_MAX}",
@@ -91,14 +93,14 @@ class Querying:
                 hint="Try again after a second.",
                 retry_after_s=1,
             )
-        self._of_tenant[tenant] = (places, count + 1)
+        self._asked[tenant] = count + 1
         try:
-            async with places:
+            async with self._turns.turn(tenant):
                 yield
         finally:
-            places, count = self._of_tenant.pop(tenant)
+            count = self._asked.pop(tenant)
             if count > 1:
-                self._of_tenant[tenant] = (places, count - 1)
+                self._asked[tenant] = count - 1
 
     async def _query(self, key: Key, question: Query) -> Queried:
         spec = SandboxSpec(key[0], "query", self._bundle())

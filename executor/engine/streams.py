@@ -3,65 +3,149 @@
 Where a stream's items are in the journal is remembered for the instances whose streams were read lately, so that a
 reader that follows one looks at new entries only. Items are never taken back: a restart leaves them, and goes on
 behind them. Those that went with old executions are passed over: who reads from their offsets gets what came after.
+
+One thread looks at journals, in portions, of which tenants have turns (turns.py): so a long journal, or many of them,
+are in nobody else's way for longer than a portion.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Callable
 from operator import itemgetter
+from typing import TypeVar
+
+import trio
 
 from executor.core import codec
 from executor.core.entries import Emitted
 from executor.engine.resident import Key
+from executor.engine.turns import Turns
 from executor.ports import Emission, StateStore, StoredRow
 
+T = TypeVar("T")
+
 KNOWN_MAX = 256
-SCAN_ENTRIES = 2_000
+"""Instances that are remembered. One of the tenant that has the most of them goes for a new one."""
+PORTION_ENTRIES_MAX = 2_000
+PORTION_BYTES = 2 * 1024 * 1024
+"""About as much of a journal is looked at in one turn."""
+FIRST_PORTION = 64
+"""Entries; how long they are is not known yet."""
 BYTES_MAX = 4 * 1024 * 1024
 """Of one answer; it has one item at least."""
 _EMITTED_TAG = 24
 _first_of = itemgetter(0)
 
 
-class _Known:
+class Known:
     """Of one instance, up to entry `scanned`: by stream, (offset of the first item, sequence) of each entry, and how
-    many items there are."""
+    many items there are. `portion`: entries to look at next."""
 
-    __slots__ = ("counts", "created_at_ms", "places", "scanned")
+    __slots__ = ("counts", "created_at_ms", "places", "portion", "scanned")
 
     def __init__(self, created_at_ms: int) -> None:
         self.created_at_ms = created_at_ms
         self.scanned = 0
+        self.portion = FIRST_PORTION
         self.places: dict[str, list[tuple[int, int]]] = {}
         self.counts: dict[str, int] = {}
 
 
-class Streams:
-    """Synchronous: for one worker thread at a time."""
+class StreamReader:
+    """Reads streams on worker threads, one portion at a time."""
 
     def __init__(self, store: StateStore) -> None:
-        self._store = store
-        self._known: OrderedDict[Key, _Known] = OrderedDict()
+        self._streams = Streams(store)
+        self._turns = Turns(1, 1)
+
+    async def counts(self, row: StoredRow) -> dict[str, int]:
+        """Items so far, by stream, in the order of their first items."""
+        known = await self._look(row)
+        return dict(known.counts)
+
+    async def read(self, row: StoredRow, name: str, offset: int, limit: int) -> list[Emission]:
+        """Items from `offset` on, at most `limit`."""
+        known = await self._look(row)
+        if offset >= known.counts.get(name, 0):
+            return []
+        return await self._turn(row, lambda: self._streams.items(row, known, name, offset, limit))
 
     def forget(self, key: Key) -> None:
         """It was deleted: another one of its id has other items."""
-        self._known.pop(key, None)
+        self._streams.forget(key)
 
-    def counts(self, row: StoredRow) -> dict[str, int]:
-        """Items so far, by stream, in the order of their first items."""
-        return dict(self._scanned(row).counts)
+    async def _look(self, row: StoredRow) -> Known:
+        """What there is up to now. It is held here: what others read meanwhile does not make it begin anew."""
+        known = self._streams.known(row)
+        while known.scanned < row.sequence and await self._turn(row, lambda: self._streams.portion(row, known)):
+            pass
+        return known
 
-    def read(self, row: StoredRow, name: str, offset: int, limit: int) -> list[Emission]:
-        """Items from `offset` on, at most `limit`."""
-        known = self._scanned(row)
+    async def _turn(self, row: StoredRow, function: Callable[[], T]) -> T:
+        async with self._turns.turn(row.tenant):
+            return await trio.to_thread.run_sync(function)
+
+
+class Streams:
+    """What is known is kept by the event loop; `portion` and `items` are for one worker thread at a time."""
+
+    def __init__(self, store: StateStore) -> None:
+        self._store = store
+        self._known: OrderedDict[Key, Known] = OrderedDict()
+        self._of_tenant: dict[str, int] = {}
+
+    def forget(self, key: Key) -> None:
+        if self._known.pop(key, None) is not None:
+            self._of_tenant[key[0]] -= 1
+            if not self._of_tenant[key[0]]:
+                del self._of_tenant[key[0]]
+
+    def known(self, row: StoredRow) -> Known:
+        """What is known of the instance; nothing, if it is another one by now."""
+        key = (row.tenant, row.instance)
+        known = self._known.get(key)
+        if known is None or known.created_at_ms != row.row.created_at_ms or known.scanned > row.sequence:
+            self.forget(key)
+            if len(self._known) >= KNOWN_MAX:
+                most = max(self._of_tenant, key=self._of_tenant.__getitem__)
+                self.forget(next(found for found in self._known if found[0] == most))
+            known = self._known[key] = Known(row.row.created_at_ms)
+            self._of_tenant[row.tenant] = self._of_tenant.get(row.tenant, 0) + 1
+        self._known.move_to_end(key)
+        return known
+
+    def portion(self, row: StoredRow, known: Known) -> bool:
+        """Look at the next entries. Whether there were any."""
+        if known.scanned >= row.sequence:
+            return False
+        wanted = min(known.portion, row.sequence - known.scanned)
+        stored = self._store.journal(row.tenant, row.instance, after=known.scanned, limit=wanted)
+        for sequence, data in stored:
+            if sequence > row.sequence:
+                break
+            if codec.trace_tag(data) == _EMITTED_TAG:
+                entry = codec.decode(data)[0]
+                assert isinstance(entry, Emitted), "its tag says so"
+                known.places.setdefault(entry.stream, []).append((entry.first, sequence))
+                known.counts[entry.stream] = entry.first + len(entry.items)
+        if not stored:
+            return False
+        known.scanned = min(stored[-1][0], row.sequence)
+        size = sum(len(data) for _, data in stored)
+        fitting = len(stored) * PORTION_BYTES // max(size, 1)
+        known.portion = max(1, min(fitting, 4 * known.portion, PORTION_ENTRIES_MAX))
+        return True
+
+    def items(self, row: StoredRow, known: Known, name: str, offset: int, limit: int) -> list[Emission]:
+        """Items from `offset` on, at most `limit`, of those that are known."""
         places = known.places.get(name, [])
-        if offset >= known.counts.get(name, 0):
-            return []
         found: list[Emission] = []
         left = BYTES_MAX
         there = 0
-        for first, sequence in places[max(0, bisect_right(places, offset, key=_first_of) - 1) :]:
+        for index in range(max(0, bisect_right(places, offset, key=_first_of) - 1), len(places)):
+            first, sequence = places[index]
             if sequence < there:
                 continue
             # What was forgotten meanwhile is passed over, without asking for each of its entries.
@@ -78,24 +162,3 @@ class Streams:
                     return found
                 found.append(Emission(at, item, entry.at_ms, entry.path, entry.attempt))
         return found
-
-    def _scanned(self, row: StoredRow) -> _Known:
-        key = (row.tenant, row.instance)
-        known = self._known.get(key)
-        if known is None or known.created_at_ms != row.row.created_at_ms or known.scanned > row.sequence:
-            known = self._known[key] = _Known(row.row.created_at_ms)
-        self._known.move_to_end(key)
-        while len(self._known) > KNOWN_MAX:
-            self._known.popitem(last=False)
-        while known.scanned < row.sequence:
-            stored = self._store.journal(*key, after=known.scanned, limit=SCAN_ENTRIES)
-            for sequence, data in stored:
-                if codec.trace_tag(data) == _EMITTED_TAG:
-                    entry = codec.decode(data)[0]
-                    assert isinstance(entry, Emitted), "its tag says so"
-                    known.places.setdefault(entry.stream, []).append((entry.first, sequence))
-                    known.counts[entry.stream] = entry.first + len(entry.items)
-            if not stored:
-                break
-            known.scanned = stored[-1][0]
-        return known
