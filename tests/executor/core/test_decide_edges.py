@@ -352,8 +352,12 @@ def test_new_execution_knows_nothing_of_the_paths_and_events_of_the_one_before()
     do(instance, wait("w#1"))
     for entry in decide.on_event(instance, id="e1", type="approved", payload=b"p", now_ms=2_000).entries:
         instance.apply(entry)
-    do(instance, failing("a#1"))
+    for command in (failing("a#1"), sleep("s#1", 100), wait("t#1", timeout_ms=100), GroupBegin("g#1", ASKED, "w.py:1")):
+        do(instance, command)
     do(instance, Continue(b"\xc0"))
+    assert (instance.next_wake_ms(), instance.open_count) == (None, 0)
+    assert (decide.on_clock(instance, 10**9).entries, decide.due_retries(instance, 10**9)) == ((), [])
+    assert do(instance, GroupEnd("g#1")) == []
     assert do(instance, Cancel("w#1")) == []
     assert instance.buffered.get("approved") in (None, deque())
     [again] = do(instance, failing("a#1"))
