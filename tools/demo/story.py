@@ -2,49 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import sqlite3
 import time
-from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from executor import Platform
-from executor.platform import Run
 from executor.views import Status
-from tools.demo.claims import Claims, Stopped
+from tools.demo.afterwards import Afterwards
+from tools.demo.audits import WAIT_S, WORKFLOW, Audit, has_looked_at_some, rests_on, waits_for
+from tools.demo.claims import Claims
 from tools.demo.releases import Fetched, Release
+from tools.demo.reports import summary
 from tools.demo.repository import Repository
 from tools.demo.screen import Screen
 from tools.demo.server import Server
 
-WORKFLOW = "ReleaseAudit"
-APPROVER = "kim"
-WAIT_S = 45.0
 SETTLE = "5 seconds"
 """How long the sleeper sleeps: long enough to be asleep when the server dies, short enough to watch."""
-
-
-@dataclass(slots=True)
-class Audit:
-    """An instance, what it audits, and the version it was started on."""
-
-    run: Run[Any]
-    release: Release
-    version: str
-
-    def send_chunks(self, *, first: int = 0) -> None:
-        """The archive as events; their ids make sending them again harmless."""
-        for number, chunk in enumerate(self.release.chunks):
-            if number >= first:
-                self.run.send_event("chunk", chunk, id=f"chunk-{number}")
-
-    def approve(self) -> None:
-        self.run.send_event("approval", {"by": APPROVER}, id="approval")
 
 
 class Story:
@@ -56,6 +30,7 @@ class Story:
         self._claims = claims
         self._audits: dict[str, Audit] = {}
         self._commits: dict[str, str] = {}
+        self._afterwards = Afterwards(screen, claims, self._audits, self._commits)
 
     def tell(self) -> None:
         """All of it. Raises Stopped, or an error of the platform, if it cannot go on."""
@@ -69,7 +44,7 @@ class Story:
                 self._kill_in_the_middle()
                 self._restart()
                 self._finish()
-                self._look_inside()
+                self._afterwards.look_inside(self._home)
                 self._roll_back()
             self._claims.check("`perdure verify` finds nothing wrong", administrator.verify() == [])
         code = self._server.stop()
@@ -125,7 +100,7 @@ class Story:
             audit.send_chunks()
         # The last two get what they work on after v2 has been pushed: what they do with it is v1 all the same.
         for audit in (waiting, approved):
-            self._until(audit, _waits_for("event", "approval"), "to wait for approval")
+            audit.until(waits_for("event", "approval"), "to wait for approval")
         self._show_instances()
 
     def _push_second(self) -> None:
@@ -143,14 +118,14 @@ class Story:
         newest = self._start("works-v2", self._larger, "v2", settle="3 seconds")
         sleeper, worker = self._audits["sleeps"], self._audits["works"]
         sleeper.send_chunks()
-        asleep = self._until(sleeper, _waits_for("sleep", "settle"), "to sleep")
+        asleep = sleeper.until(waits_for("sleep", "settle"), "to sleep")
         for audit in (worker, newest):
             audit.send_chunks()
         for audit in (worker, newest):
-            self._until(audit, _has_looked_at_some, "to be in the middle of its files")
+            audit.until(has_looked_at_some, "to be in the middle of its files")
         last = self._start("started-last", self._small, "v2")
         self._before = {name: audit.run.status() for name, audit in self._audits.items()}
-        self._marks = {name: self._mark(audit, self._before[name].sequence) for name, audit in self._audits.items()}
+        self._marks = {name: audit.mark(self._before[name].sequence) for name, audit in self._audits.items()}
         self._audits["approved-at-the-end"].approve()
         family, left = self._server.kill()
         self._killed_at_ms = time.time_ns() // 1_000_000
@@ -179,9 +154,7 @@ class Story:
             f"{len(found)} of {len(self._audits)} instances",
         )
         kept = [
-            name
-            for name, audit in self._audits.items()
-            if self._mark(audit, self._before[name].sequence) == self._marks[name]
+            name for name, audit in self._audits.items() if audit.mark(self._before[name].sequence) == self._marks[name]
         ]
         self._claims.check(
             "every journal goes on where it was: same hash chain",
@@ -205,107 +178,12 @@ class Story:
         self._screen.table(
             ("instance", "commit", "report", "release", "found"),
             [
-                (name, statuses[name].commit[:8], result["report"], result["release"], _summary(result))
+                (name, statuses[name].commit[:8], result["report"], result["release"], summary(result))
                 for name, result in results.items()
             ],
         )
-        self._check_results(results, statuses)
-        self._check_journals()
-
-    def _check_results(self, results: dict[str, Any], statuses: dict[str, Status]) -> None:
-        for version, report in (("v1", "v1: inventory"), ("v2", "v2: risk")):
-            names = [name for name, audit in self._audits.items() if audit.version == version]
-            self._claims.check(
-                f"started on {version}, finished on {version}: commit and report",
-                names
-                and all(
-                    statuses[name].commit == self._commits[version] and results[name]["report"] == report
-                    for name in names
-                ),
-                ", ".join(names),
-            )
-        old = [(audit.release, results[name]) for name, audit in self._audits.items() if audit.version == "v1"]
-        self._claims.check(
-            "reports are true: digests and lines counted outside",
-            all(_inventory(release).items() <= result.items() for release, result in old),
-            f"{sum(result['files'] for _, result in old)} files in {len(old)} audits",
-        )
-        self._claims.check(
-            "an approval acknowledged before the kill counted",
-            results["approved-at-the-end"]["approved_by"] == APPROVER,
-        )
-
-    def _check_journals(self) -> None:
-        journals = {name: audit.run.journal() for name, audit in self._audits.items()}
-        succeeded = {
-            name: Counter(item.fields["path"] for item in items if item.kind == "step_succeeded")
-            for name, items in journals.items()
-        }
-        self._claims.check(
-            "no step took effect twice, whatever was killed",
-            all(count == 1 for counts in succeeded.values() for count in counts.values()),
-            f"{sum(map(len, succeeded.values()))} steps",
-        )
-        worked = [
-            sum(1 for item in journals[name] if item.kind == "step_succeeded" and item.at_ms > self._killed_at_ms)
-            for name in ("works", "works-v2")
-        ]
-        self._claims.check(
-            "those at work went on from their last recorded step",
-            all(0 < after < len(succeeded[name]) for name, after in zip(("works", "works-v2"), worked, strict=True)),
-            f"{worked[0]} of {len(succeeded['works'])} and {worked[1]} of {len(succeeded['works-v2'])} steps after",
-        )
-        old, new = (self._names(journals[name]) for name in ("waits", "started-last"))
-        self._claims.check(
-            "v2 would break v1's replay: it asks for other steps",
-            old[0] != new[0] and not set(old) & set(new),
-            f"{old[0]}, {old[1]}, … / {new[0]}, {new[1]}, …",
-        )
-
-    @staticmethod
-    def _names(journal: list[Any]) -> list[str]:
-        """What an instance asked for, in order."""
-        kinds = ("step_succeeded", "sleep_started", "wait_started")
-        return [item.fields["path"].rpartition("#")[0] for item in journal if item.kind in kinds]
-
-    def _look_inside(self) -> None:
-        self._screen.act("One instance from inside: its database and its log")
-        audit = self._audits["waits"]
-        path = self._home / "facet.sqlite"
-        path.write_bytes(audit.run.facet())
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as facet:
-            sound = facet.execute("pragma integrity_check").fetchall() == [("ok",)]
-            rows = facet.execute("select path, bytes, lines, sha256 from files order by bytes desc").fetchall()
-            seals = facet.execute("select attempt from seals").fetchall()
-        self._screen.say(f"Its facet, {path.stat().st_size:,} bytes, opened by Python's own sqlite3:")
-        self._screen.table(
-            ("path", "bytes", "lines", "sha256"),
-            [(name, size, lines, sha[:16] + "…") for name, size, lines, sha in rows[:4]],
-        )
-        expected = {name: hashlib.sha256(content).hexdigest() for name, content in audit.release.files.items()}
-        self._claims.check(
-            "a facet is a SQLite file of what its steps wrote",
-            sound and {name: sha for name, _, _, sha in rows} == expected,
-            f"{len(rows)} files in its table",
-        )
-        attempts = audit.run.status().attempts
-        self._claims.check(
-            "a flaky step's failed attempts left nothing in it",
-            seals == [(3,)] and attempts == {"notarise#1": 3},
-            f"attempts: {attempts.get('notarise#1')}, rows: {len(seals)}",
-        )
-        lines = list(audit.run.logs())
-        for line in lines[:4]:
-            self._screen.say(f"  {line.step or 'run()':32} {line.text}")
-        self._screen.say(f"  … {len(lines)} lines in all")
-        per_step = Counter(line.step for line in lines)
-        run_lines = [line.text for line in lines if not line.step]
-        self._claims.check(
-            "a log has each line once, although run() was replayed",
-            run_lines == [f"auditing {audit.release.filename}", f"approved by {APPROVER}"]
-            and all(per_step[f"parse {module}#1"] == 1 for module in audit.release.modules),
-            f"{len(lines)} lines",
-        )
+        self._afterwards.check_results(results, statuses)
+        self._afterwards.check_journals(killed_at_ms=self._killed_at_ms)
 
     def _roll_back(self) -> None:
         self._screen.act("Roll back")
@@ -341,24 +219,6 @@ class Story:
         audit = self._audits[name] = Audit(self._tenant.start(WORKFLOW, payload, id=name), release, version)
         return audit
 
-    @staticmethod
-    def _until(audit: Audit, condition: Callable[[Status], bool], what: str) -> Status:
-        deadline = time.monotonic() + WAIT_S
-        while True:
-            status = audit.run.status()
-            if condition(status):
-                return status
-            if status.is_final or status.state == "held" or time.monotonic() > deadline:
-                error = f": {status.error.message}" if status.error else ""
-                raise Stopped(f"instance {audit.run.id} was expected {what}, but is {status.state}{error}")
-            time.sleep(0.02)
-
-    @staticmethod
-    def _mark(audit: Audit, sequence: int) -> str:
-        """The hash chain of a journal at an entry: equal chains mean equal journals up to there."""
-        (item,) = audit.run.journal(after=sequence - 1, limit=1)
-        return item.chain
-
     def _show_instances(self, statuses: dict[str, Status] | None = None) -> None:
         shown = statuses or {name: audit.run.status() for name, audit in self._audits.items()}
         self._screen.table(
@@ -370,59 +230,8 @@ class Story:
                     status.commit[:8],
                     status.state,
                     status.sequence,
-                    _rests_on(status),
+                    rests_on(status),
                 )
                 for name, status in shown.items()
             ],
         )
-
-
-def _waits_for(kind: str, name: str) -> Callable[[Status], bool]:
-    """Whether an instance rests on a sleep or event of that name (the part before the occurrence)."""
-
-    def waits(status: Status) -> bool:
-        found = status.waiting_for
-        return status.state == "waiting" and found is not None and found.kind == kind and found.name.startswith(name)
-
-    return waits
-
-
-def _has_looked_at_some(status: Status) -> bool:
-    """Past the entries for three chunks at most and the first steps: in the middle of the files."""
-    return status.sequence >= 18
-
-
-def _rests_on(status: Status) -> str:
-    found = status.waiting_for
-    if found is None:
-        return ""
-    if found.kind == "event":
-        return f'an event "{found.type}"'
-    left_s = ((found.until_ms or 0) - time.time() * 1000) / 1000
-    return f"{found.kind} {found.name.partition('#')[0]}, {left_s:.0f} s more"
-
-
-def _inventory(release: Release) -> dict[str, Any]:
-    """What a report of v1 must say, counted here from the same archive."""
-    files = sorted(release.files.items())
-    seal = repr([(path, hashlib.sha256(content).hexdigest()) for path, content in files])
-    return {
-        "files": len(files),
-        "bytes": sum(len(content) for _, content in files),
-        "lines": sum(_lines(content) for _, content in files),
-        "modules": len(release.modules),
-        "seal": hashlib.sha256(seal.encode()).hexdigest(),
-    }
-
-
-def _lines(content: bytes) -> int:
-    try:
-        return len(content.decode().splitlines())
-    except UnicodeDecodeError:
-        return 0
-
-
-def _summary(result: dict[str, Any]) -> str:
-    if "verdict" in result:
-        return f"risk {result['verdict']}, score {result['score']}"
-    return f"{result['files']} files, {result['lines']:,} lines"
