@@ -164,10 +164,9 @@ def add_gap(gaps: list[Gap], first: int, last: int) -> None:
 
 def _carry_out(connection: apsw.Connection, wish: Wish, bytes_max: int) -> tuple[int, bool]:
     """About `bytes_max` of it. What that cost, and whether it is done."""
-    row = connection.execute("SELECT sequence, tail_first FROM instance WHERE key = ?", (wish.key,)).fetchone()
-    if row is None or row[0] < wish.before:
+    tail_first: int | None = connection.execute("SELECT tail_first FROM instance WHERE key = ?", (wish.key,)).get
+    if tail_first is None:
         return LOOK_BYTES, True
-    tail_first: int = row[1]
     try:
         known = _read(connection, wish.key)
     except Corrupt as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +72,27 @@ def _items(found: Streams, journal: _Journal, name: str, offset: int, limit: int
 def test_items_come_in_order_from_any_offset(journal: _Journal, offset: int) -> None:
     whole = [(0, b"a"), (1, b"b"), (2, b"c")]
     assert _items(Streams(journal.store), journal, "log", offset) == whole[offset:]
+
+
+def test_items_that_were_forgotten_are_passed_over_and_the_others_keep_their_offsets(journal: _Journal) -> None:
+    """By a reader that knew where they were, and by one that begins."""
+    knows = Streams(journal.store)
+    journal.store._store.fold()
+    for number in range(3, 23):
+        journal.add(Emitted(6, "log", number, [random.randbytes(3000)], "", 0, number))
+        journal.store._store.fold()
+    whole = _items(knows, journal, "log", 0)
+    assert [offset for offset, _ in whole] == list(range(23))
+    journal.store.forget(*KEY, before=journal.row.sequence - 4, but=[12], keep_bytes=0)
+    journal.store._store.fold()
+    there = [sequence for sequence, _ in journal.store.journal(*KEY)]
+    assert there == [1, 2, 3, 4, 5, 12, *range(21, 26)]
+    kept = whole[:3] + whole[9:10] + whole[18:]
+    for found in (knows, Streams(journal.store)):
+        for offset in range(24):
+            assert _items(found, journal, "log", offset) == [item for item in kept if item[0] >= offset]
+        assert _items(found, journal, "log", 4, 2) == kept[3:5]
+        assert _counts(found, journal) == {"log": 23, "other": 1}
 
 
 def test_an_item_tells_when_and_by_which_attempt_it_was_emitted(journal: _Journal) -> None:
