@@ -383,6 +383,7 @@ class Instance:
             case Rescheduled():
                 self.begin = self.started = msgspec.structs.replace(self.start, payload=entry.payload)
                 self.delayed_until_ms = entry.start_at_ms
+                self.begin_at = self.sequence  # a restart begins with what it says
                 self.is_rescheduled = True
             case Continued():
                 self._continue(entry)

@@ -4,7 +4,8 @@ import pytest
 import trio
 import trio.testing
 
-from executor.core.entries import Rescheduled, StartOptions
+from executor.core.commands import Complete
+from executor.core.entries import Completed, Rescheduled, Started, StartOptions
 from executor.core.errors import Conflict, NotFound, PerdureError
 from executor.engine.engine import EngineLimits
 from executor.ports import Start
@@ -59,6 +60,28 @@ async def test_delayed_start_is_replaced_by_its_key_only_and_only_while_it_waits
         with pytest.raises(Conflict) as late:
             await w.engine.starting.reschedule(key, payload=b"\x01", start_at_ms=BASE_MS, debounce="key")
         assert (late.value.code, late.value.details["state"]) == ("invalid_state", "running")
+
+
+async def test_restart_of_a_replaced_start_begins_with_the_payload_that_replaced_it(tmp_path, host):
+    def gives_its_payload(seen):
+        return [Complete([entry.payload for entry in seen if isinstance(entry, Started | Rescheduled)][-1])], False
+
+    key = ("acme", "a")
+    host.scripts["Never"] = gives_its_payload
+    async with world(tmp_path, host=host) as w:
+        await w.engine.start_many([start_of(*key, WAITS)])
+        await w.engine.starting.reschedule(key, payload=b"\x01", start_at_ms=BASE_MS + 9_000, debounce="key")
+        await w.engine.starting.reschedule(key, payload=b"\x02", start_at_ms=BASE_MS + 9_000, debounce="key")
+        w.clock.advance(9_000)
+        await w.until_final(key)
+        await w.engine.restart(key)
+        await w.until_final(key)
+    async with world(tmp_path, host=host) as w:
+        w.clock.advance(9_000)
+        await w.engine.restart(key)
+        await w.until_final(key)
+        values = [entry.value for entry in w.journal(key) if isinstance(entry, Completed)]
+        assert values == [b"\x02", b"\x02", b"\x02"]
 
 
 async def test_replaced_start_keeps_its_new_time_over_a_restart(tmp_path, host):
