@@ -17,7 +17,11 @@ from unittest import mock
 import trio
 from trio._core import _run as trio_run
 
+from executor.engine import intake, runner
+
 START_MS = 1_000_000
+SLICE_ENDS = 0.05
+"""How often a look at the time finds that a slice of work is over."""
 
 
 RECHECK_S = 60.0
@@ -91,17 +95,33 @@ class Worker:
         """See the port."""
 
 
+def _stopwatch(random: Random) -> Callable[[], float]:
+    """Stands for the time that work takes: now and then a slice of it (intake.py) is over."""
+    drawn, now_s = Random(), 0.0
+    drawn.setstate(random.getstate())
+
+    def read() -> float:
+        nonlocal now_s
+        now_s += 0.02 * (drawn.random() < SLICE_ENDS)
+        return now_s
+
+    return read
+
+
 @contextmanager
 def deterministic(random: Random) -> Generator[Threads]:
     """Everything inside is fixed by `random`."""
     threads = Threads(random)
     state = trio_run._r.getstate()
+    stopwatch = _stopwatch(random)
     trio_run._r.seed(random.getrandbits(64))
     with (
         mock.patch.object(trio_run, "_ALLOW_DETERMINISTIC_SCHEDULING", True),
         mock.patch.object(trio.to_thread, "run_sync", threads.call),
         mock.patch.object(os, "urandom", random.randbytes),
         mock.patch.object(secrets, "token_bytes", random.randbytes),
+        mock.patch.object(intake, "perf_counter", stopwatch),
+        mock.patch.object(runner, "perf_counter", stopwatch),
     ):
         try:
             yield threads
