@@ -32,11 +32,11 @@ import msgspec
 from .analysis import Analysis
 from .durable import sync
 from .errors import NotFound, Unavailable
+from .job_messages import JobLimits
 from .limits import Limits
 from .names import bundle_path, bundles_root
 from .parts import Parts
 from .rows import BundleRef, WorkflowFound
-from .worker import JobLimits
 
 MAGIC = b"PDBUNDL1"
 CACHE_TAG = sys.implementation.cache_tag or sys.implementation.name

@@ -24,8 +24,7 @@ from typing import NoReturn
 import msgspec
 
 from .errors import GitStoreError, LimitExceeded, Unavailable
-from .jobs import JOBS, warm
-from .worker import (
+from .job_messages import (
     ANSWER_BYTES_MAX,
     CONTROL_BYTES_MAX,
     FRAME_HEAD_BYTES,
@@ -36,6 +35,7 @@ from .worker import (
     Order,
     to_refusal,
 )
+from .jobs import JOBS, warm
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)

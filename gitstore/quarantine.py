@@ -27,9 +27,9 @@ from .durable import sync
 from .errors import LimitExceeded, Refused
 from .incoming import disk_errors, locked_folder, remove_folder
 from .ingest import IngestAnswer, IngestRequest
+from .job_messages import JobLimits
 from .parts import Parts
 from .scan import PackScanner, PackSummary
-from .worker import JobLimits
 
 _READ_BYTES = 64 * 1024
 

@@ -15,7 +15,8 @@ import pytest
 
 from gitstore import worker
 from gitstore.errors import Diagnostic, LimitExceeded, Refused, Unavailable
-from gitstore.worker import JobLimits, WorkerPool
+from gitstore.job_messages import ANSWER_BYTES_MAX, REQUEST_BYTES_MAX, JobLimits
+from gitstore.worker import WorkerPool
 from tests.gitstore.worker_jobs import Ask, Told
 
 LIMITS = JobLimits(
@@ -137,12 +138,12 @@ def test_progress_without_bound_is_not_taken(pool: WorkerPool) -> None:
 def test_answer_without_bound_is_not_taken(pool: WorkerPool) -> None:
     assert len(run(pool, "large", Ask(number=1 << 20)).text) == 1 << 20
     with pytest.raises(Unavailable, match="the answer is too large"):
-        run(pool, "large", Ask(number=worker.ANSWER_BYTES_MAX))
+        run(pool, "large", Ask(number=ANSWER_BYTES_MAX))
 
 
 def test_request_over_the_bound_is_refused(pool: WorkerPool) -> None:
     with pytest.raises(LimitExceeded, match=r"^The size of a job in bytes is over the limit of 4194304 "):
-        run(pool, "echo", Ask("x" * worker.REQUEST_BYTES_MAX))
+        run(pool, "echo", Ask("x" * REQUEST_BYTES_MAX))
 
 
 def test_child_has_neither_environment_nor_descriptors_of_the_program(pool: WorkerPool) -> None:
@@ -223,7 +224,7 @@ def test_closing_the_pool_kills_running_jobs_and_refuses_new_ones(tmp_path: Path
 
 
 def test_job_that_waits_too_long_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    late = PROGRAM.replace("main(int", "from gitstore.worker import JobLimits; JobLimits.wall_s = 1; main(int")
+    late = PROGRAM.replace("main(int", "from gitstore.job_messages import JobLimits; JobLimits.wall_s = 1; main(int")
     monkeypatch.setattr(worker, "_HELPER_PROGRAM", late)
     with WorkerPool(1) as pool, pytest.raises(LimitExceeded) as caught:
         run(pool, "wait", Ask(str(tmp_path / "pid")))
