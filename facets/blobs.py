@@ -300,7 +300,7 @@ class BlobStore:
 
     def _open(self) -> None:
         with reading(self.path):
-            if not self.path.exists():
+            if not self.path.exists() or not self.path.stat().st_size:
                 self._make()
             connection = connect(self.path, vfs=self._vfs, synchronous="FULL", create=True)
         try:

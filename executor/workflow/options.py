@@ -153,8 +153,7 @@ class StepOptions:
     def _check_together(self) -> None:
         if self.is_stream and self.is_sensitive:
             raise ValueError(
-                "step options stream= and sensitive= do not go together: a stream is kept in the facet, "
-                "which can be read from outside"
+                "step options stream= and sensitive= do not go together: the bytes of a stream are not hidden"
             )
         if self.heartbeat_ms is not None and self.timeout_ms is not None and self.heartbeat_ms >= self.timeout_ms:
             raise ValueError(

@@ -16,7 +16,7 @@ from executor.core import attributes, bounds, ids, values
 from executor.core.errors import Conflict, Refused, TenantError
 from executor.engine.engine import EngineLimits
 from executor.platform import Platform, Run, Tenant
-from executor.sandbox import run_requests, run_shown, run_state, step_signals
+from executor.sandbox import run_requests, run_shown, run_state, step_signals, step_streams
 from executor.sandbox.child_limits import ChildLimits
 from executor.sandbox.limits import SandboxLimits
 from executor.workflow import durations, options
@@ -179,6 +179,8 @@ def test_the_limits_on_the_page_are_those_of_the_code() -> None:
         "a duration": f"{durations.DURATION_MS_MAX // (366 * 86_400_000)} years",
         "`grace` of a step": f"{options.GRACE_MS_MAX // 60_000} minutes",
         "a facet": f"{facet.facet_bytes_max // mib} MiB",
+        "byte streams of an instance": f"{facet.blobs_bytes_max // mib} MiB",
+        "a piece of one": f"{step_streams.CHUNK_BYTES_MAX // mib} MiB",
         "what one step changes of it": f"{facet.delta_bytes_max // mib} MiB",
         "one SQL statement": f"{facet.statement_ms_max // 1000} s, {facet.result_row_count_max:,} rows",
         "one string or blob in it": f"{facet.value_bytes_max // mib} MiB",

@@ -112,10 +112,7 @@ def test_retry_limit_of_a_wrong_type_is_a_type_error() -> None:
         (
             {"stream": True, "sensitive": True},
             ValueError,
-            (
-                "step options stream= and sensitive= do not go together: a stream is kept in the facet, "
-                "which can be read from outside"
-            ),
+            ("step options stream= and sensitive= do not go together: the bytes of a stream are not hidden"),
         ),
         (
             {"undo": "x"},
