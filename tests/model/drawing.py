@@ -26,14 +26,24 @@ def program(random: Random, *, depth: int = 1) -> list[Any]:
     return found
 
 
+def scheduled(random: Random, *, can_end_at_once: bool) -> list[Any]:
+    """Of a schedule: none that ends by the clock, which would race the next firing."""
+    waits = [] if can_end_at_once else [["wait", random.choice(TYPES), None, None]]
+    return waits + [_timeless(random) for _ in range(random.randint(0, 2))]
+
+
+def _timeless(random: Random) -> list[Any]:
+    found = _action(random, random.choice(TIMELESS), 0)
+    return [*found[:2], None, found[3]] if found[0] == "wait" else found
+
+
 def _action(random: Random, kind: str, depth: int) -> list[Any]:
     match kind:
         case "call":
             return [kind, program(random, depth=depth - 1), random.choice([None, None, "live"])]
         case "start" if random.random() < 0.5:
             # What is due for it when its parent closes it would be chance.
-            found = [_action(random, random.choice(TIMELESS), 0) for _ in range(random.randint(1, 3))]
-            return [kind, [[*part[:2], None, part[3]] if part[0] == "wait" else part for part in found], "terminate"]
+            return [kind, [_timeless(random) for _ in range(random.randint(1, 3))], "terminate"]
         case "start":
             return [kind, program(random, depth=depth - 1), "abandon"]
         case "anew":

@@ -44,6 +44,7 @@ class Model:
             while self._left or self._again is not None:
                 self.platform.live(self._live)
             self.platform.live(self._recover)
+            self.done += self.oracle.noted
         finally:
             self.platform.close()
 
@@ -90,6 +91,7 @@ class Model:
         """What a crash kept instances from doing for each other is done some seconds later."""
         await life.settle()
         self.oracle.advance(RECOVERY_MS)
+        self.oracle.follow()
         life.advance(RECOVERY_MS)
         await life.settle()
         await self._agree(life)
@@ -122,6 +124,7 @@ class Model:
         service, caller = life.service, ADMINISTRATOR
         for name, instance in list(self.oracle.instances.items()):
             assert await life.look(name) == _looks(instance), name
+        assert await life.look_at_schedules() == {name: one.look() for name, one in self.oracle.schedules.items()}
         by_state = Counter(instance.state for instance in self.oracle.instances.values())
         assert await service.counts(caller, TENANT) == dict(by_state)
         page = await service.instances(caller, TENANT, limit=1000)

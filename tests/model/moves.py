@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
-from tests.model.drawing import TYPES, program
+from tests.model.drawing import TYPES, program, scheduled
 from tests.model.operations import IDEMPOTENT, OPERATIONS, READS, Operation
 from tests.model.oracle import Oracle
 from tests.model.programs import FAILING, REFUSED
@@ -25,19 +25,21 @@ WEIGHTS = {
     "update": 3,
     "update again": 3,
     "crash after the answer": 3,
+    "create_schedule": 2,
+    "trigger_schedule": 2,
     "start delayed": 0,
     "start with attributes": 0,
     "start unloading": 0,
 }
 """How often each kind is drawn; 1 if it is not here."""
-MOVES = [kind for kind in OPERATIONS for _ in range(WEIGHTS.get(kind, 1))]
+MOVES = [kind for kind in OPERATIONS if not kind.startswith("flow") for _ in range(WEIGHTS.get(kind, 1))]
 BREAKABLE = [kind for kind in MOVES if "crash" not in kind and kind not in READS]
 STATES = (None, None, "waiting", "running", "paused", "complete", "failed", "terminated")
 
 
 def move(random: Random, oracle: Oracle, kind: str = "") -> Operation:
     kind = kind or random.choice(MOVES)
-    if not oracle.instances and kind not in {"start_many", "crash", "rollback"}:
+    if not oracle.instances and kind not in {"start_many", "crash", "rollback", "create_schedule"}:
         kind = "start"
     name = _target(random, oracle, kind)
     there = oracle.instances.get(name)
@@ -73,6 +75,16 @@ def move(random: Random, oracle: Oracle, kind: str = "") -> Operation:
             return (kind, name, _some_attributes(random, [0, 1, None]) or {"m": 1})
         case "update" | "update again":
             return ("update", name, f"u{random.randrange(3)}", random.choice([1, 2, 3, 1, 2, 3, REFUSED, FAILING]))
+        case "create_schedule":
+            overlap = random.choice(["skip", "queue", "cancel", "allow"])
+            made = scheduled(random, can_end_at_once=overlap == "allow")
+            # One that is ended just after it began would have come as far as chance let it.
+            catch_up = random.choice(["none", "last"] if overlap == "cancel" else ["none", "last", "all"])
+            return (kind, f"s{random.randrange(3)}", made, random.choice([100, 300]), overlap, catch_up)
+        case "pause_schedule" | "resume_schedule" | "delete_schedule" | "trigger_schedule":
+            wanted = [name for name, one in oracle.schedules.items() if one.is_paused or kind != "resume_schedule"]
+            name = random.choice(sorted(wanted or oracle.schedules) or ["s0"])
+            return (kind, name, f"t{random.randrange(3)}") if kind == "trigger_schedule" else (kind, name)
         case "find":
             return (kind, *_search(random))
         case "crash":
@@ -128,6 +140,8 @@ def _fits(instance: Instance, kind: str) -> bool:
 
 def _options(random: Random) -> dict[str, Any]:
     options: dict[str, Any] = {}
+    if random.random() < 0.2:
+        options["workflow"] = random.choice(["Calm", "Alone", "Latest"])
     if random.random() < 0.25:
         options["delay"] = random.choice([50, 150])
     attributes = _some_attributes(random, [0, 1])

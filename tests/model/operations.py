@@ -6,8 +6,9 @@ from typing import Any
 
 from executor.service.bulk import IDS_SHOWN_MAX
 from executor.views import StartRequest
-from tests.model.oracle import WORKFLOWS, Oracle
+from tests.model.oracle import Oracle
 from tests.model.platform import ADMINISTRATOR, TENANT, Life
+from tests.model.programs import WORKFLOWS
 from tests.model.states import Refusal
 
 Operation = tuple[Any, ...]
@@ -40,6 +41,16 @@ OPERATIONS = (
     "result",
     "find",
     "rollback",
+    "create_schedule",
+    "pause_schedule",
+    "resume_schedule",
+    "trigger_schedule",
+    "delete_schedule",
+    "flow debounce",
+    "flow skip",
+    "flow cancel",
+    "flow rate",
+    "flow concurrency",
     "bulk pause",
     "bulk resume",
     "bulk terminate",
@@ -88,10 +99,22 @@ def kind_of(oracle: Oracle, operation: Operation) -> str:
 
 def ask_oracle(oracle: Oracle, operation: Operation) -> Any:
     """Its answer. Raises Refusal."""
+    try:
+        return _ask_oracle(oracle, operation)
+    finally:
+        oracle.follow()
+
+
+def _ask_oracle(oracle: Oracle, operation: Operation) -> Any:
     match operation:
         case ("start", id, program, options):
-            delay_s, attributes = options.get("delay"), options.get("attributes")
-            return oracle.start(id, program, delay_s=delay_s, attributes=attributes)
+            return oracle.start(
+                id,
+                program,
+                workflow=options.get("workflow", "Job"),
+                delay_s=options.get("delay"),
+                attributes=options.get("attributes"),
+            )
         case ("start_many", starts):
             before = set(oracle.instances)
             return [_or_code(oracle, one, before) for one in starts]
@@ -114,8 +137,8 @@ def ask_oracle(oracle: Oracle, operation: Operation) -> Any:
             return len(found), found
         case (kind, state, where) if kind.startswith("bulk"):
             return oracle.bulk(kind.removeprefix("bulk "), state, where)
-        case (kind, id):
-            return getattr(oracle, kind)(id)
+        case (kind, *arguments):
+            return getattr(oracle, kind)(*arguments)
     raise AssertionError(operation)
 
 
@@ -135,7 +158,8 @@ async def ask_platform(life: Life, operation: Operation) -> Any:
     service, caller = life.service, ADMINISTRATOR
     match operation:
         case ("start", id, program, options):
-            return (await service.start(caller, TENANT, "Job", program, id=id, **options)).id
+            named = {"workflow": "Job", **options}
+            return (await service.start(caller, TENANT, payload=program, id=id, **named)).id
         case ("start_many", starts):
             requests = [StartRequest(workflow=one[2], payload=one[1], id=one[0]) for one in starts]
             outcomes = await service.start_many(caller, TENANT, requests)
@@ -149,6 +173,12 @@ async def ask_platform(life: Life, operation: Operation) -> Any:
             return await life.release(id)
         case ("rollback", number):
             return life.move(number)
+        case ("create_schedule", name, program, every_s, overlap, catch_up):
+            await service.create_schedule(
+                caller, TENANT, "Job", program, name=name, every=every_s, overlap=overlap, catch_up=catch_up
+            )
+        case ("trigger_schedule", name, id):
+            return (await service.trigger_schedule(caller, TENANT, name, id=id)).id
         case ("terminate undoing", id):
             await service.terminate(caller, TENANT, id, undo=True)
         case ("restart from step", id, name, occurrence):

@@ -2,24 +2,26 @@
 
 It knows no entries but by their names. Time stands still until `advance`; between two operations everything has gone as
 far as it can. Answers are plain values; a refusal is `Refusal(code)`. In parts: data (`states`), code (`works`), how an
-instance goes on (`runs`, `families`), and back (`rewinding`), many at once (`bulk`).
+instance goes on (`runs`, `families`), and back (`rewinding`), many at once (`bulk`),
+what starts by itself (`schedules`), and when and beside what (`flow`).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from tests.model.bulk import Bulk
 from tests.model.families import Families
+from tests.model.flow import Flow
 from tests.model.programs import FAILING, REFUSED
 from tests.model.rewinding import Rewinding
-from tests.model.states import Instance, Refusal, Run
+from tests.model.schedules import Schedule, Schedules
+from tests.model.states import Instance, Refusal
 
-WORKFLOWS = ("Job",)
 
-
-class Oracle(Families, Rewinding, Bulk):
+class Oracle(Flow, Families, Rewinding, Bulk, Schedules):
     """See the module. Operations raise Refusal, or answer."""
 
     def __init__(self, now_ms: int, commits: Sequence[str]) -> None:
@@ -27,24 +29,10 @@ class Oracle(Families, Rewinding, Bulk):
         self.commits = commits
         self.live = commits[0]
         self.instances: dict[str, Instance] = {}
-
-    def start(
-        self,
-        id: str,
-        payload: list[Any],
-        *,
-        workflow: str = "Job",
-        delay_s: int | None = None,
-        attributes: dict[str, Any] | None = None,
-    ) -> str:
-        there = self.instances.get(id)
-        if there is not None:
-            if (there.workflow, there.payload) != (workflow, payload):
-                raise Refusal("instance_exists")
-            return id
-        run = Run(payload, None if delay_s is None else self.now_ms + delay_s * 1000)
-        self._begin(Instance(id, payload, run, workflow, self.live, attributes=dict(attributes or {})))
-        return id
+        self.schedules: dict[str, Schedule] = {}
+        self.noted: Counter[str] = Counter()
+        self.paced_ms = 0
+        self.queue: list[str] = []
 
     def send_event(self, id: str, event: str, kind: str, payload: Any) -> bool:
         """Whether it was there already."""

@@ -7,12 +7,14 @@ by a kill or by loss of power.
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any, cast
 
 import trio
@@ -26,16 +28,17 @@ from executor.core.errors import NotFound, PerdureError
 from executor.engine.engine import Engine, EngineLimits
 from executor.engine.local import LocalInstances
 from executor.engine.peers import PeersOver
+from executor.schedules.store import SqliteScheduleStore
 from executor.service import ADMINISTRATOR, Service, ServiceOptions
 from tests.executor.engine.world import BASE_MS, StandingClock
+from tests.model.programs import WORKFLOWS
 from tests.model.sandboxes import Host
 from tests.simulation.determinism import deterministic
 from tests.simulation.disk import Disk, Loss
 from tests.simulation.vfs import DiskVFS
 
 COMMITS = ("a" * 40, "b" * 40)
-WORKFLOWS = {"Job": ""}
-"""What each of them declares."""
+DECLARED = {name: json.dumps({"flow": flow}) if flow else "" for name, flow in WORKFLOWS.items()}
 SETTLED_S = 1.0
 SETTLES = 3
 """Of trio's clock, which is not the platform's: after so long, and so often, everything has gone as far as it can."""
@@ -51,10 +54,17 @@ class Code:
     def startable(self, _tenant: str, *, channel: str, commit: str | None) -> tuple[str, Mapping[str, str]]:
         if channel and channel != "live":
             raise NotFound(f"no channel {channel}", code="channel_not_found")
-        return commit or COMMITS[self.live], WORKFLOWS
+        return commit or COMMITS[self.live], DECLARED
 
     def keep_for_instances(self, _tenant: str, _commit: str) -> None: ...
     def tenant(self, name: str) -> None: ...
+
+    def tenants(self) -> list[Any]:
+        return [SimpleNamespace(name=TENANT)]
+
+    def version(self, _tenant: str, commit: str) -> Any:
+        """It declares no schedules."""
+        return SimpleNamespace(commit=commit, workflows=[])
 
     def bundle(self, _tenant: str, _commit: str) -> Path:
         return Path("/nowhere")
@@ -82,6 +92,7 @@ class Platform:
         """One life. It ends in order (None), or as the story says."""
         loss: list[Loss | None] = [None]
         store = self._open()
+        schedules = SqliteScheduleStore.open(self.root / "schedules.db", vfs=self._vfs.name)
         try:
             with deterministic(self._random) as threads:
 
@@ -93,14 +104,16 @@ class Platform:
                     instances = LocalInstances(engine, store)
                     engine.peers = PeersOver(instances, cast("Any", self.code))
                     options = ServiceOptions(admin_token="pda_model", version="1", isolation_level=0)
-                    service = Service(instances, cast("Any", self.code), clock, options)
+                    service = Service(instances, cast("Any", self.code), clock, options, schedules=schedules)
                     try:
                         with trio.fail_after(LIFE_S):
-                            async with engine.running():
+                            async with engine.running(), trio.open_nursery() as nursery:
+                                await nursery.start(service.run_schedules)
                                 loss[0] = await story(Life(service, instances, clock, host, self.code))
                                 self.now_ms = clock.now_ms()
                                 if loss[0] is not None:
                                     self.disk.turn_off()
+                                nursery.cancel_scope.cancel()
                     finally:
                         host.kill()
 
@@ -115,8 +128,9 @@ class Platform:
                     if not self.disk.is_off:
                         raise
         finally:
-            with suppress(PerdureError):
-                store.close()
+            for each in (schedules, store):
+                with suppress(PerdureError):
+                    each.close()
         if self.disk.is_off:
             self.disk.calm_down()
             self.disk.turn_on(loss[0] or "kept")
@@ -158,6 +172,20 @@ class Life:
 
     def advance(self, ms: int) -> None:
         self._clock.advance(ms)
+
+    async def look_at_schedules(self) -> dict[str, dict[str, Any]]:
+        """What can be seen of each schedule."""
+        found = {}
+        for listed in await self.service.schedules(ADMINISTRATOR, TENANT):
+            view = await self.service.schedule(ADMINISTRATOR, TENANT, listed.name)
+            found[view.name] = {
+                "paused": view.paused,
+                "next": view.next_ms[:1],
+                "running": view.running,
+                "waiting": view.waiting,
+                "firings": [(firing.scheduled_ms, firing.outcome, firing.instance) for firing in view.firings],
+            }
+        return found
 
     async def look(self, id: str) -> dict[str, Any]:
         """What can be seen of an instance; its journal without traces."""

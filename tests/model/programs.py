@@ -42,6 +42,17 @@ from executor.workflow import (
 RETRY_LIMIT = 2
 UNDO_LIMIT = 1
 UNDO_DELAY_S = 50
+DEBOUNCE_S = 150
+RATE_S = 350
+WORKFLOWS: dict[str, dict[str, Any]] = {
+    "Job": {},
+    "Calm": {"debounce": f"{DEBOUNCE_S} seconds"},
+    "Alone": {"singleton": "skip"},
+    "Latest": {"singleton": "cancel"},
+    "Paced": {"rate": f"2/{2 * RATE_S} seconds"},
+    "Narrow": {"concurrency": 1},
+}
+"""What each of them declares as its flow."""
 REFUSED, FAILING = -1, 13
 """What an update must not be, and what its handler fails at."""
 
@@ -192,6 +203,26 @@ class Job(Workflow[Any, Any]):
         if step.current().attempt <= failures:
             raise ValueError("it is written; and rolled back")
         return int(row[0])
+
+
+class Calm(Job):
+    """Its starts are debounced."""
+
+
+class Alone(Job):
+    """There is one at a time: others are refused."""
+
+
+class Latest(Job):
+    """There is one at a time: the one before is ended."""
+
+
+class Paced(Job):
+    """Its starts have a rate."""
+
+
+class Narrow(Job):
+    """One at a time has a place."""
 
 
 async def looked() -> int:

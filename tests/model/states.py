@@ -118,6 +118,7 @@ class Instance:
     events: list[Event] = field(default_factory=list)
     execution: int = 0
     paused_ms: int | None = None
+    is_queued: bool = False
     undoing: str = ""
     error: str = ""
     """The code of what failed it."""
@@ -139,6 +140,8 @@ class Instance:
         as it can."""
         if self.outcome or self.paused_ms is not None:
             return self.outcome or "paused"
+        if self.is_queued:
+            return "queued" if len(self.kinds) == 1 else "running"
         return "undoing" if self.undoing else "running" if self.is_executing else "waiting"
 
     @property
@@ -150,4 +153,5 @@ class Instance:
         opened = [branch for branch in self.run.branches if branch.is_open and not branch.is_held]
         found = [names.get(branch.kind, "retry") for branch in opened]
         found += ["paused"] * (self.paused_ms is not None) + ["undo"] * bool(self.undoing)
+        found += ["queued"] * self.is_queued
         return sorted(found + ["start"] * (self.run.delayed_until_ms is not None))
