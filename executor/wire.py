@@ -43,6 +43,33 @@ TENANTS_FIELDS: dict[type[Any], tuple[str, ...]] = {
 """By view: fields that are tenants' values, or lists or dicts of them."""
 
 
+LARGE = 64 * 1024
+"""Bytes of JSON, or parts of a view, that are not worked on where everybody would have to wait for it."""
+
+
+def is_large(view: Any) -> bool:
+    """Whether it has more than some thousand parts, or texts as long: then it takes a while to `encode`."""
+    left = LARGE
+    todo = [view]
+    while todo:
+        one = todo.pop()
+        kind = type(one)
+        left -= 16
+        if kind is str or kind is bytes:
+            left -= len(one)
+        elif kind is list:
+            left -= 16 * len(one)
+            todo += one if left > 0 else ()
+        elif kind is dict:
+            left -= 32 * len(one)
+            todo += one.values() if left > 0 else ()
+        elif isinstance(one, msgspec.Struct):
+            todo += [getattr(one, name) for name in one.__struct_fields__]
+        if left < 0:
+            return True
+    return False
+
+
 def encode(view: Any) -> bytes:
     """`view` as JSON; tenants' values in the form of `core.values.to_json`."""
     return msgspec.json.encode(_outward(view))

@@ -35,6 +35,10 @@ from executor.ports import (
 )
 from executor.views import LogLine, Queued
 
+JOURNAL_BYTES = 8 * 1024 * 1024
+"""About as much of a journal is handed out at once, whatever was asked for."""
+JOURNAL_PORTION = 32
+
 
 class LocalInstances:
     """See `executor.ports.Instances`. `place`: where a backup keeps this store, below its directory."""
@@ -143,7 +147,21 @@ class LocalInstances:
                 row = self._row(key)
                 if row.sequence > after or row.row.state in FINAL or not await _changes(watch, until):
                     break
-        return await trio.to_thread.run_sync(lambda: self._store.journal(*key, after=after, limit=limit))
+        return await trio.to_thread.run_sync(self._page, key, after, limit)
+
+    def _page(self, key: Key, after: int, limit: int) -> list[StoredEntry]:
+        """Entries of about JOURNAL_BYTES together, one at least."""
+        found: list[StoredEntry] = []
+        left = JOURNAL_BYTES
+        while len(found) < limit and left > 0:
+            portion = min(JOURNAL_PORTION, limit - len(found))
+            more = self._store.journal(*key, after=after, limit=portion)
+            if not more:
+                break
+            found += more
+            after = more[-1][0]
+            left -= sum(len(data) for _, data in more)
+        return found
 
     async def output(self, tenant: str, instance: str, *, after: int, limit: int, wait_s: float) -> list[LogLine]:
         key = (tenant, instance)

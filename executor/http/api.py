@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -89,7 +90,10 @@ class _Operation:
             value = await _while_awaited(lambda: self._call(*before, **keywords), receive, self._closing)
         else:
             value = await self._call(*before, **keywords)
-        body = _body(operation, value)
+        if operation.result is not None and wire.is_large(value):
+            body = await trio.to_thread.run_sync(_body, operation, value)
+        else:
+            body = _body(operation, value)
         headers = self._headers if operation.result is None else [*self._headers, _length(body)]
         await send({"type": "http.response.start", "status": operation.status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -100,13 +104,16 @@ class _Operation:
         try:
             if operation.method == "POST":
                 body = await bodies.read_body(scope, receive, limit=self._body_bytes_max)
-                return wire.payload_inward(msgspec.json.decode(body or b"{}", type=operation.arguments))
+                if len(body) > wire.LARGE:
+                    return await trio.to_thread.run_sync(_arguments_of, operation, body)
+                return _arguments_of(operation, body or b"{}")
             query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-            names = [name for name, _ in query]
-            for name in names:
-                if names.count(name) > 1:
-                    raise Refused(f"The query has {name[:40]!r} twice.")
-            return msgspec.convert(dict(query), operation.arguments, strict=False)
+            given = dict(query)
+            if len(given) < len(query):
+                counts = Counter(name for name, _ in query)
+                name = next(name for name, count in counts.items() if count > 1)
+                raise Refused(f"The query has {name[:40]!r} twice.")
+            return msgspec.convert(given, operation.arguments, strict=False)
         except msgspec.ValidationError as error:
             raise Refused(
                 f"The arguments of {operation.name} are wrong: {error}.", hint=f"See {API_PREFIX}/openapi.json."
@@ -119,6 +126,10 @@ class _Operation:
             ) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Refused(f"The request's body is not JSON: {error}.", hint="Send one JSON object in UTF-8.") from None
+
+
+def _arguments_of(operation: Operation, body: bytes) -> Arguments:
+    return wire.payload_inward(msgspec.json.decode(body, type=operation.arguments))
 
 
 def _headers(operation: Operation) -> list[tuple[bytes, bytes]]:

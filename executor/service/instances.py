@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime
 from typing import Any, Literal, TypeVar
+
+import trio
 
 from executor.core import ids, values
 from executor.core.errors import Conflict, NotFound, PerdureError, Refused, TenantError, Unavailable
@@ -12,7 +14,7 @@ from executor.core.flow import declared as declared_flow
 from executor.core.lifecycle import FINAL
 from executor.engine.peers import Prepared
 from executor.entropy import new_name
-from executor.ports import Seen, Start
+from executor.ports import Seen, Start, StoredEntry
 from executor.rendering import journal_item, readable, status_view
 from executor.service import flow, start_options
 from executor.service.access import Access, Caller, in_thread, limit_of
@@ -29,6 +31,8 @@ from executor.views import (
 T = TypeVar("T")
 
 START_MANY_MAX = 1_000
+LARGE = 64 * 1024
+"""Bytes of values that are not worked on where everybody would have to wait for it."""
 
 
 class Instances(Access):
@@ -92,6 +96,8 @@ class Instances(Access):
         outcomes: list[StartOutcome | None] = [None] * len(requests)
         encoded: list[bytes] = [b""] * len(requests)
         for index, request in enumerate(requests):
+            if index and len(encoded[index - 1]) > LARGE:
+                await trio.lowlevel.checkpoint()  # others have their turn between two of these
             try:
                 encoded[index] = self._encode(request.payload, "payload")
             except PerdureError as error:
@@ -124,7 +130,8 @@ class Instances(Access):
     async def status(self, caller: Caller, tenant: str, id: str) -> Status:
         """Raises NotFound."""
         self.may(caller, tenant, "read")
-        return status_of(await self._of(tenant, id, self._instances.status(tenant, id)))
+        seen = await self._of(tenant, id, self._instances.status(tenant, id))
+        return await self._rendered(len(seen.output or b""), lambda: status_of(seen))
 
     async def result(self, caller: Caller, tenant: str, id: str, *, timeout_s: float | None = None) -> Any:
         """What `run()` returned, waiting for it. Raises TenantError (it failed), Conflict (`instance_terminated`,
@@ -136,7 +143,7 @@ class Instances(Access):
         finally:
             self._admission.end_waiting()
         if seen.row.row.state in FINAL or seen.row.row.state == "held":
-            return _outcome(seen)
+            return await self._rendered(len(seen.output or b""), lambda: _outcome(seen))
         raise Unavailable(
             f'instance "{id}" has not ended within {timeout_s:g} s',
             code="timeout",
@@ -197,7 +204,7 @@ class Instances(Access):
             )
         finally:
             self._admission.end_waiting()
-        return [journal_item(sequence, data) for sequence, data in stored]
+        return await self._rendered(sum(len(data) for _, data in stored), lambda: _items(stored))
 
     async def logs(
         self, caller: Caller, tenant: str, id: str, *, after: int = 0, limit: int = 1000, wait_s: float = 0
@@ -219,6 +226,10 @@ class Instances(Access):
         return await self._of(tenant, id, self._instances.image(tenant, id))
 
     # --- inside
+
+    async def _rendered(self, size: int, render: Callable[[], T]) -> T:
+        """What `render` makes of so many bytes: where nobody waits for it, if they are many."""
+        return await in_thread(render) if size > LARGE else render()
 
     def _encode(self, value: Any, what: str) -> bytes:
         try:
@@ -274,6 +285,10 @@ class Instances(Access):
             code="instance_not_found",
             hint="List the tenant's instances to see which there are.",
         )
+
+
+def _items(stored: list[StoredEntry]) -> list[JournalItem]:
+    return [journal_item(sequence, data) for sequence, data in stored]
 
 
 def status_of(seen: Seen) -> Status:
