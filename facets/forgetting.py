@@ -228,7 +228,7 @@ def _count(connection: apsw.Connection, wish: Wish, known: _Known, tail_first: i
     for first, size in _chunks(connection, wish.key, known.counted, wish.before):
         # Only now it is known where the one before ends: behind `reached` there are no gaps.
         known.size, known.counted, counted = known.size + counted, first, size
-        if first == wish.before or (known.counted > begun and not left.take(LOOK_BYTES)):
+        if known.counted > begun and not left.take(LOOK_BYTES):
             return
     if counted and tail_first <= wish.before:
         known.size, known.counted = known.size + counted, tail_first

@@ -11,7 +11,19 @@ from typing import Any
 
 import pytest
 
-from facets import Corrupt, JournalRecord, Limits, NotFound, OutputLine, Refused, StateStore, delta, forgetting, shards
+from facets import (
+    Corrupt,
+    JournalRecord,
+    Limits,
+    NotFound,
+    OutputLine,
+    Refused,
+    StateStore,
+    StorageFull,
+    delta,
+    forgetting,
+    shards,
+)
 from facets.chunks import decode_chunk, row_ids, sequence_of
 from facets.forgetting import add_gap, is_gone, kept
 from facets.shard import shard_of
@@ -109,7 +121,11 @@ def test_the_newest_that_is_to_be_kept_is_kept(store: StateStore) -> None:
     assert store.check() == []
 
 
-def test_what_was_needed_once_goes_when_it_is_needed_no_more(store: StateStore) -> None:
+@pytest.mark.parametrize("portion", [65, 2 * CHUNK, 1 << 18])
+def test_what_was_needed_once_goes_when_it_is_needed_no_more(
+    store: StateStore, monkeypatch: pytest.MonkeyPatch, portion: int
+) -> None:
+    monkeypatch.setattr(forgetting, "PORTION_BYTES", portion)
     grow(store, 20)
     forget(store, 12, 3, 4, 8)
     assert sequences(store) == [1, 3, 4, 8, *range(12, 21)]
@@ -139,6 +155,23 @@ def test_the_last_of_several_hints_counts(store: StateStore) -> None:
     store.forget("acme", "a", before=8, but=[6], keep_bytes=0)
     store.fold()
     assert sequences(store) == [1, 6, 8, 9, 10]
+
+
+def test_a_hint_that_comes_while_another_is_carried_out_is_carried_out_next(
+    store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grow(store, 10)
+    carry_out = forgetting._carry_out
+
+    def meanwhile(*args: Any) -> tuple[int, bool]:
+        monkeypatch.setattr(forgetting, "_carry_out", carry_out)
+        store.forget("acme", "a", before=8, keep_bytes=0)
+        return carry_out(*args)
+
+    monkeypatch.setattr(forgetting, "_carry_out", meanwhile)
+    store.forget("acme", "a", before=5, but=[3], keep_bytes=0)
+    store._fold.forget()
+    assert sequences(store) == [1, 8, 9, 10]
 
 
 @pytest.mark.parametrize("before", [-1, 0, 1, 12, 1 << 40])
@@ -413,6 +446,31 @@ def test_a_crash_between_portions_leaves_what_is_left_for_the_next_hint(
             forget(again, 61, 20)
             assert sequences(again) == [1, 20, 61]
             assert again.check() == []
+
+
+@pytest.mark.parametrize("has_reserve", [True, False])
+def test_on_a_full_disk_the_reserve_makes_room_for_forgetting(
+    store: StateStore, monkeypatch: pytest.MonkeyPatch, has_reserve: bool
+) -> None:
+    grow(store, 6)
+    if not has_reserve:
+        assert store._reserve.release()
+    portion = store._fold._forgetting.portion
+
+    def needs_room(folded: int) -> int:
+        if not has_reserve or (store.path / "reserve").stat().st_size:
+            raise StorageFull("no room")
+        return portion(folded)
+
+    monkeypatch.setattr(store._fold._forgetting, "portion", needs_room)
+    store.forget("acme", "a", before=6, keep_bytes=0)
+    if has_reserve:
+        store._fold.forget()
+        assert sequences(store) == [1, 6]
+    else:
+        with pytest.raises(StorageFull):
+            store._fold.forget()
+        assert sequences(store) == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_hint_costs_what_came_since_the_last_one(store: StateStore) -> None:
