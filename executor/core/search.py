@@ -27,6 +27,7 @@ Operator = Literal["=", "!=", "<", "<=", ">", ">=", "in", "exists", "prefix"]
 OPERATORS: tuple[str, ...] = get_args(Operator)
 CONDITION_COUNT_MAX = 20
 IN_COUNT_MAX = 100
+MOMENT_MAX_MS = 253_402_300_799_999
 COUNT_MAX = 10_000
 """Matches are counted exactly up to so many."""
 
@@ -79,6 +80,9 @@ def query(
     """The query in these words; `state`: one, several, or several with commas between. Raises Refused (`bad_request`)
     that names what it does not understand."""
     order, is_descending = parse_order(order_by)
+    for at_ms in (created_from_ms, created_to_ms, updated_from_ms, updated_to_ms):
+        if at_ms is not None and not -MOMENT_MAX_MS <= at_ms <= MOMENT_MAX_MS:
+            raise Refused("a time is beyond the year 9999", code="bad_request", hint="Times are in milliseconds.")
     return Query(
         parse_states(state),
         workflow,

@@ -10,10 +10,10 @@ are in nobody else's way for longer than a portion.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
-from operator import itemgetter
 from typing import TypeVar
 
 import trio
@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 KNOWN_MAX = 256
 """Instances that are remembered. One of the tenant that has the most of them goes for a new one."""
+PLACES_MAX = 4_000_000
+"""Entries whose places are remembered, besides those of the instance that is being read; each takes 16 bytes."""
 PORTION_ENTRIES_MAX = 2_000
 PORTION_BYTES = 2 * 1024 * 1024
 """About as much of a journal is looked at in one turn."""
@@ -36,20 +38,20 @@ FIRST_PORTION = 64
 BYTES_MAX = 4 * 1024 * 1024
 """Of one answer; it has one item at least."""
 _EMITTED_TAG = 24
-_first_of = itemgetter(0)
 
 
 class Known:
-    """Of one instance, up to entry `scanned`: by stream, (offset of the first item, sequence) of each entry, and how
-    many items there are. `portion`: entries to look at next."""
+    """Of one instance, up to entry `scanned`: by stream, offset of the first item and sequence of each entry (`size` of
+    them in all), and how many items there are. `portion`: entries to look at next."""
 
-    __slots__ = ("counts", "created_at_ms", "places", "portion", "scanned")
+    __slots__ = ("counts", "created_at_ms", "places", "portion", "scanned", "size")
 
     def __init__(self, created_at_ms: int) -> None:
         self.created_at_ms = created_at_ms
         self.scanned = 0
         self.portion = FIRST_PORTION
-        self.places: dict[str, list[tuple[int, int]]] = {}
+        self.places: dict[str, tuple[array[int], array[int]]] = {}
+        self.size = 0
         self.counts: dict[str, int] = {}
 
 
@@ -114,7 +116,21 @@ class Streams:
             known = self._known[key] = Known(row.row.created_at_ms)
             self._of_tenant[row.tenant] = self._of_tenant.get(row.tenant, 0) + 1
         self._known.move_to_end(key)
+        self._make_room(key)
         return known
+
+    def _make_room(self, key: Key) -> None:
+        """Forget what others have too much of, first of the tenant that has the most."""
+        total = sum(known.size for known in self._known.values())
+        while total > PLACES_MAX and len(self._known) > 1:
+            sizes: Counter[str] = Counter()
+            for found, known in self._known.items():
+                if found != key:
+                    sizes[found[0]] += known.size
+            [(most, _)] = sizes.most_common(1)
+            gone = next(found for found in self._known if found[0] == most and found != key)
+            total -= self._known[gone].size
+            self.forget(gone)
 
     def portion(self, row: StoredRow, known: Known) -> bool:
         """Look at the next entries. Whether there were any."""
@@ -128,7 +144,12 @@ class Streams:
             if codec.trace_tag(data) == _EMITTED_TAG:
                 entry = codec.decode(data)[0]
                 assert isinstance(entry, Emitted), "its tag says so"
-                known.places.setdefault(entry.stream, []).append((entry.first, sequence))
+                places = known.places.get(entry.stream)
+                if places is None:
+                    places = known.places[entry.stream] = (array("q"), array("q"))
+                places[0].append(entry.first)
+                places[1].append(sequence)
+                known.size += 1
                 known.counts[entry.stream] = entry.first + len(entry.items)
         if not stored:
             return False
@@ -140,12 +161,12 @@ class Streams:
 
     def items(self, row: StoredRow, known: Known, name: str, offset: int, limit: int) -> list[Emission]:
         """Items from `offset` on, at most `limit`, of those that are known."""
-        places = known.places.get(name, [])
+        firsts, sequences = known.places.get(name) or (array("q"), array("q"))
         found: list[Emission] = []
         left = BYTES_MAX
         there = 0
-        for index in range(max(0, bisect_right(places, offset, key=_first_of) - 1), len(places)):
-            first, sequence = places[index]
+        for index in range(max(0, bisect_right(firsts, offset) - 1), len(firsts)):
+            first, sequence = firsts[index], sequences[index]
             if sequence < there:
                 continue
             # What was forgotten meanwhile is passed over, without asking for each of its entries.

@@ -29,7 +29,7 @@ class Restart(Arguments, frozen=True):
     `occurrence` of it; what was recorded before it began stays."""
 
     from_step: str | None = None
-    occurrence: Annotated[int, msgspec.Meta(ge=1)] = 1
+    occurrence: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1
 
 
 class SetAttributes(Arguments, frozen=True):
