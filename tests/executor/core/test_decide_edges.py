@@ -15,6 +15,7 @@ from executor.core.commands import (
     Continue,
     Emit,
     EndUpdate,
+    Fail,
     GroupBegin,
     GroupEnd,
     RetryPolicy,
@@ -26,14 +27,18 @@ from executor.core.commands import (
     StepError,
     Wait,
 )
+from executor.core.decide import decided, steps
 from executor.core.decide.waits import SLEEP_MS_MAX
 from executor.core.entries import (
     AttemptFailed,
     AttributesSet,
     Cancelled,
+    ChildClosed,
     ChildEnded,
+    ChildStarted,
     EventReceived,
     Held,
+    Released,
     SleepEnded,
     StartDue,
     Started,
@@ -384,3 +389,66 @@ def test_attempt_that_has_ended_executes_no_more(end):
     do(instance, end)
     left = len(instance.retries)
     assert (list(instance.executing), list(instance.heartbeats), instance.open_count) == ([], [], left)
+
+
+def asks(path, *, close, is_awaited):
+    return Child(path, ASKED, "w.py:3", "W", b"\xc0", None, None, close, is_awaited)
+
+
+def children_of(instance):
+    return sorted(instance.children), sorted(instance.to_start), sorted(instance.to_close)
+
+
+@pytest.mark.parametrize("close", ["terminate", "abandon"])
+@pytest.mark.parametrize("is_awaited", [True, False])
+def test_parent_has_to_do_with_a_child_as_long_as_it_waits_for_it_or_would_close_it(close, is_awaited):
+    instance = begin()
+    do(instance, asks("c#1", close=close, is_awaited=is_awaited))
+    assert children_of(instance) == (["c#1"], ["c#1"], [])
+    instance.apply(ChildStarted(2_000, "c#1", "c" * 40))
+    is_kept = is_awaited or close == "terminate"
+    assert children_of(instance) == (["c#1"] if is_kept else [], [], [])
+    instance.apply(ChildEnded(2_000, "c#1", "complete", b"\xc0", None))
+    assert children_of(instance) == ([], [], [])
+
+
+@pytest.mark.parametrize("close", ["terminate", "abandon"])
+@pytest.mark.parametrize(
+    "end",
+    [Cancel("c#1"), Continue(b"\xc0"), Complete(b"\xc0"), Fail(ERROR)],
+    ids=["given up", "continued", "completed", "failed"],
+)
+@pytest.mark.parametrize("is_started", [True, False])
+def test_child_that_is_left_behind_is_closed_if_that_is_its_policy(close, end, is_started):
+    instance = begin()
+    do(instance, asks("c#1", close=close, is_awaited=True))
+    if is_started:
+        instance.apply(ChildStarted(2_000, "c#1", "c" * 40))
+    do(instance, end)
+    child_id = ids.child_id("boss", "c#1", 0)
+    assert children_of(instance) == ([], [], [child_id] if close == "terminate" else [])
+    instance.apply(ChildClosed(2_000, child_id))
+    assert children_of(instance) == ([], [], [])
+
+
+def test_run_that_is_released_executes_nothing():
+    instance = begin()
+    do(instance, StepBegun("a#1", "w.py:1", 1, 0))
+    instance.apply(Released(2_000, "sandbox died"))
+    assert (list(instance.executing), instance.open_count) == ([], 0)
+    assert len(do(instance, StepBegun("a#1", "w.py:1", 1, 0))) == 1
+
+
+def test_what_a_step_says_is_bounded_to_the_byte():
+    instance = begin()
+    full = "p" * decided.PATH_CHARS_MAX
+    do(instance, StepBegun(full, "w" * decided.WHERE_CHARS_MAX, 1, 0))
+    assert len(do(instance, Beat(full, 1, bytes(steps.DETAILS_BYTES_MAX)))) == 1
+    for command in (
+        Beat(full, 1, bytes(steps.DETAILS_BYTES_MAX + 1)),
+        StepBegun(full + "p", "w.py:1", 1, 0),
+        StepBegun("", "w.py:1", 1, 0),
+        StepBegun("a#1", "w" * (decided.WHERE_CHARS_MAX + 1), 1, 0),
+    ):
+        with pytest.raises(decide.Violation):
+            do(instance, command)
