@@ -22,6 +22,7 @@ from facets import JournalRecord, StateStore, delta, forgetting
 from facets.chunks import decode_chunk, row_ids, sequence_of
 from tests.facets.making import record
 
+QUICK = settings.default.max_examples if settings.default is not None else 50
 NAMES = ["a", "b"]
 # Small ones gather in tails, large ones make a chunk each. Digits, so that chunks differ in size.
 sizes = st.sampled_from([1, 300, 800, 1600, 5000])
@@ -235,4 +236,4 @@ class Forgetful(RuleBasedStateMachine):
 
 
 TestForgetting = Forgetful.TestCase
-TestForgetting.settings = settings(max_examples=20, stateful_step_count=15, deadline=None)
+TestForgetting.settings = settings(max_examples=max(QUICK * 2 // 5, 10), stateful_step_count=15)
