@@ -332,10 +332,10 @@ def test_whether_there_was_a_facet_before_is_known_though_the_entries_are_gone(t
     """Without its history the facet can go back to before it began, and to nowhere else."""
     limits = Limits(facet_history_bytes_max=10 * KIB)
     with StateStore.open(tmp_path, fold="manual", limits=limits) as store:
-        image, first = b"", 3 if changed else 8
+        image, changes = b"", {3, 4, *range(8, 40)} if changed else {*range(8, 40)}
         for sequence in range(1, 40):
-            after = os.urandom(6000) if sequence >= first else image
-            change = delta.between(image, after) if sequence >= first else None
+            after = os.urandom(6000) if sequence in changes else image
+            change = delta.between(image, after) if sequence in changes else None
             store.append([record("a", sequence, os.urandom(ENTRY_BYTES), delta=change)])
             store._fold.fold()
             image = after
