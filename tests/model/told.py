@@ -86,7 +86,7 @@ TOLD: dict[str, list[Operation]] = {
         ("query", "i0"),
     ],
     "what failed is retried from the step that failed": [
-        ("start", "i0", [["write", 1, 0], ["strict", 3, 50], ["do", 1]], {"attributes": {"n": 1}}),
+        ("start", "i0", [["map", [-1], 1, False], ["write", 1, 0], ["strict", 3, 50]], {"attributes": {"n": 1}}),
         ("start", "i1", [["group", [["do", 0], ["strict", 3, 50]]]], {"attributes": {"n": 1}}),
         ("start", "i2", [["fail"]], {"attributes": {"n": 1}}),
         ("advance", 100),
