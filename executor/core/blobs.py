@@ -9,6 +9,8 @@ from executor.core.errors import Refused
 
 PART_BYTES = 256 * 1024
 """All parts of a stream but the last are of this size."""
+PART_COUNT_MAX = 1 << 20
+"""No stream has a part of this number: 256 GiB."""
 ID_MAX = (1 << 63) - 1
 
 

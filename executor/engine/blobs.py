@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from executor.core.blobs import ID_MAX, PART_BYTES
+from executor.core.blobs import ID_MAX, PART_BYTES, PART_COUNT_MAX
 from executor.core.decide.decided import PATH_CHARS_MAX
 from executor.core.entries import Held
 from executor.core.errors import Corrupt, NotFound, PerdureError, Refused, Unavailable
@@ -32,9 +32,6 @@ log = logging.getLogger(__name__)
 
 PORTION_PARTS = 4
 """Of one PutBlob: a MiB."""
-PART_COUNT_MAX = 1 << 20
-"""No stream has a part of this number: 256 GiB."""
-PATH_CHARS_MAX = 1_024
 READERS = 2
 _GONE = "the run has ended"
 

@@ -178,6 +178,10 @@ class LocalInstances:
         self._row((tenant, instance))
         return await trio.to_thread.run_sync(self._store.image, tenant, instance)
 
+    async def blob_part(self, tenant: str, instance: str, blob: int, part: int) -> bytes:
+        self._row((tenant, instance))
+        return await trio.to_thread.run_sync(self._store.blob_part, tenant, instance, blob, part) or b""
+
     async def query(self, tenant: str, instance: str, *, sql: str, parameters: bytes, limit: int) -> Queried:
         return await self._engine.querying.query((tenant, instance), sql=sql, parameters=parameters, limit=limit)
 

@@ -35,6 +35,12 @@ class ReadStream(Arguments, frozen=True):
     wait_s: Wait = 0.0
 
 
+class ReadBlob(Arguments, frozen=True):
+    """`part`: of 256 KiB each, from 0."""
+
+    part: Position = 0
+
+
 class ReadJournal(Arguments, frozen=True):
     """`wait_s`: wait for an entry after `after`."""
 
@@ -115,5 +121,14 @@ READING = [
         result=bytes,
         media_type="application/vnd.sqlite3",
         summary="The instance's facet as an SQLite file; empty if it has none",
+    ),
+    Operation(
+        name="blob",
+        method="GET",
+        path=INSTANCE + "/blobs/{blob}",
+        arguments=ReadBlob,
+        result=bytes,
+        media_type="application/octet-stream",
+        summary="A part of a byte stream that the journal names; empty behind its last, or if it is not kept",
     ),
 ]

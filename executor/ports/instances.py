@@ -107,6 +107,10 @@ class Instances(Protocol):
         """The facet as an ordinary SQLite file; b"": it has none."""
         ...
 
+    async def blob_part(self, tenant: str, instance: str, blob: int, part: int) -> bytes:
+        """A part of a byte stream; b"": it has fewer, or is not kept."""
+        ...
+
     async def query(self, tenant: str, instance: str, *, sql: str, parameters: bytes, limit: int) -> Queried:
         """The first `limit` rows of one statement that reads the facet as of the last durable record, in any state.
         `parameters`: MessagePack of a list or a map.

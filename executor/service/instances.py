@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Coroutine
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
 import trio
 
 from executor.core import ids, values
+from executor.core.blobs import ID_MAX, PART_COUNT_MAX
 from executor.core.errors import Conflict, NotFound, PerdureError, Refused, TenantError, Unavailable
 from executor.core.flow import declared as declared_flow
 from executor.core.lifecycle import FINAL
@@ -17,7 +18,7 @@ from executor.entropy import new_name
 from executor.ports import Seen, Start, StoredEntry
 from executor.rendering import journal_item, readable, status_view
 from executor.service import flow, start_options
-from executor.service.access import Access, Caller, in_thread, limit_of
+from executor.service.access import LARGE, Access, Caller, in_thread, limit_of, rendered
 from executor.service.startable import Startable
 from executor.views import (
     EventReceipt,
@@ -31,8 +32,6 @@ from executor.views import (
 T = TypeVar("T")
 
 START_MANY_MAX = 1_000
-LARGE = 64 * 1024
-"""Bytes of values that are not worked on where everybody would have to wait for it."""
 
 
 class Instances(Access):
@@ -131,7 +130,7 @@ class Instances(Access):
         """Raises NotFound."""
         self.may(caller, tenant, "read")
         seen = await self._of(tenant, id, self._instances.status(tenant, id))
-        return await self._rendered(len(seen.output or b""), lambda: status_of(seen))
+        return await rendered(len(seen.output or b""), lambda: status_of(seen))
 
     async def result(self, caller: Caller, tenant: str, id: str, *, timeout_s: float | None = None) -> Any:
         """What `run()` returned, waiting for it. Raises TenantError (it failed), Conflict (`instance_terminated`,
@@ -143,7 +142,7 @@ class Instances(Access):
         finally:
             self._admission.end_waiting()
         if seen.row.row.state in FINAL or seen.row.row.state == "held":
-            return await self._rendered(len(seen.output or b""), lambda: _outcome(seen))
+            return await rendered(len(seen.output or b""), lambda: _outcome(seen))
         raise Unavailable(
             f'instance "{id}" has not ended within {timeout_s:g} s',
             code="timeout",
@@ -204,7 +203,7 @@ class Instances(Access):
             )
         finally:
             self._admission.end_waiting()
-        return await self._rendered(sum(len(data) for _, data in stored), lambda: _items(stored))
+        return await rendered(sum(len(data) for _, data in stored), lambda: _items(stored))
 
     async def logs(
         self, caller: Caller, tenant: str, id: str, *, after: int = 0, limit: int = 1000, wait_s: float = 0
@@ -225,11 +224,17 @@ class Instances(Access):
         self.may(caller, tenant, "read")
         return await self._of(tenant, id, self._instances.image(tenant, id))
 
-    # --- inside
+    async def blob(self, caller: Caller, tenant: str, id: str, blob: str, *, part: int = 0) -> bytes:
+        """Part `part` of the byte stream whose id the journal tells; b"": it has fewer, or is not kept.
 
-    async def _rendered(self, size: int, render: Callable[[], T]) -> T:
-        """What `render` makes of so many bytes: where nobody waits for it, if they are many."""
-        return await in_thread(render) if size > LARGE else render()
+        Raises Refused (`bad_request`)."""
+        self.may(caller, tenant, "read")
+        number = int(blob) if blob.isascii() and blob.isdecimal() and len(blob) < 20 else 0
+        if not 0 < number <= ID_MAX or not 0 <= part < PART_COUNT_MAX:
+            raise Refused(f"there is no byte stream {blob!r:.40} with a part {part}", code="bad_request")
+        return await self._of(tenant, id, self._instances.blob_part(tenant, id, number, part))
+
+    # --- inside
 
     def _encode(self, value: Any, what: str) -> bytes:
         try:

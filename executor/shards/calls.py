@@ -114,6 +114,7 @@ METHODS: dict[str, Method] = {
         Method("journal", tuple[str, str, int, int, float], list[StoredEntry]),
         Method("output", tuple[str, str, int, int, float], list[LogLine]),
         Method("image", _KEY, bytes | list[str]),
+        Method("blob_part", tuple[str, str, int, int], bytes),
         Method("query", tuple[str, str, str, bytes, int], Queried),
         Method("update", tuple[str, str, str, str, bytes, float], Updated),
         Method("ask", tuple[str, str, str, bytes], bytes),

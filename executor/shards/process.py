@@ -94,7 +94,7 @@ _PERFORM: dict[str, Callable[..., Awaitable[Any]]] = {
     "backup": lambda of, target: of.backup(Path(target)),
 }
 """Methods of the port with arguments by name; all others take them by position."""
-_LARGE = frozenset({"page", "journal", "output", "image", "query", "stream", "check"})
+_LARGE = frozenset({"page", "journal", "output", "image", "blob_part", "query", "stream", "check"})
 """Whose answers may be large: they wait until the front has taken what was said before."""
 
 

@@ -130,6 +130,9 @@ class RemoteInstances:
     async def query(self, tenant: str, instance: str, *, sql: str, parameters: bytes, limit: int) -> Queried:
         return cast("Queried", await self._process.call("query", tenant, instance, sql, parameters, limit))
 
+    async def blob_part(self, tenant: str, instance: str, blob: int, part: int) -> bytes:
+        return cast("bytes", await self._process.call("blob_part", tenant, instance, blob, part))
+
     async def streams(self, tenant: str, instance: str) -> dict[str, int]:
         return cast("dict[str, int]", await self._process.call("streams", tenant, instance))
 

@@ -152,6 +152,9 @@ class RoutedInstances:
     async def query(self, tenant: str, instance: str, *, sql: str, parameters: bytes, limit: int) -> Queried:
         return await self._of(tenant, instance).query(tenant, instance, sql=sql, parameters=parameters, limit=limit)
 
+    async def blob_part(self, tenant: str, instance: str, blob: int, part: int) -> bytes:
+        return await self._of(tenant, instance).blob_part(tenant, instance, blob, part)
+
     async def streams(self, tenant: str, instance: str) -> dict[str, int]:
         return await self._of(tenant, instance).streams(tenant, instance)
 

@@ -717,6 +717,10 @@ class FakeService(FakeSchedules):
     async def facet(self, caller: Caller, tenant: str, id: str) -> bytes:
         return b"SQLite format 3\x00" if self._instance(caller, tenant, id).workflow == "Talker" else b""
 
+    async def blob(self, caller: Caller, tenant: str, id: str, blob: str, *, part: int = 0) -> bytes:
+        self._instance(caller, tenant, id)
+        return f"{blob}, {part}".encode()
+
     # --- the platform
 
     async def health(self) -> Health:

@@ -8,6 +8,7 @@ from hashlib import sha256, shake_128
 from pathlib import Path
 
 from executor import Platform
+from executor.platform import Run
 from tests.scenarios.live import TIMEOUT_S, wait_waiting
 
 MIB = 1024 * 1024
@@ -90,6 +91,17 @@ def kept(data_dir: Path) -> list[int]:
     return sizes
 
 
+def read(run: Run, path: str) -> str:
+    """SHA-256 of what is read of a stream from outside."""
+    steps = [item.fields for item in run.journal() if item.kind == "step_succeeded"]
+    [given] = [fields["value"] for fields in steps if fields["path"] == path]
+    found, part = sha256(), 0
+    while piece := run.blob(given["id"], part=part):
+        found.update(piece)
+        part += 1
+    return found.hexdigest()
+
+
 def test_a_stream_has_exactly_its_bytes_whatever_happened_to_its_attempts(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     with Platform.local(data_dir, processes=1) as platform:
@@ -109,6 +121,7 @@ def test_a_stream_has_exactly_its_bytes_whatever_happened_to_its_attempts(tmp_pa
             tenant.instance(name).send_event("read", id="read")
         for name in ("fails", "dies", "restarted"):
             assert tenant.instance(name).result(timeout=TIMEOUT_S) == WANTED
+        assert read(tenant.instance("fails"), "first#1") == WANTED[1]
         wait_waiting(tenant.instance("again"), "event")
         tenant.instance("dies").delete()
     assert kept(data_dir) == [3_000_000] * 2 + [SIZE] * 3

@@ -194,6 +194,14 @@ class AsyncRun(Generic[R]):
         found: bytes = await self._call("facet")
         return found
 
+    async def blob(self, id: int, *, part: int = 0) -> bytes:
+        """Part `part`, of 256 KiB but for the last, of a byte stream; empty behind its last, or if it is not kept.
+
+        The journal tells id and size, in the entry of the step that gave it. Raises Refused (`bad_request`).
+        """
+        found: bytes = await self._tenant._call("blob", self.id, str(id), part=part)
+        return found
+
     async def _read_logs(self, *, after: int, limit: int, wait_s: float) -> list[LogLine]:
         found: list[LogLine] = await self._call("logs", after=after, limit=limit, wait_s=wait_s)
         return found

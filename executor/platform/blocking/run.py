@@ -193,6 +193,14 @@ class Run(Generic[R]):
         found: bytes = self._call("facet")
         return found
 
+    def blob(self, id: int, *, part: int = 0) -> bytes:
+        """Part `part`, of 256 KiB but for the last, of a byte stream; empty behind its last, or if it is not kept.
+
+        The journal tells id and size, in the entry of the step that gave it. Raises Refused (`bad_request`).
+        """
+        found: bytes = self._tenant._call("blob", self.id, str(id), part=part)
+        return found
+
     def _read_logs(self, *, after: int, limit: int, wait_s: float) -> list[LogLine]:
         found: list[LogLine] = self._call("logs", after=after, limit=limit, wait_s=wait_s)
         return found

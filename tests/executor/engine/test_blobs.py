@@ -3,9 +3,9 @@
 import pytest
 import trio
 
-from executor.core.blobs import PART_BYTES
+from executor.core.blobs import PART_BYTES, PART_COUNT_MAX
 from executor.core.errors import Corrupt, Unavailable
-from executor.engine.blobs import PART_COUNT_MAX, PORTION_PARTS
+from executor.engine.blobs import PORTION_PARTS
 from executor.sandbox.protocol import BlobPart, BlobStored, NeedBlob, PutBlob
 from tests.executor.engine.test_facets import KEY, begun, condemned, silent
 from tests.executor.engine.world import ScriptedHost, world

@@ -57,6 +57,7 @@ def test_embedded_and_remote_see_equal_views(served: Served) -> None:
         assert there.instance("t").journal() == embedded("journal", "t")
         assert there.instance("t").logs() == embedded("logs", "t")
         assert there.instance("t").facet() == embedded("facet", "t")
+        assert there.instance("t").blob(7, part=3) == b"7, 3"
         assert there.versions() == embedded("versions")
         assert there.version(commit) == embedded("version", commit)
         assert there.files(commit) == embedded("files", commit)
