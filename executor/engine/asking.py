@@ -24,6 +24,7 @@ from executor.core.errors import Conflict, NotFound, PerdureError, Refused, Tena
 from executor.core.failure import ErrorFact
 from executor.core.instance import event_digest
 from executor.core.lifecycle import FINAL, check
+from executor.core.values import VALUE_BYTES_MAX
 from executor.engine.resident import Key, Question, Resident
 from executor.ports import Updated
 from executor.sandbox.protocol import Answer, Ask, ToSandbox, Update
@@ -130,6 +131,9 @@ class Asking:
         """A run answers; to what nobody asks any more it may answer what it likes."""
         question = resident.asked.get(frame.number)
         if question is not None:
+            if len(frame.value or b"") > VALUE_BYTES_MAX:
+                message = f"an answer of {len(frame.value or b'')} bytes, the limit is {VALUE_BYTES_MAX}"
+                frame = Answer(frame.run, frame.number, None, ErrorFact("ValueRefused", message, code="query_failed"))
             question.answer = frame
             self._engine.watchers.changed(resident.key, resident.row)
 

@@ -137,7 +137,8 @@ class Querying:
                 if getattr(frame, "run", 0) != question.run or asked > PAGES_ASKED_MAX:
                     raise SandboxDied("protocol", "it spoke of something else")
                 if isinstance(frame, QueryAnswer):
-                    return _answered(frame, question, row.sequence)
+                    # Of many rows that takes a while.
+                    return await trio.to_thread.run_sync(_answered, frame, question, row.sequence)
                 if isinstance(frame, NeedFacet | NeedPages):
                     await self._send(sandbox, key, frame)
                 else:

@@ -23,6 +23,8 @@ from executor.views import TokenView
 T = TypeVar("T")
 
 PAGE_MAX = 1_000
+LARGE = 64 * 1024
+"""Bytes of values that are not worked on where everybody would have to wait for it."""
 TOKENS_KEPT_MAX = 10_000
 
 
@@ -141,6 +143,11 @@ class Access:
 async def in_thread(function: Callable[..., T], *args: object) -> T:
     """Stores are synchronous: their calls run in worker threads, off the event loop."""
     return await trio.to_thread.run_sync(function, *args)
+
+
+async def rendered(size: int, render: Callable[[], T]) -> T:
+    """What `render` makes of so many bytes of values: where nobody waits for it, if they are many."""
+    return await in_thread(render) if size > LARGE else render()
 
 
 def limit_of(limit: int) -> int:

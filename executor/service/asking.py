@@ -15,7 +15,7 @@ from executor.core.failure import ErrorFact
 from executor.entropy import new_name
 from executor.ports import Emission
 from executor.rendering import readable
-from executor.service.access import Caller, limit_of
+from executor.service.access import Caller, limit_of, rendered
 from executor.service.instances import Instances, status_of
 from executor.views import QueryResult, Status, StreamItem, StreamView, UpdateReceipt
 
@@ -94,7 +94,8 @@ class Asking(Instances):
             self._admission.end_waiting(len(encoded))
         if found.error is not None:
             raise _failed(id, name, found.error)
-        value = None if found.value is None else readable(found.value)
+        answer = found.value
+        value = None if answer is None else await rendered(len(answer), lambda: readable(answer))
         return UpdateReceipt(id=update, name=name, value=value, is_duplicate=not found.is_new)
 
     async def ask(self, caller: Caller, tenant: str, id: str, name: str, payload: Any = None) -> Any:
@@ -108,7 +109,8 @@ class Asking(Instances):
         handler = _handler(name)
         self._admission.begin_waiting(len(encoded))
         try:
-            return readable(await self._of(tenant, id, self._instances.ask(tenant, id, name=handler, payload=encoded)))
+            answer = await self._of(tenant, id, self._instances.ask(tenant, id, name=handler, payload=encoded))
+            return await rendered(len(answer), lambda: readable(answer))
         finally:
             self._admission.end_waiting(len(encoded))
 
@@ -143,7 +145,8 @@ class Asking(Instances):
             )
         finally:
             self._admission.end_waiting()
-        return [_item(emission) for emission in found]
+        size = sum(len(emission.item) for emission in found)
+        return await rendered(size, lambda: [_item(emission) for emission in found])
 
     async def set_attributes(self, caller: Caller, tenant: str, id: str, attributes: Mapping[str, Any]) -> Status:
         """Change search attributes, durably; None takes one away. Idempotent. Raises Refused (`bad_request`)."""

@@ -25,6 +25,8 @@ from executor.service.scheduled import PlatformRuns, new_row
 from executor.views import FiringView, ScheduleView, StartRequest, Status
 
 SCHEDULES_MAX = 1_000
+PAYLOAD_BYTES_MAX = 64 * 1024
+"""Of a schedule: a list shows all of them."""
 """Of a tenant, made by the API; as many may be declared in its code."""
 UPCOMING_SHOWN = 10
 FIRINGS_SHOWN = 100
@@ -104,6 +106,12 @@ class Schedules(Instances):
         await self.known(tenant)
         scheduler, store = self._working()
         encoded = self._encode(payload, "payload")
+        if len(encoded) > PAYLOAD_BYTES_MAX:
+            raise Refused(
+                f"the payload of a schedule is {len(encoded)} bytes, the limit is {PAYLOAD_BYTES_MAX}",
+                code="payload_too_large",
+                hint="Keep what is large elsewhere, and send a reference.",
+            )
         if name is not None and _NAME.fullmatch(name) is None:
             raise Refused(
                 f"{name[:80]!r} is not a schedule's name",

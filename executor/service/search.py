@@ -7,7 +7,7 @@ from typing import Any
 
 from executor.core import search
 from executor.rendering import instance_view
-from executor.service.access import Access, Caller, limit_of
+from executor.service.access import Access, Caller, limit_of, rendered
 from executor.views import CountView, InstancePage
 
 
@@ -50,7 +50,8 @@ class Search(Access):
         )
         await self.known(tenant)
         rows, cursor = await self._instances.page(tenant, query, limit=limit_of(limit), after=after)
-        return InstancePage(items=[instance_view(row) for row in rows], next=cursor)
+        size = sum(len(row.row.summary) + len(row.row.attributes) for row in rows)
+        return InstancePage(items=await rendered(size, lambda: [instance_view(row) for row in rows]), next=cursor)
 
     async def count(
         self,

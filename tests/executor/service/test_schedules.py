@@ -198,6 +198,7 @@ async def test_view_tells_what_was_asked_and_what_comes(world: World) -> None:
         ({"every": "1 hour", "name": "Report:1"}, "invalid_name"),
         ({"every": "1 hour", "name": ""}, "invalid_name"),
         ({"every": "1 hour", "payload": object()}, "bad_payload"),
+        ({"every": "1 hour", "payload": "x" * 65_534}, "payload_too_large"),
     ],
 )
 async def test_schedule_that_cannot_work_is_refused_when_it_is_made(
