@@ -6,6 +6,7 @@ is one instance's database over a `PageImage`. Between them travel deltas: the h
 
 from facets import delta
 from facets.backup import restore
+from facets.database import renew_write_ahead
 from facets.errors import (
     Conflict,
     ConstraintFailed,
@@ -67,6 +68,7 @@ __all__ = [
     "Unavailable",
     "delta",
     "prepare_process",
+    "renew_write_ahead",
     "restore",
     "shard_of",
 ]

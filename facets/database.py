@@ -53,14 +53,14 @@ def connect(
         # given up already, and call it a success.
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         if create:
-            renew(connection, path, vfs)
+            renew_write_ahead(connection, path, vfs)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def renew(connection: apsw.Connection, path: Path, vfs: str | None) -> None:
+def renew_write_ahead(connection: apsw.Connection, path: Path, vfs: str | None) -> None:
     """Write the write-ahead file once more, as it is, and fsync it.
 
     What is found may be in the kernel's memory only: if the process before died of a failed fsync, its pages count as

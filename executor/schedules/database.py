@@ -22,7 +22,7 @@ from typing import Final
 import apsw
 
 from executor.core.errors import Corrupt, Refused, Unavailable
-from facets.database import renew
+from facets import renew_write_ahead
 
 APPLICATION_ID: Final = 0x50445343  # "PDSC" in the file's header: Perdure's schedules
 BUSY_MS = 10_000
@@ -108,7 +108,7 @@ class Database:
         connection.pragma("foreign_keys", True)
         connection.pragma("secure_delete", True)  # what is deleted is overwritten with zeros
         connection.pragma("trusted_schema", False)
-        renew(connection, self._path, vfs)
+        renew_write_ahead(connection, self._path, vfs)
         connection.execute("BEGIN IMMEDIATE")
         version = int(str(connection.pragma("user_version")))
         if version > len(MIGRATIONS):
