@@ -73,41 +73,48 @@ class Forgetting:
         self._connection = connection
         self._path = path
         self._lock = threading.Lock()
-        self._wishes: dict[int, Wish] = {}
+        self._wishes: dict[int, Wish] = {}  # by instance, in turn
+        self._next: dict[int, Wish] = {}
 
     def wish(self, wish: Wish) -> None:
-        """In place of an earlier one for the same instance."""
+        """After the one there is for the same instance, in place of further ones. (In place of that one it would not
+        do: of an instance that never rests the newest wish always waits for the fold.)"""
         with self._lock:
-            if wish.key in self._wishes or len(self._wishes) < WISHES_MAX:
+            if wish.key in self._wishes:
+                self._next[wish.key] = wish
+            elif len(self._wishes) < WISHES_MAX:
                 self._wishes[wish.key] = wish
 
     def portion(self, folded: int) -> int:
         """One transaction's share; about how many bytes that was. 0: there is nothing to do as of position `folded`."""
         done = 0
-        finished: list[Wish] = []
+        begun: list[tuple[Wish, bool]] = []
         ready = self._ready(folded)
-        first = next(ready, None)
-        if first is None:
+        if not ready:
             return 0
-        with transaction(self._connection, self._path):
-            wish: Wish | None = first
-            while wish is not None and done < PORTION_BYTES:
-                cost, is_finished = _carry_out(self._connection, wish, PORTION_BYTES - done)
-                done += cost
-                if not is_finished:
-                    break
-                finished.append(wish)
-                wish = next(ready, None)
+        try:
+            with transaction(self._connection, self._path):
+                for wish in ready:
+                    cost, is_finished = _carry_out(self._connection, wish, PORTION_BYTES - done)
+                    done += cost
+                    begun.append((wish, is_finished))
+                    if not is_finished or done >= PORTION_BYTES:
+                        break
+        except BaseException:
+            for wish in ready:
+                wish.looked = 0
+            raise
         with self._lock:
-            for each in finished:
-                if self._wishes.get(each.key) is each:
-                    del self._wishes[each.key]
+            for wish, is_finished in begun:
+                del self._wishes[wish.key]
+                after = self._next.pop(wish.key, None) if is_finished else wish
+                if after is not None:
+                    self._wishes[wish.key] = after  # behind the others: a long journal keeps nobody waiting
         return done
 
-    def _ready(self, folded: int) -> Iterator[Wish]:
+    def _ready(self, folded: int) -> list[Wish]:
         with self._lock:
-            wishes = list(self._wishes.values())
-        return (wish for wish in wishes if wish.position <= folded)
+            return [wish for wish in self._wishes.values() if wish.position <= folded]
 
 
 def gaps_of(connection: apsw.Connection, key: int) -> list[Gap]:

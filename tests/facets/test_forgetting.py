@@ -157,6 +157,50 @@ def test_the_last_of_several_hints_counts(store: StateStore) -> None:
     assert sequences(store) == [1, 6, 8, 9, 10]
 
 
+def test_one_that_never_rests_is_trimmed_too(store: StateStore) -> None:
+    """Its newest hint always waits for the fold."""
+    grow(store, 10)
+    store.forget("acme", "a", before=8, keep_bytes=0)
+    store._fold.fold()
+    for number in (11, 12):
+        store.append([record("a", number)])
+        store.forget("acme", "a", before=number, keep_bytes=0)
+    store._fold.forget()
+    assert sequences(store) == [1, 8, 9, 10, 11, 12]
+    store._fold.fold()
+    store._fold.forget()
+    assert sequences(store) == [1, 11, 12]
+
+
+def test_instances_take_turns(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forgetting, "PORTION_BYTES", 4 * CHUNK)
+    for name in "ab":
+        grow(store, 41, name=name)
+        store.forget("acme", name, before=41, keep_bytes=0)
+    for _ in range(4):
+        store._fold.forget(bytes_max=1)
+    left = [len(sequences(store, name)) for name in "ab"]
+    assert abs(left[0] - left[1]) <= 4
+    assert sum(left) < 82 - 4 * 3
+    store._fold.forget()
+    assert [sequences(store, name) for name in "ab"] == [[1, 41]] * 2
+
+
+def test_what_a_failed_portion_looked_at_is_looked_at_again(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    grow(store, 12)
+    forget(store, 10, 3, 5)
+    store.forget("acme", "a", before=10, but=[5], keep_bytes=0)
+    erase = forgetting._erase
+
+    def full(*_: Any) -> None:
+        monkeypatch.setattr(forgetting, "_erase", erase)
+        raise StorageFull("no room")
+
+    monkeypatch.setattr(forgetting, "_erase", full)
+    store._fold.forget()
+    assert sequences(store) == [1, 5, 10, 11, 12]
+
+
 def test_a_hint_that_comes_while_another_is_carried_out_is_carried_out_next(
     store: StateStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
