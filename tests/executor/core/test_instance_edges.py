@@ -237,3 +237,13 @@ def test_how_often_an_execution_was_undone_is_known_after_its_restarts():
     assert instance.undone == 2
     journal += [Terminated(2_000), Restarted(2_000, 1, False, undone=2), Continued(2_000, "W", "c" * 40, b"\xc0", b"s")]
     assert fold(journal).undone == 0
+
+
+def test_new_execution_knows_the_newest_answers_up_to_their_size(monkeypatch):
+    monkeypatch.setattr("executor.core.instance.UPDATES_CARRIED_BYTES", 10)
+    instance = begin()
+    for number, size in enumerate((1, 9, 6, 4)):
+        do(instance, AcceptUpdate(f"u{number}", "n", b"\xc0"))
+        do(instance, EndUpdate(f"u{number}", bytes(size), None))
+    do(instance, Continue(b"\xc0"))
+    assert list(instance.updates) == list(instance.update_digests) == ["u2", "u3"]
