@@ -354,7 +354,7 @@ async def test_instance_whose_version_is_gone_is_held_and_says_so(tmp_path):
         def gone(tenant, commit):
             raise NotFound(f"tenant {tenant} has no version {commit[:8]}", code="version_not_found")
 
-        w.engine.runner._sandboxes._code.bundle = gone
+        w.engine.runner.sandboxes._code.bundle = gone
         await w.engine.start(KEY, workflow="One", commit=COMMIT, payload=b"\xc0")
         with trio.fail_after(5):
             await w.until(KEY, "held")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import msgspec
 import pytest
@@ -25,7 +26,7 @@ from executor.core.commands import (
 )
 from executor.core.entries import ChildEnded, ChildRequested, ChildStarted, StartOptions, StepSucceeded, WaitEnded
 from executor.core.errors import Conflict, Refused, Unavailable
-from executor.engine import asking, children, querying, restarting, runner
+from executor.engine import asking, children, hearing, limits, querying, restarting
 from executor.engine.engine import EngineLimits
 from executor.ports import Start
 from executor.sandbox.protocol import Turn
@@ -123,7 +124,8 @@ async def test_large_row_is_written_once_for_the_entries_of_a_turn(tmp_path, hos
 
 
 async def test_looking_through_unread_events_again_and_again_holds_it(tmp_path, host, monkeypatch):
-    monkeypatch.setattr(runner, "LOOKED_BYTES_MAX", 1_000_000)
+    monkeypatch.setattr(limits, "LOOKED_BYTES_MAX", 1_000_000)
+    monkeypatch.setattr(hearing, "LOOKED_BYTES_MAX", 1_000_000)
     match = values.encode({"n": 1})
 
     def script(seen):
@@ -149,16 +151,14 @@ async def test_looking_through_unread_events_again_and_again_holds_it(tmp_path, 
 
 
 async def test_continuing_without_end_is_held_before_its_entries_have_no_numbers_left(tmp_path, host, monkeypatch):
-    monkeypatch.setattr(runner, "HISTORY_ENTRIES_MAX", 100)
+    monkeypatch.setattr(limits, "HISTORY_ENTRIES_MAX", 100)
     host.scripts["Spins"] = lambda _seen: ([Continue(b"\xc0")], False)
     async with world(tmp_path, host=host) as w:
         await start(w, "Spins")
         await w.until(KEY, "held")
         held = w.journal(KEY)[-1]
         assert held.code == "limit_exceeded"
-        assert held.message == (
-            "all its executions have 102 journal entries, the limit is 100; start another instance"
-        )
+        assert held.message == ("all its executions have 102 journal entries, the limit is 100; start another instance")
         await lives(w)
 
 
@@ -227,21 +227,21 @@ async def test_queries_of_one_tenant_wait_behind_themselves(tmp_path, host, monk
         await query("acme")
 
 
-async def test_history_that_is_full_takes_nothing_in_but_its_end(tmp_path, host, monkeypatch):
+@pytest.mark.parametrize(("bound", "limit"), [("HISTORY_ENTRIES_MAX", 5), ("HISTORY_BYTES_MAX", 300)])
+async def test_history_that_is_full_takes_nothing_in_but_its_end(tmp_path, host, monkeypatch, bound, limit):
     host.scripts["Waits"] = lambda _seen: ([WAIT], True)
     async with world(tmp_path, host=host) as w:
         await start(w, "Waits")
         await w.until(KEY, "waiting")
-        monkeypatch.setattr(bounds, "HISTORY_ENTRIES_MAX", 5)
+        monkeypatch.setattr(bounds, bound, limit)
         refusals = []
-        for number in range(3):
+        for number in range(9):
             for call in (w.engine.pause, w.engine.resume):
                 try:
                     await call(KEY)
                 except Refused as refused:
                     refusals.append(refused)
         assert refusals, "its history grows no more"
-        count = w.store.row(*KEY).sequence
         for attempt in (
             lambda: w.engine.send_event(KEY, id="e1", type="other", payload=b"\xc0"),
             lambda: w.engine.set_attributes(KEY, {"a": 1}),
@@ -250,7 +250,7 @@ async def test_history_that_is_full_takes_nothing_in_but_its_end(tmp_path, host,
             with pytest.raises(Refused) as caught:
                 await attempt()
             assert (caught.value.code, caught.value.hint) == ("limit_exceeded", "Terminate it, and start another.")
-            assert caught.value.message.startswith(f'the history of instance "one" is full: {count} entries, ')
+            assert re.fullmatch(r'the history of instance "one" is full: \d+ entries, \d+ bytes', caught.value.message)
         await w.engine.terminate(KEY)
         assert await w.until_final(KEY) == "terminated"
 

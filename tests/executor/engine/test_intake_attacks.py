@@ -12,7 +12,7 @@ import trio.testing
 from executor.core import decide, matching, values
 from executor.core.commands import Diverge, Emit, GroupEnd, Sleep, Wait
 from executor.core.entries import Held, SleepStarted, StepRef
-from executor.engine import committer, intake, runner
+from executor.engine import committer, hearing, intake
 from executor.engine.intake import Intake
 from executor.sandbox import protocol
 from executor.sandbox.protocol import Output, ProtocolError, Turn
@@ -67,7 +67,7 @@ def sleep(number: int) -> Sleep:
 )
 async def test_much_work_in_one_message_is_done_a_slice_at_a_time_in_its_order(tmp_path, monkeypatch, say):
     clock = Ticks()
-    monkeypatch.setattr(runner, "perf_counter", clock)
+    monkeypatch.setattr(hearing, "perf_counter", clock)
     monkeypatch.setattr(intake, "perf_counter", clock)
     host = ScriptedHost()
     host.scripts["Bad"] = lambda _seen: ([], False)

@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from executor.core.commands import Complete
-from executor.engine import output, runner
+from executor.engine import hearing, output
 from executor.ports import OutputText
 from executor.sandbox import protocol
 from executor.sandbox.protocol import Output, ProtocolError
@@ -44,7 +44,7 @@ async def test_line_of_absurd_numbers_and_texts_is_kept_within_bounds(tmp_path, 
         await w.engine.output.flush()
         [line] = w.store.output(*KEY, after=0, limit=10)
         assert (len(line.text), len(line.level), len(line.step)) == (10_000, 64, 1_024)
-        assert line.at_ms in (0, runner.OUTPUT_AT_MS_MAX)
+        assert line.at_ms in (0, hearing.OUTPUT_AT_MS_MAX)
         await w.engine.start(("other", "one"), workflow="Good", commit=COMMIT, payload=b"\xc0")
         assert await w.until_final(("other", "one")) == "complete"
         await w.engine.terminate(KEY)

@@ -23,6 +23,7 @@ from executor.core.entries import (
     WaitStarted,
 )
 from executor.core.errors import Conflict, NotFound, Refused
+from executor.engine import limits as engine_limits
 from executor.engine.engine import EngineLimits
 from executor.sandbox.protocol import Activate, Drop
 from tests.executor.engine.world import COMMIT, ScriptedHost, world
@@ -412,3 +413,19 @@ async def test_instance_deleted_while_it_is_restarted_is_gone_and_nobody_else_is
         assert w.store.row(*KEY) is None
         await start(w, "Waits")
         await w.until(KEY, "waiting")
+
+
+async def test_execution_that_has_too_much_with_all_its_restarts_is_held(tmp_path, host, monkeypatch):
+    """A restart begins no new history: what it left behind is read too."""
+    monkeypatch.setattr(engine_limits, "HISTORY_BYTES_MAX", 2_000)
+    async with world(tmp_path, host=host) as w:
+        await start(w, "Waits")
+        for _ in range(50):
+            if await w.until(KEY, "waiting", "held") == "held":
+                break
+            await w.engine.restart(KEY)
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        held = w.journal(KEY)[-1]
+        assert held.code == "limit_exceeded"
+        assert held.message.startswith("its execution with all restarts has 2")
+        assert "bytes of journal, the limit is 2000; " in held.message

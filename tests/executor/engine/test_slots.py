@@ -15,7 +15,7 @@ import trio.testing
 from executor.core.commands import Command, Complete, Sleep, StepDone
 from executor.core.entries import AnyEntry, FlowLimit, SleepEnded, StartOptions, StepSucceeded
 from executor.core.errors import PerdureError, Unavailable
-from executor.engine import runner
+from executor.engine import activating
 from executor.engine.engine import EngineLimits
 from executor.engine.places import Places
 from executor.engine.scheduler import FairQueue, Queued, Waiting
@@ -209,7 +209,7 @@ async def test_instance_that_ends_while_it_waits_gives_its_slot_to_the_next(tmp_
 async def test_front_that_does_not_answer_is_asked_again(
     tmp_path: Path, host: ScriptedHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "UNAVAILABLE_PAUSE_S", 0.01)
+    monkeypatch.setattr(activating, "UNAVAILABLE_PAUSE_S", 0.01)
     host.scripts["W"] = waits_for_ever
     slots = LateSlots(SlotLedger())
     slots.errors.append(Unavailable("too much is under way", code="busy"))
