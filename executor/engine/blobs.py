@@ -93,7 +93,9 @@ class Blobs:
         named = set(resident.instance.blobs.values())
         if put.first == 0:
             # What earlier attempts of the step have left is of no use.
-            others = {known: path for known, path in (run.blobs or {}).items() if path != put.path or known in named}
+            others = {
+                known: path for known, path in (run.blobs or {}).items() if path != put.path and known not in named
+            }
             run.blobs = {**others, put.id: put.path}
         if put.id in named or (run.blobs or {}).get(put.id) != put.path:
             return BlobStored(put.run, put.number, "it is not the stream of an attempt that executes")

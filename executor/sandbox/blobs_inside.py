@@ -2,7 +2,8 @@
 
 One portion is under way at a time, and one part that is read: the next is sent when the executor has answered, which it
 does when the portion is durable. So neither side ever holds more of a stream than that, however many are written at
-once. A step thread waits for the answer; an async step awaits it when it writes, and stops everything when it reads.
+once. A step thread waits for the answer; an async step awaits it, or, where it reads as a sync one does,
+stops everything.
 """
 
 from __future__ import annotations
@@ -102,10 +103,15 @@ class Blobs:
 
     def part(self, run: int, id: int, part: int) -> bytes | None:
         """A part of a stream; None: there is none. Raises OSError."""
-        answer = self._ask(self._needs, _Question(lambda number: NeedBlob(run, number, id, part)))
-        if not isinstance(answer, BlobPart) or answer.message:
-            raise OSError(f"a stream cannot be read: {_message(answer)}")
-        return answer.data
+        return _read(self._ask(self._needs, _Question(lambda number: NeedBlob(run, number, id, part))))
+
+    async def part_async(self, run: int, id: int, part: int) -> bytes | None:
+        """As `part`, for the loop."""
+        question = _Question(lambda number: NeedBlob(run, number, id, part))
+        question.future = asyncio.get_running_loop().create_future()
+        self._needs.ask(question)
+        await question.future
+        return _read(question.answer)
 
     def _ask(self, lane: _Lane, question: _Question) -> Answer | None:
         if threading.current_thread() is threading.main_thread():
@@ -123,6 +129,12 @@ def _stored(answer: Answer | None) -> None:
     if isinstance(answer, BlobStored) and answer.is_too_large:
         raise Refused(answer.message.rstrip("."), code="payload_too_large", hint=_HINT)
     raise OSError(f"a stream cannot be written: {_message(answer)}")
+
+
+def _read(answer: Answer | None) -> bytes | None:
+    if not isinstance(answer, BlobPart) or answer.message:
+        raise OSError(f"a stream cannot be read: {_message(answer)}")
+    return answer.data
 
 
 def _message(answer: Answer | None) -> str:

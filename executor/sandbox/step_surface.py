@@ -178,6 +178,11 @@ class AttemptSurface:
         self.check()
         return owner.blobs.part(owner.number, id, number)
 
+    async def stream_part_async(self, id: int, number: int) -> bytes | None:
+        owner = self.owner
+        self.check()
+        return await owner.blobs.part_async(owner.number, id, number)
+
     def check(self) -> None:
         """Raises NotHere if it is over."""
         if self.is_over:

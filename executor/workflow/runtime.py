@@ -127,6 +127,9 @@ class AttemptRuntime(Protocol):
     def stream_part(self, id: int, number: int) -> bytes | None:
         """A part of a stream of this instance; None: there is none."""
 
+    async def stream_part_async(self, id: int, number: int) -> bytes | None:
+        """As `stream_part`, without stopping the loop."""
+
     def facet_execute(self, sql: str, parameters: Parameters) -> list[Any]: ...
 
     def facet_executemany(self, sql: str, parameters: Sequence[Parameters]) -> None: ...

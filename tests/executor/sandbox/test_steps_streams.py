@@ -148,7 +148,11 @@ def test_blob_is_read_in_a_later_step() -> None:
         async def use_async(given: Blob) -> list[Any]:
             return use(given)
 
-        for function in (use, use_async):
+        async def use_slowly(given: Blob) -> list[Any]:
+            parts = [part async for part in given]
+            return [b"".join(parts) == DATA, [len(part) for part in parts]]
+
+        for function in (use, use_async, use_slowly):
             owner = world.owner()
             owner.stored = stored
             await world.outcome(function, blob, owner=owner)
