@@ -65,7 +65,7 @@ def _action(random: Random, kind: str, depth: int) -> list[Any]:
         case "flaky":
             return [kind, random.randrange(4), random.choice(SECONDS)]
         case "strict":
-            return [kind, random.choice([1, 3, 3]), 50]
+            return [kind, random.choice([1, 3, -1, -1]), 50]
         case "write":
             return [kind, random.randrange(4), random.choice([0, 0, 0, 1, 3]) if depth else 0]
         case "undoable":

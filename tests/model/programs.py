@@ -2,14 +2,14 @@
 
 ["do", x]                              a step
 ["flaky", failures, delay_s]           a step that fails so often, of 2 retries; its failure is caught
-["strict", failures, delay_s]          the same, and its failure is not caught
+["strict", failures, delay_s]          the same, and its failure is not caught; -1: it fails at once and for good
 ["write", x, failures]                 a step that writes x to the facet, and then fails so often, of 2 retries
 ["hold", x]                            a step that executes until the test says a word
 ["undoable", x, failures]              a step; undoing it fails so often, of 1 retry
 ["sleep", s]
 ["wait", type, timeout_s, match]       for an event; the last two may be None
 ["both", action, action]               at the same time; each one branch, that is one of those above, or a map
-["map", [failures, …], at_once, stops] a step for each, that fails so often; -1: at once and for good
+["map", [failures, …], at_once, stops] a step for each, that fails so often, or -1
 ["poll", n, every_s, timeout_s]        until it has looked n times
 ["group", actions]                     those above, in a group
 ["call", actions, channel]             a child that is waited for; on the channel, if there is one
@@ -69,6 +69,8 @@ async def plus(x: int) -> int:
 
 
 async def flaky(step: Step, failures: int) -> int:
+    if failures < 0:
+        raise NonRetryableError("for good")
     if step.current().attempt <= failures:
         raise ValueError(f"failure {step.current().attempt}")
     return step.current().attempt
@@ -183,8 +185,6 @@ class Job(Workflow[Any, Any]):
         mapped = step.options(retry=retry(UNDO_DELAY_S))
 
         async def item(failures: int) -> int:
-            if failures < 0:
-                raise NonRetryableError("for good")
             return await flaky(step, failures)
 
         if not stops:

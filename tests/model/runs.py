@@ -269,12 +269,12 @@ def _failures(action: list[Any]) -> tuple[int, int, int]:
     match action:
         case ["undo", failures]:
             return failures, UNDO_LIMIT, UNDO_DELAY_S
+        case ["strict" | "item", failures, *_] if failures < 0:
+            return 1, 0, 0
         case ["flaky" | "strict", failures, delay_s]:
             return failures, RETRY_LIMIT, delay_s
         case ["write", _, failures]:
             return failures, RETRY_LIMIT, UNDO_DELAY_S
-        case ["item", failures] if failures < 0:
-            return 1, 0, 0
         case ["item", failures]:
             return failures, RETRY_LIMIT, UNDO_DELAY_S
     return 0, 0, 0

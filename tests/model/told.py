@@ -142,6 +142,7 @@ TOLD: dict[str, list[Operation]] = {
         ("create_schedule", "s0", [WAIT], 100, "queue", "all"),
         ("create_schedule", "s1", [WAIT], 100, "skip", "last"),
         ("create_schedule", "s2", [["do", 1]], 300, "allow", "none"),
+        ("create_schedule", "s3", [["do", 1]], 300, "allow", "last"),
         ("advance", 400),
         ("bulk terminate", "waiting", None),
         ("crash", "lost"),
@@ -198,5 +199,10 @@ TOLD: dict[str, list[Operation]] = {
         ("release", "n2"),
         ("release", "n0"),
         ("result", "n0"),
+    ],
+    "a poll that is over its time looks once more": [
+        ("start", "i0", [["poll", 9, 150, 75]], {}),
+        ("advance", 100),
+        ("result", "i0"),
     ],
 }
