@@ -12,7 +12,7 @@ import pytest
 
 from executor.core import attributes, bounds, schedule, values
 from executor.core.lifecycle import STATES, TABLE
-from executor.engine import children
+from executor.engine import children, querying
 from executor.engine.engine import EngineLimits
 from executor.sandbox import run_shown
 from executor.sandbox.child_limits import ChildLimits
@@ -93,7 +93,12 @@ NUMBERS = {
     "S3": (WORDS[Retry().limit], "from 1 second"),
     "S6": (f"{ChildLimits().retry_answer_s:g} seconds",),
     "T2": (f"{options.GRACE_MS_DEFAULT // 1000} seconds", f"at most {options.GRACE_MS_MAX // 60_000} minutes"),
-    "V5": (f"over {values.VALUE_BYTES_MAX // MIB} MiB", f"over {values.DEPTH_MAX} deep"),
+    "V5": (
+        f"over {values.VALUE_BYTES_MAX // MIB} MiB",
+        f"over {values.DEPTH_MAX} deep",
+        f"over {values.INT_BITS_MAX:,} bits",
+    ),
+    "F6": (f"{querying.QUESTION_S_MAX:g} s", f"More than {querying.WAITING_MAX} of one tenant"),
     "L6": (f"at most {durations.DURATION_MS_MAX // (366 * 86_400_000)} years",),
     "E11": (f"{bounds.UNREAD_EVENTS_MAX:,} events", f"{bounds.UNREAD_BYTES_MAX // MIB} MiB"),
     "X4": (

@@ -4,20 +4,25 @@ import pytest
 
 from executor.core import decide, matching, values
 from executor.core.commands import (
+    EMIT_ITEMS_MAX,
+    AcceptUpdate,
     Beat,
     Cancel,
     Child,
     Complete,
+    Continue,
+    Emit,
     GroupBegin,
     GroupEnd,
     RetryPolicy,
+    SetStatus,
     Sleep,
     StepBegun,
     StepDone,
     StepError,
     Wait,
 )
-from executor.core.decide import decided, steps
+from executor.core.decide import decided, shown, steps
 from executor.core.decide.waits import SLEEP_MS_MAX
 from executor.core.entries import (
     AttemptFailed,
@@ -260,3 +265,26 @@ def test_what_a_step_says_is_bounded_to_the_byte():
     ):
         with pytest.raises(decide.Violation):
             do(instance, command)
+
+
+@pytest.mark.parametrize(
+    ("bound", "command"),
+    [
+        (decided.VALUE_BYTES_MAX, lambda size: StepDone("a#1", ASKED, "w.py:1", 1, 0, bytes(size))),
+        (decided.VALUE_BYTES_MAX, lambda size: Complete(bytes(size))),
+        (decided.VALUE_BYTES_MAX, lambda size: Continue(bytes(size))),
+        (decided.VALUE_BYTES_MAX, lambda size: AcceptUpdate("u", "n", bytes(size))),
+        (decided.VALUE_BYTES_MAX, lambda size: Emit("s", [bytes(size)], "", 0, 1)),
+        (decided.NAME_CHARS_MAX, lambda size: AcceptUpdate("u" * size, "n", b"\xc0")),
+        (decided.NAME_CHARS_MAX, lambda size: AcceptUpdate("u", "n" * size, b"\xc0")),
+        (shown.STATUS_BYTES_MAX, lambda size: SetStatus(1, bytes(size))),
+        (shown.STREAM_CHARS_MAX, lambda size: Emit("s" * size, [b"\xc0"], "", 0, 1)),
+        (EMIT_ITEMS_MAX, lambda size: Emit("s", [b"\xc0"] * size, "", 0, 1)),
+        (decided.PATH_CHARS_MAX, lambda size: GroupBegin("g" * size, ASKED, "w.py:1")),
+        (decided.WHERE_CHARS_MAX, lambda size: GroupBegin("g#1", ASKED, "w" * size)),
+    ],
+)
+def test_what_a_sandbox_sends_is_bounded_and_the_bound_itself_is_allowed(bound, command):
+    assert len(do(begin(), command(bound))) == 1
+    with pytest.raises(decide.Violation):
+        do(begin(), command(bound + 1))
