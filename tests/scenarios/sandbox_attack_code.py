@@ -902,6 +902,12 @@ def speak(control, bundle, limits):
                     control.sendall((4).to_bytes(4, "big") + b"\x91\x92\x63\x01")
                 case "claim a huge array":
                     control.sendall((5).to_bytes(4, "big") + b"\xdd\xff\xff\xff\xff")
+                case "too many commands":
+                    commands = b"\xdd" + (300_000).to_bytes(4, "big") + b"\x92\x3c\xa0" * 300_000
+                    body = b"\x91\x95\x16" + bytes((frame.run, 0)) + commands + b"\xc2"
+                    control.sendall(len(body).to_bytes(4, "big") + body)
+                case "huge number":
+                    say(protocol.Output(frame.run, 2**64 - 1, 0, 0, "log", "", "", 0, "x"))
                 case "frames of the executor":
                     control.sendall(protocol.encode_message([protocol.Ping(1)]))
                 case "ready twice":

@@ -399,6 +399,8 @@ MISBEHAVIOUR = [
     ("recursion of the decoder", "deep nesting", "protocol", "does not fit the protocol"),
     ("schema", "unknown frame", "protocol", "does not fit the protocol"),
     ("memory for a claimed length", "claim a huge array", "protocol", "does not fit the protocol"),
+    ("time of the loop", "too many commands", "protocol", "Expected `array` of length <= 100000"),
+    ("numbers of the store", "huge number", "protocol", "Expected `int` <= 9223372036854775807"),
     ("frames of the wrong direction", "frames of the executor", "protocol", "does not fit the protocol"),
     ("state machine", "ready twice", "protocol", "a Ready frame came out of turn"),
     ("half-dead sandbox", "close the channel", "protocol", "it closed its control channel but went on"),
