@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 
 import trio
 
@@ -27,22 +27,24 @@ class Locks:
     @asynccontextmanager
     async def held(self, places: Iterable[Place]) -> AsyncGenerator[None]:
         """All of them, taken in their order, so that no two who want several wait for each other."""
-        async with AsyncExitStack() as stack:
-            for place in sorted(set(places)):
-                await stack.enter_async_context(self._one(place))
-            yield
-
-    @asynccontextmanager
-    async def _one(self, place: Place) -> AsyncGenerator[None]:
-        lock, users = self._locks.get(place, (trio.Lock(), 0))
-        self._locks[place] = (lock, users + 1)
+        wanted = sorted(set(places))
+        used: list[Place] = []
+        taken: list[trio.Lock] = []
         try:
-            async with lock:
-                yield
+            for place in wanted:
+                lock, users = self._locks.get(place) or (trio.Lock(), 0)
+                self._locks[place] = (lock, users + 1)
+                used.append(place)
+                await lock.acquire()
+                taken.append(lock)
+            yield
         finally:
-            lock, users = self._locks.pop(place)
-            if users > 1:
-                self._locks[place] = (lock, users - 1)
+            for lock in taken:
+                lock.release()
+            for place in used:
+                lock, users = self._locks.pop(place)
+                if users > 1:
+                    self._locks[place] = (lock, users - 1)
 
 
 class FlowState:
