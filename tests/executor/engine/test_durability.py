@@ -13,7 +13,7 @@ from executor.core.failure import ErrorFact
 from executor.engine.committer import Committer
 from executor.engine.worker import Worker
 from executor.ports import Append, OutputText, Row
-from executor.sandbox.protocol import Activate, Quiesce, Turn
+from executor.sandbox.protocol import Activate, GoOn, Quiesce, Turn
 from tests.executor.engine.world import COMMIT, ScriptedHost, ScriptedSandbox, world
 
 ASKED = b"q" * 16
@@ -66,6 +66,8 @@ async def test_instance_resumed_before_its_pause_was_heard_goes_on(tmp_path):
             sandbox = host.sandboxes[0]
             await w.engine.pause(KEY)
             await w.engine.resume(KEY)
+            while not any(isinstance(frame, GoOn) for frame in sandbox.unheard):  # else it would overtake the others
+                await trio.testing.wait_all_tasks_blocked(0.001)
             told.append("go on")
             sandbox.is_told = True
             await sandbox.send(sandbox.unheard)
