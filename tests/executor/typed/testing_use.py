@@ -1,4 +1,4 @@
-"""Read by the type checkers only (test_typing.py): what tests of workflows write, right and wrong."""
+"""Read by the type checkers only (test_typed.py): what tests of workflows write, right and wrong."""
 
 from dataclasses import dataclass
 from typing import Any, assert_type
