@@ -10,7 +10,6 @@ Neither log nor fold know of it: nothing here is written twice but for the write
 
 from __future__ import annotations
 
-import threading
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,14 +17,11 @@ from pathlib import Path
 
 import apsw
 
-from facets import schema
-from facets.database import connect, copy_database, listed, query, reading, store_failed, transaction
-from facets.errors import Corrupt, FacetError, NotFound, Refused, StoreFailed
+from facets.blob_file import WAL_PAGES_MAX, BlobFile
+from facets.database import listed, query, reading
+from facets.errors import Corrupt, Refused
 from facets.log import integrity_problems
-from facets.records import InstanceRow
 
-PAGE_BYTES = 8192
-WAL_PAGES_MAX = 8 * 1024 * 1024 // PAGE_BYTES
 PART_BITS = 24
 KEYS_KNOWN_MAX = 100_000
 """So many instances with blobs are known in memory; if there are more, every question goes to the file."""
@@ -37,20 +33,15 @@ _DOOMED = 0
 Known = Callable[[set[int]], set[int]]
 
 
-class BlobStore:
+class BlobStore(BlobFile):
     """By instance key. Thread-safe; after StoreFailed it refuses everything."""
 
     def __init__(self, path: Path, *, bytes_max: int, vfs: str | None = None) -> None:
         """`bytes_max`: of all blobs of one instance together."""
-        self.path = path
+        super().__init__(path, vfs=vfs)
         self._bytes_max = bytes_max
-        self._vfs = vfs
-        self._lock = threading.RLock()
-        self._connection: apsw.Connection | None = None
-        self._failure: StoreFailed | None = None
         self._keys: set[int] | None = set()
         self._holds = 0
-        self._wal_pages = 0
         self._has_doomed = False
         with reading(path):
             is_there = path.exists()
@@ -220,19 +211,6 @@ class BlobStore:
             with self._lock:
                 self._holds -= 1
 
-    def copy_to(self, target: Path) -> None:
-        """Writers do not wait."""
-        with reading(self.path):
-            connection = connect(self.path, vfs=self._vfs)
-        try:
-            copy_database(connection, self.path, target)
-        finally:
-            connection.close()
-
-    @property
-    def is_there(self) -> bool:
-        return self._connection is not None
-
     def problems(self, known: Known) -> list[str]:
         """What is wrong; `known`: those of these keys that are of an instance."""
         with self._lock:
@@ -271,148 +249,8 @@ class BlobStore:
                 keys = {key for (key,) in query(self._connection, sql)}
             self.erase(sorted(keys - known(keys)))
 
-    def checkpoint(self, *, truncate: bool) -> None:
-        """Bring the write-ahead file home. Raises StoreFailed."""
-        with self._lock:
-            if self._connection is not None and self._failure is None and (truncate or self._wal_pages):
-                mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if truncate else apsw.SQLITE_CHECKPOINT_PASSIVE
-                self._checkpoint(self._connection, mode)
-
-    def make(self) -> None:
-        """The file, without a blob."""
-        self._ready()
-        self.close()
-
-    def close(self) -> None:
-        with self._lock:
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                connection.close()
-
-    # --- the file
-
-    def _ready(self) -> apsw.Connection:
-        self._refuse_if_failed()
-        if self._connection is None:
-            self._open()
-        assert self._connection is not None
-        return self._connection
-
-    def _open(self) -> None:
-        with reading(self.path):
-            if not self.path.exists() or not self.path.stat().st_size:
-                self._make()
-            connection = connect(self.path, vfs=self._vfs, synchronous="FULL", create=True)
-        try:
-            schema.migrate(connection, self.path, schema.BLOBS)
-            connection.pragma("secure_delete", True)
-            connection.set_wal_hook(self._count_wal_pages)
-            with reading(self.path):
-                found = [
-                    key for (key,) in query(connection, "SELECT DISTINCT key FROM blob LIMIT ?", (KEYS_KNOWN_MAX,))
-                ]
-        except BaseException:
-            connection.close()
-            raise
-        self._keys = set(found) - {_DOOMED} if len(found) < KEYS_KNOWN_MAX else None
+    def _load(self, connection: apsw.Connection) -> None:
+        sql = "SELECT DISTINCT key FROM blob LIMIT ?"
+        found = {key for (key,) in query(connection, sql, (KEYS_KNOWN_MAX,))}
+        self._keys = found - {_DOOMED} if len(found) < KEYS_KNOWN_MAX else None
         self._has_doomed = _DOOMED in found or self._keys is None
-        self._connection = connection
-
-    def _make(self) -> None:
-        """The empty file: what a file can give back to the disk is decided before its first table, and before WAL."""
-        connection = apsw.Connection(str(self.path), vfs=self._vfs)
-        try:
-            connection.pragma("page_size", PAGE_BYTES)
-            connection.pragma("auto_vacuum", "incremental")
-            with transaction(connection, self.path):
-                connection.pragma("user_version", 0)
-        finally:
-            connection.close()
-
-    @contextmanager
-    def _writing(self, connection: apsw.Connection) -> Iterator[None]:
-        try:
-            with transaction(connection, self.path):
-                yield
-        except StoreFailed as failure:
-            self._failure = failure
-            raise
-
-    def _checkpoint(self, connection: apsw.Connection, mode: int) -> None:
-        try:
-            connection.wal_checkpoint(mode=mode)
-        except (apsw.BusyError, apsw.LockedError, apsw.FullError):
-            return  # the next one does it
-        except apsw.Error as error:
-            self._failure = store_failed(self.path, error)
-            raise self._failure from error
-        self._wal_pages = 0
-
-    def _count_wal_pages(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
-        self._wal_pages = pages
-        return apsw.SQLITE_OK
-
-    def _refuse_if_failed(self) -> None:
-        if self._failure is not None:
-            raise StoreFailed(self._failure.message, hint=self._failure.hint, details=self._failure.details)
-
-
-class InstanceBlobs:
-    """The blobs of a store's instances, by tenant and id."""
-
-    def __init__(
-        self,
-        blobs: BlobStore,
-        row_of: Callable[[str, str], InstanceRow | None],
-        on_failure: Callable[[FacetError], None],
-    ) -> None:
-        self._blobs = blobs
-        self._row_of = row_of
-        self._on_failure = on_failure
-
-    def may_have(self, generation: int) -> bool:
-        """See BlobStore."""
-        return self._blobs.may_have(generation)
-
-    def put(
-        self, tenant: str, instance: str, id: int, first: int, parts: Sequence[bytes], *, keep: Collection[int]
-    ) -> None:
-        """As BlobStore.put. Raises NotFound too."""
-        key = self._key_of(tenant, instance)
-        with self._watched():
-            self._blobs.put(key, id, first, parts, keep)
-            row = self._row_of(tenant, instance)
-            if row is None or row.generation != key:  # the deletion may have looked for its blobs before this
-                self._blobs.erase([key])
-                raise _no_instance(tenant, instance)
-
-    def part(self, tenant: str, instance: str, id: int, number: int) -> bytes | None:
-        """As BlobStore.part. Raises NotFound too."""
-        return self._blobs.part(self._key_of(tenant, instance), id, number)
-
-    def sizes(self, tenant: str, instance: str) -> dict[int, int]:
-        """As BlobStore.sizes. Raises NotFound."""
-        return self._blobs.sizes(self._key_of(tenant, instance))
-
-    def sweep(self, generation: int, keep: Collection[int]) -> None:
-        """As BlobStore.sweep, of all that there are now."""
-        with self._watched():
-            self._blobs.sweep(generation, keep)
-
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
-        try:
-            yield
-        except StoreFailed as failure:
-            self._on_failure(failure)
-            raise
-
-    def _key_of(self, tenant: str, instance: str) -> int:
-        row = self._row_of(tenant, instance)
-        if row is None:
-            raise _no_instance(tenant, instance)
-        return row.generation
-
-
-def _no_instance(tenant: str, instance: str) -> NotFound:
-    return NotFound(f"Tenant {tenant} has no instance {instance}.", code="instance_not_found")

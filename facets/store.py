@@ -24,13 +24,14 @@ from typing import Literal, Self, cast
 
 from facets import backup as backups
 from facets import bases, index, listing, schema, search
-from facets.blobs import BlobStore, InstanceBlobs
+from facets.blobs import BlobStore
 from facets.database import bring_home, connect, copy_database, reading, transaction
 from facets.errors import Corrupt, FacetError, Fenced, NotFound, Refused, SequenceConflict, StorageFull, StoreFailed
 from facets.fold import Fold
 from facets.fold_thread import FoldThread
 from facets.forgetting import Wish, gaps_of, had_delta
 from facets.index import Readers
+from facets.instance_blobs import InstanceBlobs
 from facets.limits import Limits
 from facets.lock import OwnerLock
 from facets.log import CommitLog, Log, copy_log
