@@ -287,7 +287,8 @@ async def _events(
         await watch.still_allowed()
         for position, item in items:
             after = position
-            yield streams.event(wire.encode(item), name=name, id=position)
+            data = await trio.to_thread.run_sync(wire.encode, item) if wire.is_large(item) else wire.encode(item)
+            yield streams.event(data, name=name, id=position)
         if items:
             continue
         now = await watch.status()
