@@ -17,7 +17,7 @@ from unittest import mock
 import trio
 from trio._core import _run as trio_run
 
-from executor.engine import intake, runner
+from executor.engine import hearing, intake
 
 START_MS = 1_000_000
 SLICE_ENDS = 0.05
@@ -121,7 +121,7 @@ def deterministic(random: Random) -> Generator[Threads]:
         mock.patch.object(os, "urandom", random.randbytes),
         mock.patch.object(secrets, "token_bytes", random.randbytes),
         mock.patch.object(intake, "perf_counter", stopwatch),
-        mock.patch.object(runner, "perf_counter", stopwatch),
+        mock.patch.object(hearing, "perf_counter", stopwatch),
     ):
         try:
             yield threads
