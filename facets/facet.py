@@ -169,11 +169,6 @@ class Facet:
         bound = checked(parameters)
         return self._run(sql, lambda connection: self._rows(connection, sql, bound))
 
-    def execute_as_platform(self, sql: str, parameters: Parameters = ()) -> list[Row]:
-        """As `execute`, for one statement of the platform's own, on tables `perdure_…` that no tenant's can write."""
-        bound = checked(parameters)
-        return self._run(sql, lambda connection: self._rows(connection, sql, bound, is_own=True))
-
     def executemany(self, sql: str, parameters: Iterable[Parameters]) -> list[Row]:
         """Run `sql` once for each of `parameters`: for all or, after an error, for none. Otherwise as `execute`."""
         bound = [checked(item) for item in parameters]
@@ -281,19 +276,14 @@ class Facet:
         if self._state == "begun" and (self._connection is None or not self._connection.in_transaction):
             self._state = "spoilt"
 
-    def _rows(
-        self, connection: apsw.Connection, sql: str, bound: Any, *, many: bool = False, is_own: bool = False
-    ) -> list[Row]:
-        assert self._fence is not None
+    def _rows(self, connection: apsw.Connection, sql: str, bound: Any, *, many: bool = False) -> list[Row]:
         cursor = connection.cursor()
         cursor.exec_trace = self._on_statement
         rows: list[Row] = []
         make: Callable[[tuple[Any, ...]], Row] = Row
         left = self._limits.result_bytes_max
         try:
-            self._fence.is_open = is_own
-            # Its own is not cached: the tenant's of the same text must meet the authorizer.
-            for values in cursor.executemany(sql, bound) if many else cursor.execute(sql, bound, can_cache=not is_own):
+            for values in cursor.executemany(sql, bound) if many else cursor.execute(sql, bound):
                 if self._names is None:
                     self._names = tuple([column[0] for column in cursor.get_description()])
                     make = row_class(self._names)
@@ -304,7 +294,6 @@ class Facet:
                 if left < 0 or len(rows) > self._limits.result_row_count_max:
                     raise _result_too_large(self._limits)
         finally:
-            self._fence.is_open = False
             cursor.close(force=True)
         return rows
 

@@ -68,27 +68,9 @@ _TEMPORARY: Final = frozenset(
     )
 )
 _INTO_TEMPORARY: Final = frozenset((apsw.SQLITE_INSERT, apsw.SQLITE_CREATE_VTABLE))
-_OWN: Final = "perdure_"
-"""Tables whose names begin so are the platform's: SQL may read them, and neither write, make nor change them."""
-_NAMED_FIRST: Final = frozenset(
-    (
-        apsw.SQLITE_INSERT,
-        apsw.SQLITE_UPDATE,
-        apsw.SQLITE_DELETE,
-        apsw.SQLITE_CREATE_TABLE,
-        apsw.SQLITE_CREATE_VIEW,
-        apsw.SQLITE_CREATE_VTABLE,
-        apsw.SQLITE_DROP_TABLE,
-        apsw.SQLITE_DROP_VIEW,
-    )
-)
-_NAMED_SECOND: Final = frozenset(
-    (apsw.SQLITE_ALTER_TABLE, apsw.SQLITE_CREATE_INDEX, apsw.SQLITE_CREATE_TRIGGER, apsw.SQLITE_DROP_INDEX)
-)
 _GUARDED: Final = (
     _TEMPORARY
-    | _NAMED_FIRST
-    | _NAMED_SECOND
+    | _INTO_TEMPORARY
     | {
         apsw.SQLITE_TRANSACTION,
         apsw.SQLITE_SAVEPOINT,
@@ -174,13 +156,7 @@ class Fence:
         elif action in _TEMPORARY or (schema == "temp" and action in _INTO_TEMPORARY):
             # `CREATE TABLE temp.x` is announced as an ordinary CREATE TABLE, but also as an insert into temp's schema.
             raise _forbidden("a temporary table, index, view or trigger", "It would be gone after a sleep; use WITH.")
-        elif _is_own(first if action in _NAMED_FIRST else second):
-            raise _forbidden(f"changing a table {_OWN}…", "Such names are the platform's; choose another.")
         return apsw.SQLITE_OK
-
-
-def _is_own(name: str | None) -> bool:
-    return name is not None and name[: len(_OWN)].lower() == _OWN
 
 
 def _forbidden(what: str, hint: str) -> Refused:

@@ -255,11 +255,6 @@ class AttemptFacet:
     def executemany(self, sql: str, parameters: Sequence[Parameters]) -> None:
         self._use(lambda facet: facet.executemany(sql, parameters))
 
-    def execute_as_platform(self, sql: str, parameters: Parameters = ()) -> list[Any]:
-        """A statement of the platform's own, past what tenants' SQL may not do."""
-        rows: list[Any] = self._use(lambda facet: facet.execute_as_platform(sql, parameters))
-        return rows
-
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
         self._check()

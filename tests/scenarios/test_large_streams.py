@@ -12,7 +12,7 @@ from executor.platform import Run
 from tests.scenarios.live import TIMEOUT_S, wait_waiting
 
 MIB = 1024 * 1024
-SIZE = 12 * MIB + 12_345
+SIZE = 10 * MIB + 12_345
 SOURCE = f"""
 import hashlib
 import os

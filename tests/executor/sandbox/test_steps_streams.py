@@ -20,7 +20,6 @@ from executor.sandbox.step_streams import blob_of
 from executor.workflow import Blob, NotHere
 from executor.workflow import blob as blob_module
 from facets.delta import apply_all
-from facets.facet import Facet
 from facets.limits import Limits
 from tests.executor.sandbox.steps_world import Owner, World, current, really, until, virtually
 
@@ -354,32 +353,6 @@ def test_wrong_stream_says_what_is_wrong(given: Any, message: str) -> None:
         assert owner.error.message == message
 
     really(main)
-
-
-def test_tenants_sql_can_read_streams_and_neither_write_nor_change_them() -> None:
-    facet = Facet()
-    facet.begin_step()
-    facet.execute_as_platform("create table perdure_streams (id, part, data)")
-    facet.execute_as_platform("insert into perdure_streams values (?, ?, ?)", [1, 0, b"x"])
-    assert facet.execute("select id from perdure_streams")[0]["id"] == 1
-    for sql in (
-        "insert into perdure_streams values (2, 0, x'00')",
-        "update perdure_streams set data = x'00'",
-        "delete from PERDURE_streams",
-        "drop table perdure_streams",
-        "alter table perdure_streams add column more",
-        "create index mine on perdure_streams (id)",
-        "create trigger mine after insert on perdure_streams begin select 1; end",
-        "create table perdure_other (x)",
-        "create view perdure_view as select 1",
-        "insert into perdure_streams values (?, ?, ?)",
-    ):
-        with pytest.raises(Exception, match="changing a table perdure_… is not allowed in a facet") as caught:
-            facet.execute(sql, [2, 0, b"x"] if "?" in sql else ())
-        assert caught.value.code == "facet_sql_forbidden"  # type: ignore[attr-defined]
-    assert [tuple(row) for row in facet.execute("select * from perdure_streams")] == [(1, 0, b"x")]
-    facet.rollback_step()
-    facet.close()
 
 
 def test_sensitive_result_is_marked() -> None:
