@@ -124,7 +124,7 @@ class StepOptions:
     """`timeout_ms` bounds one attempt and `heartbeat_ms` the time between its heartbeats; None: no bound.
 
     `grace_ms`: what an async attempt has for its clean-up, once it is cancelled. `is_sensitive`: its output is shown
-    nowhere outside, and of its errors the type only. `is_stream`: it gives bytes, that are kept in the facet.
+    nowhere outside, and of its errors the type only. `is_stream`: it gives bytes, that are kept beside the facet.
     """
 
     retry: Retry = Retry()
