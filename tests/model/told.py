@@ -19,10 +19,11 @@ TOLD: dict[str, list[Operation]] = {
         ("advance", 100),
         ("result", "i0"),
     ],
-    "an event that nobody read is kept by a new execution": [
-        ("start", "i0", [["sleep", 50], ["anew", [["sleep", 50], ["wait", "a", None, None]]]], {}),
+    "a new execution keeps status, facet, and an event that nobody read": [
+        ("start", "i0", [["status", 7], ["write", 1, 0], ["sleep", 50], ["anew", [["sleep", 50], WAIT]]], {}),
         ("send_event", "i0", "e0", "a", {"k": 0}),
         ("advance", 100),
+        ("query", "i0"),
         ("advance", 100),
         ("result", "i0"),
     ],
