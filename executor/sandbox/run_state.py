@@ -103,8 +103,8 @@ class RunState:
         "_ambient", "_attributes", "_cancelled", "_code", "_commands", "_coroutine_count", "_dropped", "_ending",
         "_executing", "_facet", "_instance", "_is_live_told", "_is_only_asked", "_is_pressing", "_last_made", "_loop",
         "_new", "_outer", "_over", "_over_at", "_pending", "_process", "_quiesced", "_replay", "_scope", "_seed",
-        "_shown", "_started", "_stopped", "_task", "_told", "_total", "_unbegun", "_undoable_seed", "_undos", "_updates",
-        "_workflow", "_workflow_self", "number", "recorder",
+        "_shown", "_started", "_stopped", "_task", "_told", "_total", "_unbegun", "_undoable_seed", "_undos",
+        "_updates", "_workflow", "_workflow_self", "number", "recorder",
     )  # fmt: skip
 
     def __init__(self, process: Process, activate: Activate) -> None:
