@@ -80,15 +80,7 @@ class GitCodeSource:
         self, tenant: str, *, access: Literal["read", "write"], expires_at_ms: int | None, label: str
     ) -> TokenView:
         token = self._store.create_token(tenant, access=access, expires_at_ms=expires_at_ms, label=label)
-        return TokenView(
-            id=str(token.id),
-            tenant=token.tenant,
-            access=token.access,
-            label=token.label,
-            created_at_ms=token.created_at_ms,
-            expires_at_ms=token.expires_at_ms,
-            secret=token.secret,
-        )
+        return token_view(token)
 
     @translated
     def verify_token(self, secret: str) -> TokenView | None:

@@ -27,7 +27,8 @@ def tenant_view(row: gitstore.TenantRow) -> TenantView:
     )
 
 
-def token_view(row: gitstore.TokenRow) -> TokenView:
+def token_view(row: gitstore.TokenRow | gitstore.NewToken) -> TokenView:
+    """With its secret, if that is known."""
     return TokenView(
         id=str(row.id),
         tenant=row.tenant,
@@ -35,6 +36,7 @@ def token_view(row: gitstore.TokenRow) -> TokenView:
         label=row.label,
         created_at_ms=row.created_at_ms,
         expires_at_ms=row.expires_at_ms,
+        secret=row.secret if isinstance(row, gitstore.NewToken) else None,
     )
 
 
