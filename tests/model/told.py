@@ -206,4 +206,9 @@ TOLD: dict[str, list[Operation]] = {
         ("advance", 100),
         ("result", "i0"),
     ],
+    "streams are those of the instance that has the id now": [
+        ("start", "i0", [["emit", 2]], {}),
+        ("delete", "i0"),
+        ("start", "i0", [["strict", 1, 50]], {}),
+    ],
 }

@@ -141,6 +141,16 @@ def test_an_instance_that_took_the_id_of_another_has_streams_of_its_own(journal:
     assert _counts(found, journal) == {}
 
 
+def test_a_deleted_instance_is_forgotten_also_if_the_next_of_its_id_began_in_the_same_moment(journal: _Journal) -> None:
+    found = Streams(journal.store)
+    assert _counts(found, journal)["log"] == 3
+    journal.store.delete(*KEY)
+    found.forget(KEY)
+    journal.instance.sequence = 0
+    journal.add(Started(1, "W", "c" * 40, b"\xc0", b"seed"), *(SleepEnded(1, f"nap#{n}") for n in range(9)))
+    assert _counts(found, journal) == {}
+
+
 def _another(journal: _Journal, tenant: str, name: str) -> StoredRow:
     """An instance that has emitted one item."""
     row = Row("running", None, "W", "c" * 40, 1, 1, b"")
