@@ -241,10 +241,10 @@ class StateStore:
     def forget(self, tenant: str, instance: str, *, before: int, but: Sequence[int] = (), keep_bytes: int) -> None:
         """The oldest journal entries before entry `before` may go, as long as `keep_bytes`, stored, remain of them.
 
-        Entry 1 and those of `but` stay. It is a hint: carried out beside the fold, by whole chunks, in place of an
-        earlier one for this instance; what it did not reach goes with the next one. Nothing happens if there is no
-        entry `before`, if there was a hint with a later one, or if the store is not usable. On return nothing is
-        gone yet; at most a row was read.
+        Entry 1 and those of `but` stay. It is a hint: carried out beside the fold, by whole chunks; what it did not
+        reach goes with the next one. Of several that wait for an instance the first and the last are carried out.
+        Nothing happens if there is no entry `before`, if there was a hint with a later one, or if the store is not
+        usable. On return nothing is gone yet; at most a row was read.
         """
         if self._failure is not None or self._closed:
             return
