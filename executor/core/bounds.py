@@ -15,7 +15,7 @@ disk."""
 JOURNAL_BYTES_MAX = 256 * MIB
 """Of one execution, unless the platform is configured otherwise."""
 HISTORY_KEPT_BYTES = 64 * MIB
-"""Of executions before the present one, stored: the newest, for readers; unless the platform is configured otherwise."""
+"""Of executions before the present one, stored: the newest, for readers; unless configured otherwise."""
 HISTORY_ENTRIES_MAX = 16_000_000
 """Of all executions of an instance together: the store numbers no more."""
 HISTORY_BYTES_MAX = 512 * MIB

@@ -108,8 +108,8 @@ def check(data: bytes, *, what: str = "value", bytes_max: int = VALUE_BYTES_MAX)
 
 
 def canonical(value: Any) -> bytes:
-    """Bytes for digests: equal for equal values whatever the order of keys; what is not a value counts as its type, and by what its
-    `__perdure_identity__()` says, if it has that."""
+    """Bytes for digests: equal for equal values whatever the order of keys; what is not a value counts as its type, and
+    by what its `__perdure_identity__()` says, if it has that."""
     data = _encoded_as_it_is(_canonical_encoder, value)
     return _canonical_encoder.encode(_Walk(models=False, lenient=True).plain(value, 0)) if data is None else data
 

@@ -399,9 +399,7 @@ class Engine:
         if resident.forgotten < journal.first <= resident.durable:
             resident.forgotten = journal.first
             needed = list(journal.earlier())
-            self.store.forget(
-                *resident.key, before=journal.first, but=needed, keep_bytes=self.limits.history_bytes_max
-            )
+            self.store.forget(*resident.key, before=journal.first, but=needed, keep_bytes=self.limits.history_bytes_max)
 
     def settle(self, resident: Resident) -> None:
         """Do what the durable state asks for: send entries on, start a run, end one, leave memory."""

@@ -35,8 +35,9 @@ class Run:
     `is_quiet`: by its last Turn nothing executes. `is_quiesced`: it was asked to start nothing more. `execution`: of
     the instance, when it was begun; a run of an earlier one is of no use. `is_released`: the journal says that it is
     gone, so it goes once that is durable, whatever comes in between. `is_only_asked`: it was begun during a pause, to
-    answer. `goes_on_at`: what it said before it saw this entry, it said when it was to start nothing. `looked`: bytes of unread events that its waits
-    looked through. `blobs`: ids of byte streams that its steps have begun, with the steps' paths."""
+    answer. `goes_on_at`: what it said before it saw this entry, it said when it was to start nothing. `looked`: bytes
+    of unread events that its waits looked through. `blobs`: ids of byte streams that its steps have begun, with the
+    steps' paths."""
 
     number: int
     sandbox: WarmSandbox

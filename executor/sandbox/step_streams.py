@@ -1,8 +1,8 @@
 """`stream=True`: bytes that a step gives, which leave the sandbox portion by portion while they come.
 
 They lie beside the journal, in parts of PART_BYTES, each portion durable before the next is taken. What is journaled
-describes them: id, size and SHA-256. An attempt has an id of its own: what it wrote is of no use, and is swept, unless it
-succeeds. The facet is not touched: what the step writes there is its own transaction, as with any step.
+describes them: id, size and SHA-256. An attempt has an id of its own: what it wrote is of no use, and is swept, unless
+it succeeds. The facet is not touched: what the step writes there is its own transaction, as with any step.
 """
 
 from __future__ import annotations

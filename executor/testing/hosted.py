@@ -78,12 +78,13 @@ class Hosted:
 
     def append(self, entries: tuple[AnyEntry, ...], delta: bytes | None = None) -> None:
         """As the executor does: the delta belongs to the first of the entries."""
-        for entry in entries:
+        for given in entries:
+            entry = given
             before = self.instance.resolved_at
-            if isinstance(entry, Restarted):
-                self._restart(entry)
+            if isinstance(given, Restarted):
+                self._restart(given)
             else:
-                entry = complete(self.instance, entry)
+                entry = complete(self.instance, given)
                 self.instance.apply(entry)
             if self.instance.resolved_at != before:
                 self.is_resting = False

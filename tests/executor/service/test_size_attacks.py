@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 
 import pytest
-import trio
-import trio.testing
 
 from executor.core import values
 from executor.core.commands import Wait
