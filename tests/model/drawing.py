@@ -10,7 +10,7 @@ SECONDS = (50, 150, 350)
 SIMPLE = ("wait", "wait", "sleep", "do", "flaky", "undoable", "hold")
 """What may go on beside others."""
 GROUPED = (*SIMPLE, "write", "both", "map", "poll", "strict", "status", "emit")
-KINDS = (*GROUPED, "wait", "wait", "sleep", "undoable", "write", "attribute", "group", "fail")
+KINDS = (*GROUPED, "hold", "hold", "hold", "wait", "wait", "sleep", "undoable", "write", "attribute", "group", "fail")
 TIMELESS = ("wait", "wait", "do", "write", "hold", "status", "emit")
 NESTED = ("call", "call", "start", "anew")
 """What begins another program."""

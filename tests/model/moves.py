@@ -13,7 +13,7 @@ from tests.model.states import Instance
 from tests.simulation.disk import LOSSES
 
 WEIGHTS = {
-    "start": 3,
+    "start": 5,
     "send_event": 4,
     "send_event again": 2,
     "advance": 6,
@@ -34,6 +34,7 @@ WEIGHTS = {
 """How often each kind is drawn; 1 if it is not here."""
 MOVES = [kind for kind in OPERATIONS if not kind.startswith("flow") for _ in range(WEIGHTS.get(kind, 1))]
 BREAKABLE = [kind for kind in MOVES if "crash" not in kind and kind not in READS]
+FLOWS = ("Calm", "Alone", "Latest")
 STATES = (None, None, "waiting", "running", "paused", "complete", "failed", "terminated")
 
 
@@ -45,7 +46,7 @@ def move(random: Random, oracle: Oracle, kind: str = "") -> Operation:
     there = oracle.instances.get(name)
     match kind:
         case "start":
-            return (kind, f"i{random.randrange(4)}", program(random), _options(random))
+            return (kind, f"i{random.randrange(4)}", program(random), _options(random, oracle))
         case "start again":
             payload = [] if there is None else there.payload
             return ("start", name, random.choice([payload, payload, [["fail"]]]), {})
@@ -140,10 +141,11 @@ def _fits(instance: Instance, kind: str) -> bool:
     return not instance.outcome
 
 
-def _options(random: Random) -> dict[str, Any]:
+def _options(random: Random, oracle: Oracle) -> dict[str, Any]:
     options: dict[str, Any] = {}
-    if random.random() < 0.2:
-        options["workflow"] = random.choice(["Calm", "Alone", "Latest"])
+    flows = [one.workflow for one in oracle.instances.values() if one.workflow in FLOWS and not one.outcome]
+    if random.random() < (0.5 if flows else 0.25):
+        options["workflow"] = random.choice(flows or FLOWS)
     if random.random() < 0.25:
         options["delay"] = random.choice([50, 150])
     attributes = _some_attributes(random, [0, 1])
