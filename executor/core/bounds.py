@@ -12,13 +12,13 @@ STEP_COUNT_MAX = 25_000
 JOURNAL_ENTRIES_MAX = 200_000
 """Entries of one execution, in which each step has two, and traces come on top: a loop without end must not fill the
 disk."""
-JOURNAL_BYTES_MAX = 256 * MIB
+JOURNAL_BYTES_MAX = 64 * MIB
 """Of one execution, unless the platform is configured otherwise."""
 HISTORY_KEPT_BYTES = 64 * MIB
 """Of executions before the present one, stored: the newest, for readers; unless configured otherwise."""
 HISTORY_ENTRIES_MAX = 16_000_000
 """Of all executions of an instance together: the store numbers no more."""
-HISTORY_BYTES_MAX = 512 * MIB
+HISTORY_BYTES_MAX = 128 * MIB
 """Of what one execution and the restarts in it have: it is read as a whole."""
 WARN_AT = 0.8
 """From this part of a limit on the status carries a warning."""

@@ -17,6 +17,8 @@ from executor.engine.worker import Blocking
 from executor.ports import StateStore, StoredMoment, StoredRow
 
 BATCH_MAX = 256
+BATCH_BYTES = 64 * 1024 * 1024
+"""Of journals: with so many a hop ends, so that no more wait in memory for those that are read with them."""
 
 
 class Stored:
@@ -61,10 +63,13 @@ class Reads:
                 batch, self._wanted = self._wanted[:BATCH_MAX], self._wanted[BATCH_MAX:]
                 if not self._wanted:
                     self._work = trio.Event()
-                await self._reader.run(self._read_all, batch)
-                for request in batch:
+                done = await self._reader.run(self._read_all, batch)
+                for request in batch[:done]:
                     request.landing.set()
+                self._wanted[:0] = batch[done:]
                 batch = []
+                if self._wanted:
+                    self._work.set()
         finally:
             self._is_over = True
             for request in batch + self._wanted:
@@ -85,17 +90,25 @@ class Reads:
         """The row alone."""
         return await self._reader.run(self._store.row, *key)
 
-    def _read_all(self, batch: list[_Request]) -> None:
+    def _read_all(self, batch: list[_Request]) -> int:
+        """How many, of the first, were answered."""
+        size = done = 0
         try:
             with self._store.at_once() as moment:
                 for request in batch:
                     try:
-                        request.answer = _stored(moment, request.key)
+                        request.answer = found = _stored(moment, request.key)
+                        size += found.journal.size
                     except PerdureError as error:
                         request.answer = error
+                    done += 1
+                    if size >= BATCH_BYTES:
+                        break
         except PerdureError as error:
             for request in batch:
                 request.answer = error
+            return len(batch)
+        return done
 
 
 def _stored(moment: StoredMoment, key: Key) -> Stored:
