@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 PORTION_PARTS = 4
 """Of one PutBlob: a MiB."""
 READERS = 2
+UNNAMED_MAX = 1_000
+"""Streams of a run that no journal entry names yet: each attempt that gives one has one."""
 _GONE = "the run has ended"
 
 Question = PutBlob | NeedBlob
@@ -96,10 +98,15 @@ class Blobs:
             others = {
                 known: path for known, path in (run.blobs or {}).items() if path != put.path and known not in named
             }
+            if len(others) >= UNNAMED_MAX:
+                settled = resident.instance.settled
+                others = {known: path for known, path in others.items() if path not in settled}
+            if len(others) >= UNNAMED_MAX:
+                return BlobStored(put.run, put.number, f"{UNNAMED_MAX} steps give byte streams already")
             run.blobs = {**others, put.id: put.path}
         if put.id in named or (run.blobs or {}).get(put.id) != put.path:
             return BlobStored(put.run, put.number, "it is not the stream of an attempt that executes")
-        keep = named | set(run.blobs or ()) - {put.id}
+        keep = named | set(run.blobs or ()) - {put.id} if put.first == 0 else ()
         store = self._engine.store
         write = partial(store.put_blob, *resident.key, put.id, put.first, put.parts, keep=keep)
         try:

@@ -5,6 +5,7 @@ import trio
 
 from executor.core.blobs import PART_BYTES, PART_COUNT_MAX
 from executor.core.errors import Corrupt, Unavailable
+from executor.engine import blobs
 from executor.engine.blobs import PORTION_PARTS
 from executor.sandbox.protocol import BlobPart, BlobStored, NeedBlob, PutBlob
 from tests.executor.engine.test_facets import KEY, begun, condemned, silent
@@ -139,3 +140,25 @@ async def test_a_damaged_part_holds_the_instance(tmp_path, host):
         with trio.fail_after(5):
             while (await w.engine.reads.row(KEY)).row.state != "held":
                 await trio.sleep(0.002)
+
+
+async def test_streams_that_no_entry_names_are_bounded(tmp_path, host, monkeypatch):
+    """Else a sandbox could have the executor remember, and spare, one for each path that it makes up."""
+    monkeypatch.setattr(blobs, "UNNAMED_MAX", 3)
+    async with world(tmp_path, host=host) as w:
+        run, sandbox = await begun(w)
+
+        async def put(number: int, path: str, blob: int) -> object:
+            sandbox.say([PutBlob(run, number, path, blob, 0, [b"x"])])
+            return (await answers(host, number))[-1]
+
+        for number in range(1, 4):
+            assert await put(number, f"s#{number}", number) == BlobStored(run, number)
+        refused = BlobStored(run, 4, "3 steps give byte streams already")
+        assert await put(4, "s#4", 4) == refused
+        assert await put(5, "s#2", 5) == BlobStored(run, 5), "a later attempt takes the place of an earlier one"
+        resident = w.engine.residents.get(KEY)
+        resident.instance.settled.add("s#1")
+        assert await put(6, "s#4", 6) == BlobStored(run, 6), "what has ended without one does not count"
+        assert resident.run.blobs == {3: "s#3", 5: "s#2", 6: "s#4"}
+        assert sorted(w.store.blob_part(*KEY, blob, 0) is not None for blob in range(1, 7)) == [False] * 3 + [True] * 3
