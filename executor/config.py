@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from executor.core.bounds import HISTORY_KEPT_BYTES, JOURNAL_BYTES_MAX, STEP_COUNT_MAX
+from executor.core.bounds import HISTORY_KEPT_BYTES, JOURNAL_BYTES_MAX, RESIDENT_BYTES_MAX, STEP_COUNT_MAX
 from executor.core.errors import Refused, Unavailable
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -82,6 +82,9 @@ class Config:
         HISTORY_KEPT_BYTES, unit="bytes", reason="of executions before the present one: what is older is for nobody"
     )
     facet_bytes_max: int = _setting(8 * MIB, unit="bytes", reason="the database of one instance; 1 GiB at most")
+    resident_bytes_max: int = _setting(
+        RESIDENT_BYTES_MAX, unit="bytes", reason="journals over 1 MiB of instances that run; a tenant has half at most"
+    )
     blobs_bytes_max: int = _setting(256 * MIB, unit="bytes", reason="byte streams of one instance: disk, no memory")
     push_bytes_max: int = _setting(256 * MIB, unit="bytes", reason="one pack on the wire; sources are far smaller")
     deploy_bytes_max: int = _setting(32 * MIB, unit="bytes", reason="files deployed in one JSON body, held in memory")
@@ -97,6 +100,7 @@ class Config:
             "deploy_bytes_max",
             "steps_max",
             "journal_bytes_max",
+            "resident_bytes_max",
             "blobs_bytes_max",
         ):
             if getattr(self, name) < 1:

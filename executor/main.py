@@ -113,6 +113,7 @@ async def _in_this_process(
         steps_max=config.steps_max,
         journal_bytes_max=config.journal_bytes_max,
         history_bytes_max=config.history_bytes_max,
+        resident_bytes_max=config.resident_bytes_max,
     )
     async with owning(
         config.data_dir / place,
@@ -159,6 +160,7 @@ async def _in_shard_processes(
                 steps_max=config.steps_max,
                 journal_bytes_max=config.journal_bytes_max,
                 history_bytes_max=config.history_bytes_max,
+                resident_bytes_max=share(config.resident_bytes_max, count, number),
                 facet_bytes_max=config.facet_bytes_max,
                 blobs_bytes_max=config.blobs_bytes_max,
                 log_level=config.log_level if is_set_up else "warning",

@@ -20,6 +20,8 @@ HISTORY_ENTRIES_MAX = 16_000_000
 """Of all executions of an instance together: the store numbers no more."""
 HISTORY_BYTES_MAX = 128 * MIB
 """Of what one execution and the restarts in it have: it is read as a whole."""
+RESIDENT_BYTES_MAX = 1024 * MIB
+"""Of long journals of all instances that have runs, unless the platform is configured otherwise."""
 WARN_AT = 0.8
 """From this part of a limit on the status carries a warning."""
 

@@ -24,6 +24,8 @@ ATTEMPTS_SHOWN_MAX = 20
 WAITS_SHOWN_MAX = 20
 EXECUTING_SHOWN_MAX = 20
 MESSAGE_CHARS_MAX = 500
+LARGE = 1024 * 1024
+"""A journal of so many bytes counts where memory is shared out (engine/ballast.py)."""
 
 WaitKind = Literal["start", "sleep", "event", "retry", "child", "paused", "held", "undo"]
 
@@ -55,7 +57,7 @@ class Executing(msgspec.Struct, frozen=True, array_like=True):
 class Summary(msgspec.Struct, frozen=True, array_like=True):
     """`status`: the value that the run shows, encoded; b"": none. `parent`: instance and path of the step that started
     it. `priority`, `limits`: as it was started with, for the queue of the next life. `reads_from`: sequence from which
-    on its journal is needed."""
+    on its journal is needed; `size`: the bytes of that, if it is LARGE."""
 
     waits: list[Wait] = []
     attempts: dict[str, int] = {}
@@ -67,6 +69,7 @@ class Summary(msgspec.Struct, frozen=True, array_like=True):
     priority: int = 0
     limits: tuple[FlowLimit, ...] = ()
     reads_from: int = 1
+    size: int = 0
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -75,8 +78,8 @@ _EMPTY = _encoder.encode(Summary())
 DEFAULT = Bounds()
 
 
-def encode(instance: Instance, bounds: Bounds = DEFAULT, *, journal_bytes: int = 0) -> bytes:
-    """The summary of an instance as bytes. `journal_bytes`: of its present execution."""
+def encode(instance: Instance, bounds: Bounds = DEFAULT, *, journal_bytes: int = 0, size: int = 0) -> bytes:
+    """The summary of an instance as bytes. `journal_bytes`: of its present execution; `size`: of all that is needed."""
     attempts = instance.retried
     started = instance.started
     if not (
@@ -93,6 +96,7 @@ def encode(instance: Instance, bounds: Bounds = DEFAULT, *, journal_bytes: int =
         or instance.undoing
         or (started is not None and started.options is not None)
         or instance.begin_at > 1
+        or size >= LARGE
         or instance.step_count >= bounds.steps * WARN_AT
         or instance.sequence >= bounds.journal_entries * WARN_AT
         or journal_bytes >= bounds.journal_bytes * WARN_AT
@@ -109,6 +113,7 @@ def encode(instance: Instance, bounds: Bounds = DEFAULT, *, journal_bytes: int =
         [] if is_over else _warnings(instance, bounds, journal_bytes),
         None if parent is None else (parent.instance, parent.path),
         reads_from=instance.begin_at if isinstance(instance.begin, Continued) and instance.begin.carried else 1,
+        size=size if size >= LARGE else 0,
     )
     if not is_over and started is not None and started.options is not None:
         options = started.options
@@ -119,7 +124,7 @@ def encode(instance: Instance, bounds: Bounds = DEFAULT, *, journal_bytes: int =
 
 def encode_error(error: ErrorFact, before: bytes) -> bytes:
     """The summary of an instance of which nothing but this is known. `before`: the one that it had."""
-    return _encoder.encode(Summary(error=error, reads_from=reads_from(before)))
+    return _encoder.encode(Summary(error=error, reads_from=reads_from(before), size=size_of(before)))
 
 
 def turn_of(data: bytes) -> tuple[int, tuple[FlowLimit, ...]]:
@@ -133,6 +138,11 @@ def turn_of(data: bytes) -> tuple[int, tuple[FlowLimit, ...]]:
 def reads_from(data: bytes) -> int:
     """The sequence from which on the journal of an instance with this summary is needed."""
     return 1 if not data or data == _EMPTY else decode(data).reads_from
+
+
+def size_of(data: bytes) -> int:
+    """Bytes of the journal that an instance with this summary needs; 0: it is not LARGE."""
+    return 0 if not data or data == _EMPTY else decode(data).size
 
 
 def decode(data: bytes) -> Summary:

@@ -56,8 +56,9 @@ class Activating:
         if due.entries:
             self._engine.commit(resident, due.entries)
 
-    async def ask_for_slot(self, queued: Queued, slots: Slots) -> None:
-        """Activate an instance that has its place, if the limits of all processes together let it."""
+    async def ask_for_slot(self, queued: Queued, slots: Slots, size: int) -> None:
+        """Activate an instance that has its place, if the limits of all processes together let it. `size`: of its
+        journal, if that is long."""
         queue, places = self._engine.queue, self._engine.places
         key, priority, limits = queued
         try:
@@ -68,11 +69,14 @@ class Activating:
             has_slot = False
             places.answered(key[0], limits)
         if not has_slot:
+            self._engine.ballast.queued(key, size)
             queue.put(key, priority=priority, limits=limits, is_first=True)
             places.release(key)
             return
         places.admit(key, limits)
-        if self._runner.is_quiescing or self.now(key):
+        if size and not self._runner.is_quiescing:
+            await self.heavy(queued, size)
+        elif self._runner.is_quiescing or self.now(key):
             places.release(key)
         else:
             await self.guarded(queued)
@@ -92,7 +96,19 @@ class Activating:
             elif self._runner.nursery is not None:
                 self._runner.nursery.start_soon(self.guarded, one)
 
-    async def guarded(self, queued: Queued) -> None:
+    async def heavy(self, queued: Queued, size: int) -> None:
+        """Activate one with a long journal once there is room for it. It has its place already."""
+        ballast = self._engine.ballast
+        await ballast.enter(queued.key, size)
+        try:
+            await self.guarded(queued, size)
+        finally:
+            resident = self._engine.residents.get(queued.key)
+            if resident is None or resident.run is None:
+                ballast.leave(queued.key)
+
+    async def guarded(self, queued: Queued, size: int = 0) -> None:
+        """Activate one that has its place already, and give that back."""
         key = queued.key
         try:
             await self._activate(key)
@@ -104,6 +120,7 @@ class Activating:
             if hindered.code != "shutting_down":
                 log.warning("not activated", extra={"tenant": key[0], "instance": key[1], "error": str(hindered)})
                 await trio.sleep(UNAVAILABLE_PAUSE_S)
+                self._engine.ballast.queued(key, size)
                 self._engine.queue.put(key, priority=queued.priority, limits=queued.limits)
         finally:
             self._engine.places.release(key)

@@ -24,7 +24,7 @@ import msgspec
 import trio
 
 from executor.core import attributes, decide, summary
-from executor.core.bounds import HISTORY_KEPT_BYTES, JOURNAL_BYTES_MAX, STEP_COUNT_MAX, Bounds
+from executor.core.bounds import HISTORY_KEPT_BYTES, JOURNAL_BYTES_MAX, RESIDENT_BYTES_MAX, STEP_COUNT_MAX, Bounds
 from executor.core.entries import (
     AnyEntry,
     AttributesSet,
@@ -38,6 +38,7 @@ from executor.core.entries import (
 from executor.core.errors import NotFound, PerdureError
 from executor.core.lifecycle import ACTIVE, FINAL, State, check
 from executor.engine.asking import Asking
+from executor.engine.ballast import Ballast
 from executor.engine.commit import Commit, apply, check_room
 from executor.engine.committer import RECORD_BYTES, Committer
 from executor.engine.losses import Losses
@@ -77,9 +78,9 @@ class EngineLimits:
     `queued_max`: instances waiting for their turn before new starts are refused; `waking_queue_max`: before those
     that are due wait on disk; `stop_grace_s`: how long executing steps may take to finish when the executor stops;
     `steps_max`, `journal_bytes_max`: of one execution; beyond, the instance is held; `history_bytes_max`: of those
-    before it, the oldest go; `unloads_at_every_wait`: no
-    run is kept at rest, however long its journal; `retain_complete_s`, `retain_failed_s`: how long ended instances
-    are kept (0: for ever; failed: terminated too)."""
+    before it, the oldest go; `resident_bytes_max`: of long journals of instances that have runs (ballast.py);
+    `unloads_at_every_wait`: no run is kept at rest, however long its journal; `retain_complete_s`, `retain_failed_s`:
+    how long ended instances are kept (0: for ever; failed: terminated too)."""
 
     active_runs_max: int = 2_000
     sandboxes_max: int = 64
@@ -91,6 +92,7 @@ class EngineLimits:
     steps_max: int = STEP_COUNT_MAX
     journal_bytes_max: int = JOURNAL_BYTES_MAX
     history_bytes_max: int = HISTORY_KEPT_BYTES
+    resident_bytes_max: int = RESIDENT_BYTES_MAX
     unloads_at_every_wait: bool = False
     retain_complete_s: float = 0
     retain_failed_s: float = 0
@@ -119,6 +121,7 @@ class Engine:
         self.committer = Committer(store, self._writer)
         self.reads = Reads(store, self.reader)
         self.residents = Residents(self.reads)
+        self.ballast = Ballast(limits.resident_bytes_max)
         self.places = Places(limits.active_runs_max, share_of(limits.active_runs_max))
         self.queue = FairQueue(self.places)
         self.timers = Timers(store, clock, self.reader, on_due=Waking(self).wake, on_alarm=self._alarm)
@@ -174,6 +177,7 @@ class Engine:
             rows = await self.reader.run(partial(self.store.in_states, ACTIVE, limit=RECOVERY_PAGE, after=after))
             for row in rows:
                 priority, behind = summary.turn_of(row.row.summary)
+                self.ballast.queued((row.tenant, row.instance), summary.size_of(row.row.summary))
                 self.queue.put((row.tenant, row.instance), priority=priority, limits=behind)
             if len(rows) < RECOVERY_PAGE:
                 return
@@ -334,7 +338,12 @@ class Engine:
             assert resident.run is not None
             resident.run.is_released = True
             apply(resident, (Released(self.clock.now_ms(), "waits"),))
-        resident.summary = summary.encode(resident.instance, self._bounds, journal_bytes=resident.journal_bytes)
+        size = resident.history_bytes
+        if size >= summary.LARGE and resident.run is not None:
+            self.ballast.note(resident.key, size)
+        resident.summary = summary.encode(
+            resident.instance, self._bounds, journal_bytes=resident.journal_bytes, size=size
+        )
         row = self.row(resident)
         unsent, resident.unsent = resident.unsent, []
         tenant, name = resident.key
@@ -412,8 +421,12 @@ class Engine:
             self.runner.settle(resident)
         if resident.run is None:
             if resident.durable and resident.needs_run:
+                size = resident.history_bytes
+                self.ballast.queued(resident.key, size)
                 self.queue.put(resident.key, priority=resident.priority, limits=resident.limits)
-                if len(self.queue) > QUEUED_IN_MEMORY_MAX and resident.can_wait_on_disk:
+                # A long journal is read again, if need be, when it is known that there is room for it.
+                is_much = size >= summary.LARGE or len(self.queue) > QUEUED_IN_MEMORY_MAX
+                if is_much and resident.can_wait_on_disk:
                     self.residents.forget(resident)
             else:
                 self.residents.evict(resident)

@@ -13,7 +13,7 @@ import trio
 
 from executor.core import attributes, codec
 from executor.core.entries import Completed
-from executor.core.errors import NotFound, PerdureError
+from executor.core.errors import NotFound, PerdureError, Unavailable
 from executor.core.lifecycle import ACTIVE, FINAL
 from executor.core.search import Query
 from executor.engine.engine import Engine
@@ -38,6 +38,8 @@ from executor.views import LogLine, Queued
 JOURNAL_BYTES = 8 * 1024 * 1024
 """About as much of a journal is handed out at once, whatever was asked for."""
 JOURNAL_PORTION = 32
+OUTPUT_BYTES = 8 * 1024 * 1024
+"""Of instances that were started before and have ended, in the answer to many starts."""
 
 
 class LocalInstances:
@@ -58,8 +60,18 @@ class LocalInstances:
         return seen
 
     async def start_many(self, starts: Sequence[Start]) -> list[Seen | PerdureError]:
-        rows = await self._engine.start_many(starts)
-        return [row if isinstance(row, PerdureError) else self._seen_of(row) for row in rows]
+        answers: list[Seen | PerdureError] = []
+        left = OUTPUT_BYTES
+        for row in await self._engine.start_many(starts):
+            if isinstance(row, PerdureError):
+                answers.append(row)
+            elif left < 0 and row.row.state == "complete":
+                answers.append(_too_much(row))
+            else:
+                seen = self._seen_of(row)
+                left -= len(seen.output or b"")
+                answers.append(seen)
+        return answers
 
     async def reschedule(self, tenant: str, instance: str, *, payload: bytes, start_at_ms: int, debounce: str) -> Seen:
         key = (tenant, instance)
@@ -270,6 +282,15 @@ class LocalInstances:
             if not first:
                 return None
             count *= 8
+
+
+def _too_much(row: StoredRow) -> Unavailable:
+    return Unavailable(
+        f'instance "{row.instance}" is there and has ended; with its output the answer would be too large',
+        code="busy",
+        hint="Ask for its status, or start fewer at once.",
+        retry_after_s=1,
+    )
 
 
 def _deadline(wait_s: float | None) -> float:

@@ -90,6 +90,10 @@ class Reads:
         """The row alone."""
         return await self._reader.run(self._store.row, *key)
 
+    async def rows(self, keys: Sequence[Key]) -> list[StoredRow | None]:
+        """The rows alone, in one hop."""
+        return await self._reader.run(lambda: [self._store.row(*key) for key in keys])
+
     def _read_all(self, batch: list[_Request]) -> int:
         """How many, of the first, were answered."""
         size = done = 0

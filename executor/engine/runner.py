@@ -87,7 +87,7 @@ class Runner:
             await nursery.start(self.sandboxes.run)
             nursery.start_soon(self._parked.run)
             task_status.started()
-            queue, places = self._engine.queue, self._engine.places
+            queue, places, ballast = self._engine.queue, self._engine.places, self._engine.ballast
             slots = places.slots
             while True:
                 on_disk: list[Queued] = []
@@ -95,9 +95,15 @@ class Runner:
                     key = queued.key
                     if self.is_quiescing:
                         continue
+                    weight = ballast.taken(key)
                     has_place = slots is not None and bool(queued.limits)
                     if slots is not None and has_place and not places.reserve(key, queued.limits):
-                        nursery.start_soon(self._activating.ask_for_slot, queued, slots)
+                        nursery.start_soon(self._activating.ask_for_slot, queued, slots, weight)
+                        continue
+                    if weight:
+                        if not has_place:
+                            places.take(key, queued.limits)
+                        nursery.start_soon(self._activating.heavy, queued, weight)
                         continue
                     if self._activating.now(key):
                         if has_place:
@@ -163,7 +169,12 @@ class Runner:
         if not instance.can_go_on or run.execution != instance.execution or run.is_released:
             if resident.is_settled:
                 self.drop(resident)
-        elif instance.is_paused or self.is_quiescing or (run.is_quiesced and not self._goes_on(resident, run)):
+        elif (
+            instance.is_paused
+            or self.is_quiescing
+            or self._engine.ballast.is_over(resident.key)
+            or (run.is_quiesced and not self._goes_on(resident, run))
+        ):
             # A run at rest that was told to start nothing more never does: after a resume it makes room for another.
             if not run.is_quiet or not resident.is_settled:
                 self._quiesce_run(run)
@@ -236,6 +247,7 @@ class Runner:
         self.sandboxes.leave(run.sandbox, run)
         self._running -= 1
         self._engine.places.release(resident.key)
+        self._engine.ballast.leave(resident.key)
         self._quiet.notify()
 
     def _send(self, resident: Resident, run: Run) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from executor.core import summary
 from executor.core.entries import Rescheduled, Started
 from executor.core.errors import Conflict, NotFound, PerdureError, Unavailable
+from executor.core.summary import LARGE
 from executor.engine.commit import Commit, check_room
 from executor.engine.resident import Key, Resident
 from executor.engine.signal import Landing
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from executor.engine.engine import Engine
 
 SEED_BYTES = 16
+THERE_BYTES_MAX = 32 * LARGE
+"""Journals of instances that are there already, read together: what is asked for again is in memory for a moment."""
 QUEUES_MAX = 5
 """So many times `queued_max` wait in all queues together, at most: some hundred bytes of memory for each instance."""
 
@@ -37,8 +41,35 @@ class Starting:
         if refused:
             taken = iter(await self.start_many([start for start in starts if start.key[0] not in refused]))
             return [refused.get(start.key[0]) or next(taken) for start in starts]
-        if not starts:
-            return []
+        answers: list[StoredRow | PerdureError] = []
+        for portion in await self._portions(starts):
+            answers += await self._start_together(portion)
+        return answers
+
+    async def _portions(self, starts: Sequence[Start]) -> list[Sequence[Start]]:
+        """In order; all in one, unless the journals of those that are there are too much for memory together."""
+        residents = self._engine.residents
+        asked = [start.key for start in starts if not start.is_new and residents.get(start.key) is None]
+        if len(asked) < 2:
+            return [starts] if starts else []
+        sizes = {
+            key: max(LARGE, summary.size_of(row.row.summary))
+            for key, row in zip(asked, await self._engine.reads.rows(asked), strict=True)
+            if row is not None
+        }
+        portions: list[Sequence[Start]] = []
+        first = 0
+        together: dict[Key, int] = {}
+        for index, start in enumerate(starts):
+            own = sizes.get(start.key)
+            if own is not None and start.key not in together:
+                if together and sum(together.values()) + own > THERE_BYTES_MAX:
+                    portions.append(starts[first:index])
+                    first, together = index, {}
+                together[start.key] = own
+        return [*portions, starts[first:]]
+
+    async def _start_together(self, starts: Sequence[Start]) -> list[StoredRow | PerdureError]:
         known = [start.key for start in starts if not start.is_new]
         held = iter(await self._engine.residents.hold_many(known, create=True) if known else ())
         begun = [self._begin(start, None if start.is_new else next(held)) for start in starts]

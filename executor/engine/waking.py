@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from executor.core import decide
+from executor.core import decide, summary
 from executor.core.entries import AnyEntry
 from executor.core.errors import Corrupt, NotFound
 from executor.engine import losses
-from executor.engine.resident import Resident
+from executor.engine.resident import Key, Resident
 from executor.engine.signal import Landing
 from executor.ports import StoredRow
 
@@ -35,7 +35,19 @@ class Waking:
         """Return once the rows are no longer due, durably."""
         engine = self._engine
         await engine.queue.until_shorter_than(engine.limits.waking_queue_max)
-        keys = [(row.tenant, row.instance) for row in rows]
+        # Long journals one after the other: together they might be more than fits into memory.
+        groups = [[row for row in rows if not summary.size_of(row.row.summary)]]
+        groups += [[row] for row in rows if summary.size_of(row.row.summary)]
+        is_hindered = False
+        for group in groups:
+            is_hindered = await self._wake_together([(row.tenant, row.instance) for row in group]) or is_hindered
+        if is_hindered or any((row.tenant, row.instance) in engine.losses.beginning for row in rows):
+            # The disk is full, or fails: they are still due, and would be asked for again at once.
+            await trio.sleep(losses.FULL_DISK_PAUSE_S)
+
+    async def _wake_together(self, keys: list[Key]) -> bool:
+        """Whether something hindered it."""
+        engine = self._engine
         awake = [key for key in keys if key not in engine.losses.beginning]
         is_hindered = len(awake) < len(keys)
         landing = None
@@ -63,9 +75,7 @@ class Waking:
             await landing.wait()
         if expired:
             is_hindered = not await self._expire(expired) or is_hindered
-        if is_hindered or any(key in engine.losses.beginning for key in keys):
-            # The disk is full, or fails: they are still due, and would be asked for again at once.
-            await trio.sleep(losses.FULL_DISK_PAUSE_S)
+        return is_hindered
 
     def _fire(self, resident: Resident) -> Landing | None:
         engine = self._engine

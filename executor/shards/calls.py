@@ -45,6 +45,7 @@ class Setup(msgspec.Struct, frozen=True):
     steps_max: int
     journal_bytes_max: int
     history_bytes_max: int
+    resident_bytes_max: int
     facet_bytes_max: int
     blobs_bytes_max: int
     log_level: Literal["debug", "info", "warning", "error"]

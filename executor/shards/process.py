@@ -280,6 +280,7 @@ def _owned(setup: Setup, channel: Channel, slots: CalledSlots) -> Any:
             steps_max=setup.steps_max,
             journal_bytes_max=setup.journal_bytes_max,
             history_bytes_max=setup.history_bytes_max,
+            resident_bytes_max=setup.resident_bytes_max,
         ),
         facet_bytes_max=setup.facet_bytes_max,
         blobs_bytes_max=setup.blobs_bytes_max,

@@ -121,6 +121,7 @@ SETUP = Setup(
     steps_max=10,
     journal_bytes_max=1 << 20,
     history_bytes_max=1 << 20,
+    resident_bytes_max=1 << 30,
     facet_bytes_max=1 << 20,
     blobs_bytes_max=1 << 20,
     hash_seed=1,
