@@ -118,12 +118,10 @@ class Instances(Access):
                 self._gate.leave()
         finally:
             self._admission.leave(size, len(requests))
-        for (index, _), answer in zip(starts, answers, strict=True):
-            outcomes[index] = (
-                StartOutcome(error=answer.to_json())
-                if isinstance(answer, PerdureError)
-                else StartOutcome(status=status_of(answer))
-            )
+        outputs = sum(len(answer.output or b"") for answer in answers if not isinstance(answer, PerdureError))
+        started = await rendered(outputs, lambda: [_outcome_of_start(answer) for answer in answers])
+        for (index, _), outcome in zip(starts, started, strict=True):
+            outcomes[index] = outcome
         return [outcome for outcome in outcomes if outcome is not None]
 
     async def status(self, caller: Caller, tenant: str, id: str) -> Status:
@@ -294,6 +292,12 @@ class Instances(Access):
 
 def _items(stored: list[StoredEntry]) -> list[JournalItem]:
     return [journal_item(sequence, data) for sequence, data in stored]
+
+
+def _outcome_of_start(answer: Seen | PerdureError) -> StartOutcome:
+    if isinstance(answer, PerdureError):
+        return StartOutcome(error=answer.to_json())
+    return StartOutcome(status=status_of(answer))
 
 
 def status_of(seen: Seen) -> Status:
