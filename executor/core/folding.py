@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from executor.core import codec
 from executor.core.entries import AnyEntry, Restarted
 from executor.core.errors import Corrupt
-from executor.core.instance import NONE, NONE_SET, Child, Instance
+from executor.core.instance import NONE, NONE_SET, Instance
 
 
 def fold(journal: Sequence[AnyEntry], *, base: Instance | None = None) -> Instance:
@@ -48,9 +48,9 @@ def restarted(before: Instance, past: Instance, entry: Restarted) -> Instance:
     since = {c.request.child for c in before.children.values() if c.request.close == "terminate"} - still
     past.to_close = {*before.to_close, *since} - still or NONE_SET
     # How it ended may be in what counts no more, and is told only once: ask for it again, as if it was not started.
-    for path, child in past.children.items():
-        if child.request.is_awaited and child.is_started:
-            past.children[path] = Child(child.request)
+    for path, request in past.awaiting.items():
+        if past.children[path].is_started:
+            past.ask_for_child(path, request)
     past.cuts = (*past.cuts, (entry.after + 1, before.sequence))
     past.carried = kept or NONE_SET
     past.event_count = before.event_count

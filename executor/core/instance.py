@@ -199,6 +199,10 @@ class Instance:
     # Children.
     children: dict[str, Child] = field(default_factory=_none)
     """path -> a child that is not started yet, is awaited, or is to be closed when this instance ends."""
+    to_start: dict[str, ChildRequested] = field(default_factory=_none)
+    """Those that were asked for and are not known to exist."""
+    awaiting: dict[str, ChildRequested] = field(default_factory=_none)
+    """Those whose end `run()` waits for."""
     to_close: set[str] = NONE_SET
     """Ids of children to be terminated now."""
     # Requests from outside, and what is shown there.
@@ -250,16 +254,6 @@ class Instance:
     @property
     def is_paused(self) -> bool:
         return self.paused is not None
-
-    @property
-    def to_start(self) -> dict[str, ChildRequested]:
-        """Children that were asked for and are not known to exist."""
-        return {path: child.request for path, child in self.children.items() if not child.is_started}
-
-    @property
-    def awaiting(self) -> dict[str, ChildRequested]:
-        """Children whose end `run()` waits for."""
-        return {path: child.request for path, child in self.children.items() if child.request.is_awaited}
 
     def state(self, *, is_resting: bool) -> State:
         """The public state; `is_resting`: nothing executes and the run cannot go on before another entry comes."""
@@ -348,7 +342,7 @@ class Instance:
             case Cancelled():
                 self._cancel(entry.path)
             case ChildRequested():
-                self.children = _with(self.children, entry.path, Child(entry))
+                self.ask_for_child(entry.path, entry)
             case ChildStarted():
                 self._child_started(entry.path)
             case ChildEnded():
@@ -474,12 +468,21 @@ class Instance:
 
     # --- children
 
+    def ask_for_child(self, path: str, request: ChildRequested) -> None:
+        """Whether it is there is not known, or no more."""
+        self.children = _with(self.children, path, Child(request))
+        self.to_start = _with(self.to_start, path, request)
+        if request.is_awaited:
+            self.awaiting = _with(self.awaiting, path, request)
+
     def _child_started(self, path: str) -> None:
         child = self.children.get(path)
         if child is None:
             return
         if child.request.is_awaited or child.request.close == "terminate":
             self.children = _with(self.children, path, Child(child.request, is_started=True))
+            if path in self.to_start:
+                self.to_start = _without(self.to_start, path)
         else:
             self._forget_child(path)
         if not child.request.is_awaited:
@@ -495,6 +498,10 @@ class Instance:
     def _forget_child(self, path: str) -> None:
         if path in self.children:
             self.children = _without(self.children, path)
+        if path in self.to_start:
+            self.to_start = _without(self.to_start, path)
+        if path in self.awaiting:
+            self.awaiting = _without(self.awaiting, path)
 
     # --- ends and beginnings
 

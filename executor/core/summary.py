@@ -159,7 +159,7 @@ def _error(instance: Instance) -> ErrorFact | None:
 
 
 def _waits(instance: Instance) -> list[Wait]:
-    """What stops it as a whole comes first, then what ends first."""
+    """What stops it as a whole comes first, then what ends first, then children in the order in which it asked."""
     foremost: list[Wait] = []
     if instance.held is not None:
         held = instance.held
@@ -174,14 +174,16 @@ def _waits(instance: Instance) -> list[Wait]:
         foremost.append(Wait("start", "", instance.delayed_until_ms))
     # There may be thousands, and this is done at each commit: what is not shown is not made.
     first = heapq.nsmallest(WAITS_SHOWN_MAX, _ends(instance), key=itemgetter(0, 1, 2))
-    return foremost + [_shown(path, waits) for _, _, path, waits in first]
+    shown = [_shown(path, waits) for _, _, path, waits in first]
+    children = islice(instance.awaiting.items(), WAITS_SHOWN_MAX - len(shown))
+    return foremost + shown + [_shown(path, request) for path, request in children]
 
 
 _Waits = int | WaitStarted | AttemptFailed | ChildRequested
 
 
 def _ends(instance: Instance) -> Iterator[tuple[bool, int, str, _Waits]]:
-    """By when it ends (whether never; when) and path: what tells of the wait."""
+    """Of all but children: by when it ends (whether never; when) and path: what tells of the wait."""
     for path, wake_at_ms in instance.sleeps.items():
         yield False, wake_at_ms, path, wake_at_ms
     for path, wait in instance.waits.items():
@@ -189,9 +191,6 @@ def _ends(instance: Instance) -> Iterator[tuple[bool, int, str, _Waits]]:
     for path, failed in instance.retries.items():
         if path not in instance.executing:
             yield False, failed.retry_at_ms, path, failed
-    for path, child in instance.children.items():
-        if child.request.is_awaited:
-            yield True, 0, path, child.request
 
 
 def _shown(path: str, waits: _Waits) -> Wait:

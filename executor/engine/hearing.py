@@ -171,14 +171,10 @@ def _awaits_start(instance: Instance, turn: Turn) -> bool:
     """Whether a child is about to be started, the turn's last command included: that takes a moment, which is not worth
     a release."""
     command = turn.commands[-1] if turn.commands else None
-    if not instance.children and type(command) is not Child:
-        return False
-    starting = set(instance.to_start) if instance.children else set[str]()
     match command:
-        case Child(path=path):
-            starting.add(path)
-        case Cancel(path=path):
-            starting.discard(path)
+        case Child():
+            return True
+        case Cancel(path=path) if path in instance.to_start:
+            return len(instance.to_start) > 1
         case _:
-            pass
-    return bool(starting)
+            return bool(instance.to_start)

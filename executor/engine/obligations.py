@@ -17,9 +17,10 @@ other: it owes something.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import trio
@@ -72,7 +73,7 @@ class Obligations:
             return True
         if instance.outcome is None:
             is_going_on = instance.held is None and instance.paused is None
-            return is_going_on and bool(instance.children) and bool(instance.to_start)
+            return is_going_on and bool(instance.to_start)
         return _wants_to_tell(instance) and not self._has_told(resident)
 
     def _has_told(self, resident: Resident) -> bool:
@@ -90,7 +91,7 @@ class Obligations:
                 return timer_ms
             if self.is_owing(resident):
                 due_ms = _due_ms(resident)
-            elif state == "waiting" and _awaited(instance):
+            elif state == "waiting" and _awaits(instance):
                 due_ms = max(instance.updated_at_ms + AUDIT_MS, resident.audit_at_ms)
             else:
                 return timer_ms
@@ -124,7 +125,7 @@ class Obligations:
         pause_ms = min(max(now_ms - resident.instance.updated_at_ms, GRACE_MS), PAUSE_MS_MAX)
         resident.tend_at_ms = now_ms + pause_ms
         silent_ms = now_ms - resident.instance.updated_at_ms
-        if silent_ms >= AUDIT_MS and not self.is_owing(resident) and _awaited(resident.instance):
+        if silent_ms >= AUDIT_MS and not self.is_owing(resident) and _awaits(resident.instance):
             resident.audit_at_ms = now_ms + min(silent_ms, AUDIT_MS_MAX)
             resident.asks_again = True
 
@@ -170,9 +171,9 @@ class Obligations:
         """A portion of what it owes as of now, once that is durable. Raises Unavailable."""
         instance = resident.instance
         is_ended = instance.outcome is not None
-        starts = [] if is_ended else list(instance.to_start.values())[:TOGETHER_MAX]
+        starts = [] if is_ended else list(islice(instance.to_start.values(), TOGETHER_MAX))
         closes = sorted(instance.to_close)[:TOGETHER_MAX]
-        asked = _awaited(instance) if resident.asks_again else []
+        asked = list(_awaited(instance)) if resident.asks_again else []
         resident.asks_again = False
         await self._engine.until_durable(resident, instance.sequence)
         if resident.is_lost:
@@ -227,11 +228,15 @@ def expiry_ms(instance: Instance) -> int | None:
     return None if retain_ms is None else outcome.at_ms + retain_ms
 
 
-def _awaited(instance: Instance) -> list[ChildRequested]:
+def _awaited(instance: Instance) -> Iterator[ChildRequested]:
     """Started children whose end it waits for, if it goes on at all."""
-    if not instance.children or instance.paused is not None or instance.held is not None:
-        return []
-    return [child.request for child in instance.children.values() if child.is_started and child.request.is_awaited]
+    if instance.awaiting and instance.paused is None and instance.held is None:
+        yield from (request for path, request in instance.awaiting.items() if path not in instance.to_start)
+
+
+def _awaits(instance: Instance) -> bool:
+    """Whether there are any: asked at each commit, so not all of them are looked at. They are started in order."""
+    return next(_awaited(instance), None) is not None
 
 
 def _wants_to_tell(instance: Instance) -> bool:
