@@ -83,10 +83,10 @@ def test_one_gibibyte_zip_bomb_is_refused_at_its_header() -> None:
     body = hostile.zip_bomb(1 << 30)
     assert len(body) < 1_100_000
     scanner = PackScanner(LIMITS)
-    began = time.perf_counter()
+    began = time.thread_time()
     with pytest.raises(LimitExceeded) as caught:
         scanner.feed(body[:4096])
-    assert time.perf_counter() - began < 0.1
+    assert time.thread_time() - began < 0.1
     assert str(caught.value) == (
         "The size in bytes of object 1 of 1 in the pack (1073741824) is over the limit of 33554432 (object_bytes_max)."
         " Remove the large file from every commit that is pushed."
@@ -97,11 +97,11 @@ def test_one_gibibyte_zip_bomb_is_refused_at_its_header() -> None:
 def test_chain_of_deltas_to_a_gibibyte_is_refused_by_the_sizes_of_results() -> None:
     body = hostile.delta_bomb(5)  # 4 KiB × 16^5 = 4 GiB
     assert len(body) < 40_000
-    began = time.perf_counter()
+    began = time.thread_time()
     assert refusal(body) == (
         "The size in bytes of object 5 of 6 in the pack (268435456) is over the limit of 33554432 (object_bytes_max)."
     )
-    assert time.perf_counter() - began < 0.1
+    assert time.thread_time() - began < 0.1
 
 
 def test_many_large_results_are_refused_by_their_sum() -> None:

@@ -20,7 +20,7 @@ def host():
 
 
 async def answers(host: ScriptedHost, count: int = 1) -> list[object]:
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         while True:
             found = [frame for frame in host.log if isinstance(frame, BlobStored | BlobPart)]
             if len(found) >= count:
@@ -137,7 +137,7 @@ async def test_a_damaged_part_holds_the_instance(tmp_path, host):
         w.store.blob_part = damaged
         sandbox.say([NeedBlob(run, 1, 7, 0)])
         assert await answers(host) == [BlobPart(run, 1, None, "Part 0 of a blob does not have its checksum.")]
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while (await w.engine.reads.row(KEY)).row.state != "held":
                 await trio.sleep(0.002)
 

@@ -60,7 +60,7 @@ async def test_instance_resumed_before_its_pause_was_heard_goes_on(tmp_path):
     host.scripts["One"] = lambda seen: one_step(seen) if told else ([], False)
     async with world(tmp_path, host=host) as w:
         await w.engine.start(KEY, workflow="One", commit=COMMIT, payload=b"\xc0")
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while not (host.sandboxes and host.sandboxes[0].runs):
                 await trio.testing.wait_all_tasks_blocked(0.001)
             sandbox = host.sandboxes[0]
@@ -100,7 +100,7 @@ async def test_step_whose_result_is_on_its_way_to_disk_when_the_sandbox_dies_is_
         await w.engine.start(KEY, workflow="One", commit=COMMIT, payload=b"\xc0")
         gated = w.engine.committer._store = GatedStore(w.store)
         gated.gate.clear()
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while not gated.appends:
                 await trio.testing.wait_all_tasks_blocked(0.001)
             host.sandboxes[0].kill("crashed")
@@ -142,7 +142,7 @@ async def test_what_follows_a_refused_record_of_the_same_instance_is_refused_too
     committer.submit([append(2)], 100, lambda error: outcomes.append(("one 2", error)))
     committer.submit([other], 100, lambda error: outcomes.append(("two 1", error)))
     store.go.set()
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         while len(outcomes) < 3:
             await trio.testing.wait_all_tasks_blocked(0.001)
     assert [(name, getattr(error, "code", None)) for name, error in outcomes] == [
@@ -169,7 +169,7 @@ async def test_run_that_gave_up_a_retry_while_it_was_asked_for_comes_to_rest(tmp
     host.scripts["One"] = gives_up_its_retry
     async with world(tmp_path, host=host) as w:
         await w.engine.start(KEY, workflow="One", commit=COMMIT, payload=b"\xc0")
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             await w.until(KEY, "waiting")
             w.clock.advance(1_000)
             await w.until(KEY, "running")
@@ -213,7 +213,7 @@ async def test_while_the_disk_is_full_no_step_is_executed_again_and_again(tmp_pa
     async with world(tmp_path, host=host) as w:
         full = FullStore(w.store)
         w.engine.committer._store = w.store
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             host.scripts["One"] = executes_for_ever
             await w.engine.start(KEY, workflow="One", commit=COMMIT, payload=b"\xc0")
             while not activations(host):
@@ -244,13 +244,15 @@ async def test_timer_that_cannot_be_journaled_is_tried_at_a_measured_pace(tmp_pa
     host.scripts["One"] = sleeps
     async with world(tmp_path, host=host) as w:
         await w.engine.start(KEY, workflow="One", commit=COMMIT, payload=b"\xc0")
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             await w.until(KEY, "waiting")
             await w.until_gone(KEY)
             full = w.engine.committer._store = FullStore(w.store)
             w.clock.advance(60_000)
-            await trio.sleep(0.5)
-            assert 2 <= full.refused <= 20
+            begun_s, refused = trio.current_time(), full.refused
+            while full.refused < refused + 5:
+                await trio.sleep(0.001)
+            assert trio.current_time() - begun_s >= 4 * 0.1
             full.is_full = False
             assert await w.until_final(KEY) == "complete"
         assert w.kinds(KEY) == ["Started", "SleepStarted", "SleepEnded", "Completed"]
@@ -263,7 +265,7 @@ async def test_instance_deleted_while_the_disk_is_full_harms_nobody(tmp_path, mo
     host.scripts["One"] = executes_for_ever
     async with world(tmp_path, host=host) as w:
         await w.engine.start(KEY, workflow="One", commit=COMMIT, payload=b"\xc0")
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while not activations(host):
                 await trio.testing.wait_all_tasks_blocked(0.001)
             full = w.engine.committer._store = FullStore(w.store)
@@ -301,7 +303,7 @@ async def test_failed_write_stops_the_executor_and_is_told_to_everybody_who_wait
         except Corrupt as error:
             told.append((name, error.message))
 
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         with pytest.RaisesGroup(Corrupt, flatten_subgroups=True):
             async with world(tmp_path, host=host) as w:
                 await w.engine.start(KEY, workflow="One", commit=COMMIT, payload=b"\xc0")
@@ -334,7 +336,7 @@ async def test_captured_output_waits_for_room_on_the_disk(tmp_path, monkeypatch)
     async with world(tmp_path, host=host) as w:
         await w.engine.start(KEY, workflow="One", commit=COMMIT, payload=b"\xc0")
         full = w.engine.output._store = FullForOutput(w.store)
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             for number in range(3):
                 w.engine.output.add(OutputText(*KEY, 1, number, 1, "stdout", "", "", 0, f"line {number}"))
             while full.refused < 3:
@@ -358,7 +360,7 @@ async def test_instance_whose_version_is_gone_is_held_and_says_so(tmp_path):
 
         w.engine.runner.sandboxes._code.bundle = gone
         await w.engine.start(KEY, workflow="One", commit=COMMIT, payload=b"\xc0")
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             await w.until(KEY, "held")
         held = w.journal(KEY)[-1]
         assert (held.code, held.message) == (

@@ -40,7 +40,7 @@ def host():
 async def begun(w: World, key: tuple[str, str] = KEY) -> tuple[int, ScriptedSandbox]:
     """The number of a new run, and the sandbox that it is in."""
     await w.engine.start(key, workflow="Silent", commit=COMMIT, payload=b"\xc0")
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         while True:
             for frame in w.host.log:
                 if isinstance(frame, Activate) and frame.instance == key[1]:
@@ -49,7 +49,7 @@ async def begun(w: World, key: tuple[str, str] = KEY) -> tuple[int, ScriptedSand
 
 
 async def answers(host: ScriptedHost, count: int = 1) -> list[object]:
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         while True:
             found = [frame for frame in host.log if isinstance(frame, FacetImage | FacetPages | FacetFailed)]
             if len(found) >= count:
@@ -58,7 +58,7 @@ async def answers(host: ScriptedHost, count: int = 1) -> list[object]:
 
 
 async def condemned(host: ScriptedHost) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         while not any(reason == "protocol" for _, reason in host.killed):
             await trio.sleep(0.002)
 
@@ -139,13 +139,13 @@ async def test_one_answer_for_a_sandbox_is_in_memory_at_a_time(tmp_path, host):
         sandbox.send = send
         w.store.pages = lambda *question: read.append(question) or PAGES
         sandbox.say([NeedPages(run, 1, 0, 1) for run in runs])
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while not sent:
                 await trio.sleep(0.002)
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert len(read) == 1
         go_on.set()
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while len(sent) < 4:
                 await trio.sleep(0.002)
 

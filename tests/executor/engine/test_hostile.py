@@ -185,18 +185,24 @@ async def test_accepted_updates_that_do_not_end_have_a_limit(tmp_path, host, mon
         await start(w, "Never")
         await w.until(KEY, "waiting")
 
-        async def update(id, payload=b"\x01"):
-            await w.engine.asking.update(KEY, id=id, name="add", payload=payload, wait_s=0.05)
+        async def update(id, payload=b"\x01", wait_s=60):
+            await w.engine.asking.update(KEY, id=id, name="add", payload=payload, wait_s=wait_s)
 
-        for number in range(2):
-            with pytest.raises(Unavailable, match="it goes on"):
-                await update(f"u{number}")
-        with pytest.raises(Refused) as caught:
-            await update("u2")
-        assert caught.value.code == "limit_exceeded"
-        assert caught.value.message == "2 accepted updates have not ended, the limit is 2"
-        with pytest.raises(Conflict, match="another name or payload"):
-            await update("u1", b"\x02")
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                for number in range(2):
+                    nursery.start_soon(update, f"u{number}")
+                    while w.kinds(KEY).count("UpdateAccepted") <= number:
+                        await trio.sleep(0.001)
+                    with pytest.raises(Unavailable, match="it goes on"):
+                        await update(f"u{number}", wait_s=0)
+                with pytest.raises(Refused) as caught:
+                    await update("u2")
+                assert caught.value.code == "limit_exceeded"
+                assert caught.value.message == "2 accepted updates have not ended, the limit is 2"
+                with pytest.raises(Conflict, match="another name or payload"):
+                    await update("u1", b"\x02")
+                nursery.cancel_scope.cancel()
 
 
 async def test_queries_of_one_tenant_wait_behind_themselves(tmp_path, host, monkeypatch):

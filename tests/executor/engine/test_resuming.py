@@ -39,7 +39,7 @@ async def paused_and_resumed(w: World, begun: str) -> None:
 
 
 async def reaches(w: World, kind: str) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         while kind not in w.kinds(KEY):
             await trio.testing.wait_all_tasks_blocked(0.001)
 
@@ -50,7 +50,7 @@ async def ends(w: World, told: Told) -> None:
     [sandbox] = w.host.living
     [number] = sandbox.runs
     sandbox._turn(number)
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         assert await w.until_final(KEY) == "complete"
     assert [type(frame) for frame in w.host.log if isinstance(frame, Activate | Quiesce | GoOn)] == [
         Activate,

@@ -145,7 +145,7 @@ async def test_what_a_lost_process_had_goes_to_who_waits_and_it_begins_anew(tmp_
     ledger = SlotLedger()
     mine, others = LateSlots(ledger), LateSlots(ledger)
     quick = EngineLimits(stop_grace_s=0.01)
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path / "b", host=host, limits=quick, slots=others) as b:
             async with world(tmp_path / "a", host=host, limits=quick, slots=mine) as a:
                 await a.engine.start_many([start_of("a1", ONE)])
@@ -170,7 +170,7 @@ async def test_who_is_refused_keeps_its_place_in_line_and_gives_its_place_to_oth
     ledger = SlotLedger()
     front, slots = LateSlots(ledger), LateSlots(ledger)
     assert ledger.take(front, "acme", ONE)
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         limits = EngineLimits(active_runs_max=1, stop_grace_s=0.01)
         async with world(tmp_path, host=host, limits=limits, slots=slots) as w:
             await w.engine.start_many([start_of("first", ONE), start_of("second", ONE)])
@@ -195,7 +195,7 @@ async def test_instance_that_ends_while_it_waits_gives_its_slot_to_the_next(tmp_
     ledger = SlotLedger()
     front, slots = LateSlots(ledger), LateSlots(ledger)
     assert ledger.take(front, "acme", ONE)
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path, host=host, limits=EngineLimits(stop_grace_s=0.01), slots=slots) as w:
             await w.engine.start_many([start_of("ends", ONE)])
             await settled()
@@ -213,7 +213,7 @@ async def test_front_that_does_not_answer_is_asked_again(
     host.scripts["W"] = waits_for_ever
     slots = LateSlots(SlotLedger())
     slots.errors.append(Unavailable("too much is under way", code="busy"))
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with world(tmp_path, host=host, limits=EngineLimits(stop_grace_s=0.01), slots=slots) as w:
             await w.engine.start_many([start_of("a", ONE)])
             await begun(w, "a")

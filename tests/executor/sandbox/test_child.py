@@ -310,11 +310,11 @@ def test_large_results_are_split_over_messages() -> None:
 
 def test_time_in_the_queue_for_a_thread_is_not_the_attempts() -> None:
     source = job(
-        'return sum(await asyncio.gather(*(step.options(timeout=0.2, retry=Retry(limit=0)).do("s", slow) for n in range(6))))',
-        "import time\ndef slow():\n    time.sleep(0.06)\n    return 1",
+        'return sum(await asyncio.gather(*(step.options(timeout=1, retry=Retry(limit=0)).do("s", slow) for n in range(12))))',
+        "import time\ndef slow():\n    time.sleep(0.1)\n    return 1",
     )
     limits = ChildLimits(step_threads=1)
-    assert in_child(source, lambda executor: executor.play(Story("Job")), limits=limits).result == 6
+    assert in_child(source, lambda executor: executor.play(Story("Job")), limits=limits).result == 12
 
 
 def test_process_whose_threads_are_all_stuck_says_so() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
@@ -32,7 +33,8 @@ from executor.sandbox.spec import SandboxDied, SandboxFailed, SandboxSpec
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="confinement is a matter of the Linux kernel")
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
-LIMITS = SandboxLimits(turn_timeout_s=0.5, ping_after_s=0.2, boot_timeout_s=5.0, step_threads=3)
+LIMITS = SandboxLimits(turn_timeout_s=10.0, ping_after_s=0.2, boot_timeout_s=10.0, step_threads=3)
+IMPATIENT = SandboxLimits(turn_timeout_s=0.5, ping_after_s=0.2, boot_timeout_s=10.0, step_threads=3)
 MIB = 1024 * 1024
 
 
@@ -57,7 +59,7 @@ def activate(workflow: str, run: int = 1) -> Activate:
 
 def run(scenario, limits: SandboxLimits = LIMITS, cell_options: CellOptions | None = None) -> None:
     async def main():
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             async with sandbox_host(cell_options or options(), limits) as host:
                 await scenario(host)
         assert host.count == 0
@@ -233,25 +235,27 @@ def test_silence_at_work_ends_it_within_the_limit_and_a_tenth(spec):
         await sandbox.send([activate("fall silent")])
         with pytest.raises(SandboxDied, match=r"no answer to a Ping within 0\.5 s"):
             await sandbox.receive()
-        took_s = time.monotonic() - start
-        assert 0.5 <= took_s < 0.5 + 0.5  # a tick of 0.1 s, and room for a busy machine
+        took_s.append(time.monotonic() - start)
 
-    run(scenario)
+    took_s: list[float] = []
+    while min(took_s, default=1.0) >= 0.5 + 0.5 and len(took_s) < 5:  # a tick of 0.1 s; again if the machine is busy
+        run(scenario, IMPATIENT)
+    assert 0.5 <= min(took_s) < 0.5 + 0.5
 
 
 def test_long_work_that_answers_is_left_alone(spec):
-    """Ten questions are answered in this time; none of them reaches the engine."""
+    """Some questions are answered in this time; none of them reaches the engine."""
 
     async def scenario(host: SandboxHost):
         sandbox = await host.open(spec())
         await sandbox.send([activate("keep working")])
-        with trio.move_on_after(1.2) as waited:
+        with trio.move_on_after(1.8) as waited:
             await sandbox.receive()
         assert waited.cancelled_caught
         assert sandbox.death is None
         assert sandbox._watch.number >= 3
 
-    run(scenario)
+    run(scenario, dataclasses.replace(IMPATIENT, turn_timeout_s=1.5))
 
 
 def test_drop_of_a_run_is_watched_until_answered(spec):
@@ -261,7 +265,7 @@ def test_drop_of_a_run_is_watched_until_answered(spec):
         death = await sandbox.wait_dead()
         assert death.reason == "time"
 
-    run(scenario)
+    run(scenario, IMPATIENT)
 
 
 # --- opening
@@ -290,7 +294,7 @@ def test_code_that_cannot_be_imported_fails_with_the_tenants_error(spec):
 def test_boot_that_goes_wrong_ends_with_its_reason(spec, text, reason, detail):
     async def scenario(host: SandboxHost):
         with pytest.raises(SandboxDied) as caught:
-            await host.open(spec(text), limits=SandboxLimits(boot_timeout_s=0.5))
+            await host.open(spec(text), limits=SandboxLimits(boot_timeout_s=0.5 if reason == "time" else 10.0))
         assert (caught.value.reason, caught.value.detail) == (reason, detail)
 
     run(scenario)
@@ -301,7 +305,7 @@ def test_cancelled_open_leaves_nothing_behind(spec):
         for delay_s in (0.0, 0.001, 0.003, 0.006):
             with trio.move_on_after(delay_s):
                 await host.open(spec("hangs"))
-        with trio.fail_after(3):
+        with trio.fail_after(30):
             while host.count or host.opener.requests:
                 await trio.sleep(0.01)
         assert (await host.open(spec())).workflows == ("W",)
@@ -337,7 +341,7 @@ def test_descriptors_of_dead_sandboxes_are_given_back(spec):
             await other.wait_dead()
             with pytest.raises(SandboxFailed):
                 await host.open(spec("cannot be imported"))
-        with trio.fail_after(3):
+        with trio.fail_after(30):
             while host.count > 1:
                 await trio.sleep(0.01)
         assert len(os.listdir("/proc/self/fd")) == before

@@ -280,7 +280,7 @@ def test_attempt_that_ran_out_of_time_sends_nothing_more() -> None:
     async def main(world: World) -> None:
         owner = world.owner()
         answer, owner._answer = owner._answer, lambda: None  # type: ignore[method-assign]
-        world.begin(lambda: bytes(8 * 1024 * KIB), owner=owner, stream=True, timeout=0.05)
+        world.begin(lambda: bytes(8 * 1024 * KIB), owner=owner, stream=True, timeout=0.5)
         await until(lambda: bool(owner.reports))
         assert owner.error.type == "executor.workflow.StepTimeout"
         answer()

@@ -67,7 +67,7 @@ class Flowing:
         return await self.service.status(ADMINISTRATOR, "acme", id)
 
     async def until(self, id: str, *states: str) -> None:
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             await self.w.until(("acme", id), *states)
 
     def runs(self, id: str) -> bool:
@@ -76,7 +76,7 @@ class Flowing:
         return resident is not None and resident.run is not None
 
     async def until_runs(self, id: str) -> None:
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while not self.runs(id):
                 await trio.testing.wait_all_tasks_blocked(0.01)
         await trio.testing.wait_all_tasks_blocked(0.01)  # The sandbox has taken it.

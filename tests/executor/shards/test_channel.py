@@ -177,7 +177,7 @@ async def test_all_who_wait_are_told_when_the_other_end_is_gone() -> None:
             await caller.call("counts", "acme")
         raised.append(gone.value)
 
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask)
             nursery.start_soon(ask)
@@ -210,7 +210,7 @@ async def test_callee_may_ask_its_caller_before_it_answers_however_full_the_call
     lost = Unavailable("gone")
     front = Channel(one, on_calls=at_the_front, on_cancel=lambda _: None, lost=lost, calls_max=1)
     shard = Channel(other, on_calls=at_the_shard, on_cancel=lambda _: None, lost=lost, calls_max=1)
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(front.run)
             nursery.start_soon(shard.run)
