@@ -6,19 +6,22 @@ and back. Whatever reads more than one instance, or an image, goes to a thread.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
-from executor.core import attributes, codec
-from executor.core.entries import Completed
+from executor.core import attributes
 from executor.core.errors import NotFound, PerdureError, Unavailable
 from executor.core.lifecycle import ACTIVE, FINAL
 from executor.core.search import Query
 from executor.engine.engine import Engine
+from executor.engine.portions import journal_page, output_of
 from executor.engine.resident import Key
 from executor.engine.streams import StreamReader
+from executor.engine.turns import Turns
 from executor.engine.watchers import ENDED, Watch
 from executor.ports import (
     ChildEnd,
@@ -35,9 +38,12 @@ from executor.ports import (
 )
 from executor.views import LogLine, Queued
 
-JOURNAL_BYTES = 8 * 1024 * 1024
-"""About as much of a journal is handed out at once, whatever was asked for."""
-JOURNAL_PORTION = 32
+T = TypeVar("T")
+
+READERS = 16
+SEARCHES = 4
+"""So many read journals, output and images, and so many search, at once; half of them of one tenant. The threads of the
+process are for all: who searches a million instances, or reads at a hundred places, waits behind itself."""
 OUTPUT_BYTES = 8 * 1024 * 1024
 """Of instances that were started before and have ended, in the answer to many starts."""
 
@@ -50,6 +56,8 @@ class LocalInstances:
         self._store = store
         self._place = place
         self._streams = StreamReader(store)
+        self._readers = Turns(READERS, READERS // 2)
+        self._searches = Turns(SEARCHES, SEARCHES // 2)
 
     # --- changing
 
@@ -159,21 +167,7 @@ class LocalInstances:
                 row = self._row(key)
                 if row.sequence > after or row.row.state in FINAL or not await _changes(watch, until):
                     break
-        return await trio.to_thread.run_sync(self._page, key, after, limit)
-
-    def _page(self, key: Key, after: int, limit: int) -> list[StoredEntry]:
-        """Entries of about JOURNAL_BYTES together, one at least."""
-        found: list[StoredEntry] = []
-        left = JOURNAL_BYTES
-        while len(found) < limit and left > 0:
-            portion = min(JOURNAL_PORTION, limit - len(found))
-            more = self._store.journal(*key, after=after, limit=portion)
-            if not more:
-                break
-            found += more
-            after = more[-1][0]
-            left -= sum(len(data) for _, data in more)
-        return found
+        return await _in_turn(self._readers, tenant, lambda: journal_page(self._store, key, after, limit))
 
     async def output(self, tenant: str, instance: str, *, after: int, limit: int, wait_s: float) -> list[LogLine]:
         key = (tenant, instance)
@@ -182,17 +176,19 @@ class LocalInstances:
             while True:
                 row = self._row(key)
                 await self._engine.output.flush()
-                lines = await trio.to_thread.run_sync(lambda: self._store.output(*key, after=after, limit=limit))
+                read = partial(self._store.output, *key, after=after, limit=limit)
+                lines = await _in_turn(self._readers, tenant, read)
                 if lines or row.row.state in FINAL or not await _changes(watch, until):
                     return lines
 
     async def image(self, tenant: str, instance: str) -> bytes:
         self._row((tenant, instance))
-        return await trio.to_thread.run_sync(self._store.image, tenant, instance)
+        return await _in_turn(self._readers, tenant, lambda: self._store.image(tenant, instance))
 
     async def blob_part(self, tenant: str, instance: str, blob: int, part: int) -> bytes:
         self._row((tenant, instance))
-        return await trio.to_thread.run_sync(self._store.blob_part, tenant, instance, blob, part) or b""
+        read = partial(self._store.blob_part, tenant, instance, blob, part)
+        return await _in_turn(self._readers, tenant, read) or b""
 
     async def query(self, tenant: str, instance: str, *, sql: str, parameters: bytes, limit: int) -> Queried:
         return await self._engine.querying.query((tenant, instance), sql=sql, parameters=parameters, limit=limit)
@@ -218,10 +214,11 @@ class LocalInstances:
     async def page(
         self, tenant: str, query: Query, *, limit: int, after: str | None
     ) -> tuple[list[StoredRow], str | None]:
-        return await trio.to_thread.run_sync(lambda: self._store.page(tenant, query, limit=limit, after=after))
+        read = partial(self._store.page, tenant, query, limit=limit, after=after)
+        return await _in_turn(self._searches, tenant, read)
 
     async def matches(self, tenant: str, query: Query) -> int:
-        return await trio.to_thread.run_sync(self._store.matches, tenant, query)
+        return await _in_turn(self._searches, tenant, lambda: self._store.matches(tenant, query))
 
     async def counts(self, tenant: str) -> dict[str, int]:
         return await trio.to_thread.run_sync(self._store.counts, tenant)
@@ -263,25 +260,12 @@ class LocalInstances:
 
     def _seen_of(self, row: StoredRow, output: bytes | None = None) -> Seen:
         if row.row.state == "complete" and output is None:
-            output = self._output(row)
+            output = output_of(self._store, row)
         return Seen(row, output, self._queued(row) if row.row.state in ACTIVE else None)
 
     def _queued(self, row: StoredRow) -> Queued | None:
         waiting = self._engine.queue.waiting((row.tenant, row.instance))
         return None if waiting is None else Queued(limit=waiting.limit, position=waiting.position)
-
-    def _output(self, row: StoredRow) -> bytes | None:
-        """What it returned. Few entries, if any, come after that: children that were closed then."""
-        count = 1
-        while True:
-            first = max(0, row.sequence - count)
-            for _, stored in reversed(self._store.journal(row.tenant, row.instance, after=first, limit=count)):
-                entry, _ = codec.decode(stored)
-                if isinstance(entry, Completed):
-                    return entry.value
-            if not first:
-                return None
-            count *= 8
 
 
 def _too_much(row: StoredRow) -> Unavailable:
@@ -291,6 +275,11 @@ def _too_much(row: StoredRow) -> Unavailable:
         hint="Ask for its status, or start fewer at once.",
         retry_after_s=1,
     )
+
+
+async def _in_turn(turns: Turns, tenant: str, read: Callable[[], T]) -> T:
+    async with turns.turn(tenant):
+        return await trio.to_thread.run_sync(read)
 
 
 def _deadline(wait_s: float | None) -> float:

@@ -11,7 +11,7 @@ import trio
 
 from executor import wire
 from executor.core.errors import Refused
-from executor.engine.local import JOURNAL_PORTION, LocalInstances
+from executor.engine.portions import JOURNAL_PORTION, journal_page
 from executor.http import api
 from executor.operations import OPERATIONS
 from executor.views import JournalItem, ResultView
@@ -100,7 +100,7 @@ async def test_page_of_a_journal_has_a_bound_in_bytes_and_one_entry_at_least():
 
     async def page(size, after=0, limit=1_000):
         store = Store(size)
-        found = LocalInstances._page(SimpleNamespace(_store=store), ("acme", "i"), after, limit)
+        found = journal_page(store, ("acme", "i"), after, limit)
         return [sequence for sequence, _ in found], store.asked
 
     assert (await page(10))[0] == list(range(1, 951))
