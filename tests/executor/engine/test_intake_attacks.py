@@ -160,7 +160,9 @@ async def test_sandbox_is_not_read_while_the_disk_is_behind(tmp_path, monkeypatc
     host.scripts["Bad"] = lambda _seen: ([], False)
     async with world(tmp_path, host=host) as w:
         await w.engine.start(KEY, workflow="Bad", commit=COMMIT, payload=b"\xc0")
-        await trio.testing.wait_all_tasks_blocked(0.01)
+        with trio.fail_after(30):
+            while not any(sandbox.runs for sandbox in host.living):
+                await trio.testing.wait_all_tasks_blocked(0.001)
         [sandbox] = host.living
         run = next(iter(sandbox.runs))
         with monkeypatch.context() as patched:
