@@ -85,6 +85,10 @@ class Oracle(Flow, Families, Rewinding, Bulk, Schedules):
             return
         self._check(instance)
         if undo and instance.run.steps:
+            if instance.run.root is not None:
+                # What came before the end, and a pause kept from `run()`, is seen before it; what it shows then counts.
+                self._see(instance, instance.run.root)
+                instance.run.given_up = []
             self._undo(instance, "terminated")
         else:
             self._end(instance, "terminated")

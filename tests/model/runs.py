@@ -109,21 +109,26 @@ class Runs:
         if run.root is None:
             run.root = Sequence(actions=run.program)
             run.root.go_on(instance)
-        while run.news and not run.root.is_over:
+        self._see(instance, run.root)
+        if run.root.is_over:
+            left = [branch for branch in run.branches if branch.kind in {"group", "group left"}]
+            instance.kinds += ["GroupStarted" if branch.kind == "group" else "GroupEnded" for branch in left]
+            instance.kinds += ["Cancelled"] * len(run.given_up)
+            self._over(instance, run.root)
+
+    @staticmethod
+    def _see(instance: Instance, root: Sequence) -> None:
+        run = instance.run
+        while run.news and not root.is_over:
             branch = run.news.pop(0)
             if branch in run.branches:
                 before = len(run.given_up)
                 branch.is_seen = True
                 run.branches.remove(branch)
                 run.now_ms = max(run.now_ms, branch.at_ms)
-                run.root.go_on(instance)
-                if run.root.is_over:
+                root.go_on(instance)
+                if root.is_over:
                     del run.given_up[before:]  # the end says it
-        if run.root.is_over:
-            left = [branch for branch in run.branches if branch.kind in {"group", "group left"}]
-            instance.kinds += ["GroupStarted" if branch.kind == "group" else "GroupEnded" for branch in left]
-            instance.kinds += ["Cancelled"] * len(run.given_up)
-            self._over(instance, run.root)
 
     def _over(self, instance: Instance, root: Sequence) -> None:
         kind, what = root.raised or ("", None)

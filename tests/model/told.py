@@ -206,6 +206,12 @@ TOLD: dict[str, list[Operation]] = {
         ("advance", 100),
         ("result", "i0"),
     ],
+    "what came during a pause is seen before the termination that undoes, and what is shown then counts": [
+        ("start", "i0", [["hold", 3], ["status", 2], ["attribute", 1], ["emit", 7], ["do", 5], ["status", 9]], {}),
+        ("pause", "i0"),
+        ("release", "i0"),
+        ("terminate undoing", "i0"),
+    ],
     "streams are those of the instance that has the id now": [
         ("start", "i0", [["emit", 2]], {}),
         ("delete", "i0"),
