@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
@@ -20,13 +18,13 @@ from executor import wire
 from executor.config import Config
 from executor.core.errors import Refused, Unavailable
 from executor.core.values import DEPTH_MAX
-from executor.http import bodies, openapi, streams
+from executor.http import bodies, live, openapi, streams
 from executor.http.requests import bearer
 from executor.operations import API_PREFIX, OPERATIONS, Arguments, Operation
-from executor.views import FINAL_STATES, JournalItem, LogLine, ResultView, Status, StreamItem
+from executor.views import ResultView
 
 if TYPE_CHECKING:
-    from executor.service import Caller, Service
+    from executor.service import Service
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -34,8 +32,6 @@ OFTEN = frozenset({"start", "send_event", "status", "result"})
 """What a platform under load does all day."""
 
 BATCH_BYTES_MAX = 32 * 1024 * 1024
-KEEP_ALIVE_S = 15.0
-"""Shorter than the usual 30 to 60 s after which proxies give up a silent connection."""
 JSON_OVERHEAD = 2
 """A payload of so many bytes may take twice that as JSON (escapes, base64), plus its envelope."""
 
@@ -61,9 +57,7 @@ def routes(service: Service, config: Config, closing: trio.Event) -> list[Route]
     document = openapi.document()
     return [
         *found,
-        Route(instance + "/logs/stream", _stream(service, closing, _log_events), methods=["GET"]),
-        Route(instance + "/stream", _stream(service, closing, _journal_events), methods=["GET"]),
-        Route(instance + "/streams/{name}/live", _stream(service, closing, _item_events), methods=["GET"]),
+        *live.routes(service, instance, closing),
         Route(API_PREFIX + "/openapi.json", _constant(document), methods=["GET"]),
     ]
 
@@ -188,112 +182,3 @@ async def _while_awaited(call: Callable[[], Awaitable[Any]], receive: Receive, c
     raise Unavailable(
         "The server is stopping.", code="shutting_down", hint="Ask again when it is back.", retry_after_s=1
     )
-
-
-# --- live streams
-
-
-@dataclass(frozen=True)
-class _Watch:
-    """Who watches which instance, and which output stream of it."""
-
-    service: Service
-    secret: str | None = field(repr=False)
-    caller: Caller
-    tenant: str
-    instance: str
-    stream: str = ""
-
-    async def status(self) -> Status:
-        return await self.service.status(self.caller, self.tenant, self.instance)
-
-    async def still_allowed(self) -> None:
-        """Raises Refused (`unauthorized`) once the token is revoked or has expired."""
-        await self.service.authenticate(self.secret)
-
-
-Events = Callable[[_Watch, int], AsyncGenerator[bytes, None]]
-
-
-def _stream(service: Service, closing: trio.Event, events: Events) -> Endpoint:
-    async def endpoint(request: Request) -> Response:
-        secret = bearer(request.scope)
-        caller = await service.authenticate(secret)
-        path = request.path_params
-        watch = _Watch(service, secret, caller, path["tenant"], path["id"], path.get("name", ""))
-        items = events(watch, streams.last_event_id(request))
-        return streams.Streamed(streams.told(items), media_type="text/event-stream", closing=closing)
-
-    return endpoint
-
-
-async def _log_events(watch: _Watch, after: int) -> AsyncGenerator[bytes, None]:
-    """`log` events whose ids are cursors, then `end` once the instance has ended and all is told."""
-
-    async def lines(after: int, wait_s: float) -> list[tuple[int, LogLine]]:
-        found = await watch.service.logs(
-            watch.caller, watch.tenant, watch.instance, after=after, limit=1000, wait_s=wait_s
-        )
-        return [(line.cursor, line) for line in found]
-
-    async with aclosing(_events("log", lines, watch, after)) as events:
-        async for item in events:
-            yield item
-
-
-async def _journal_events(watch: _Watch, after: int) -> AsyncGenerator[bytes, None]:
-    """`entry` events whose ids are sequence numbers, then `end` once the instance has ended and all is told."""
-
-    async def entries(after: int, wait_s: float) -> list[tuple[int, JournalItem]]:
-        found = await watch.service.journal(
-            watch.caller, watch.tenant, watch.instance, after=after, limit=1000, wait_s=wait_s
-        )
-        return [(item.sequence, item) for item in found]
-
-    async with aclosing(_events("entry", entries, watch, after)) as events:
-        async for item in events:
-            yield item
-
-
-async def _item_events(watch: _Watch, after: int) -> AsyncGenerator[bytes, None]:
-    """`item` events of an output stream, whose ids are the offset behind each, then `end` once the instance has ended
-    and all is told."""
-
-    async def items(after: int, wait_s: float) -> list[tuple[int, StreamItem]]:
-        found = await watch.service.stream(
-            watch.caller, watch.tenant, watch.instance, watch.stream, offset=after, limit=1000, wait_s=wait_s
-        )
-        return [(item.offset + 1, item) for item in found]
-
-    async with aclosing(_events("item", items, watch, after)) as events:
-        async for item in events:
-            yield item
-
-
-async def _events(
-    name: str,
-    read: Callable[[int, float], Awaitable[Sequence[tuple[int, LogLine | JournalItem | StreamItem]]]],
-    watch: _Watch,
-    after: int,
-) -> AsyncGenerator[bytes, None]:
-    """What `read(after, wait_s)` gives, until the instance has ended and nothing is left.
-
-    The token is looked at again in every turn, before anything is told.
-    """
-    await watch.status()
-    yield streams.KEEP_ALIVE
-    while True:
-        items = await read(after, KEEP_ALIVE_S)
-        await watch.still_allowed()
-        for position, item in items:
-            after = position
-            data = await trio.to_thread.run_sync(wire.encode, item) if wire.is_large(item) else wire.encode(item)
-            yield streams.event(data, name=name, id=position)
-        if items:
-            continue
-        now = await watch.status()
-        if now.state not in FINAL_STATES:
-            yield streams.KEEP_ALIVE
-        elif not await read(after, 0):
-            yield streams.event(wire.encode(now), name="end")
-            return

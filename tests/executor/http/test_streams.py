@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from executor.config import load
-from executor.http import api, server
+from executor.http import live, server
 from executor.http.app import create_app
 from executor.operations import API_PREFIX
 from executor.service import ADMINISTRATOR
@@ -116,7 +116,7 @@ def test_a_stream_ends_once_its_token_is_revoked(
     kind: str, is_silent: bool, talker: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing that happened after the revocation is told, and a silent stream ends at its next keep-alive."""
-    monkeypatch.setattr(api, "KEEP_ALIVE_S", 0.05 if is_silent else 15.0)
+    monkeypatch.setattr(live, "KEEP_ALIVE_S", 0.05 if is_silent else 15.0)
     token = talker.http.post("/tenants/acme/tokens", json={"access": "read"}).json()
     with talker.stranger.stream(
         "GET", f"{API_PREFIX}{INSTANCE}/{kind}", headers={"Authorization": f"Bearer {token['secret']}"}
