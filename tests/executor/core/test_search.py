@@ -61,7 +61,7 @@ def test_conditions_are_read(where: Any, found: tuple[Condition, ...]) -> None:
         ({"amount": {"exists": 1}}, 'the condition on "amount" is wrong: "exists" takes true or false'),
         ({"amount": {"prefix": 1}}, 'the condition on "amount" is wrong: "prefix" takes a text'),
         ({"$flow": 1}, '"$flow" is not the name of a search attribute'),
-        ({f"a{n}": 1 for n in range(21)}, "21 conditions in where, the limit is 20"),
+        ({f"a{n}": 1 for n in range(21)}, "more conditions in where than the limit of 20"),
     ],
 )
 def test_what_is_wrong_with_a_condition_is_said_by_its_name(where: Any, message: str) -> None:
@@ -173,3 +173,17 @@ def test_what_is_typed_wrong_is_refused(typed: str) -> None:
     with pytest.raises(Refused, match="is no condition") as refused:
         search.words(typed)
     assert refused.value.code == "bad_request"
+
+
+def test_conditions_beyond_the_limit_are_not_looked_at():
+    looked = []
+
+    class Many(list):
+        def __iter__(self):
+            for number in range(1_000_000):
+                looked.append(number)
+                yield ["a", "=", number]
+
+    with pytest.raises(Refused, match="more conditions in where than the limit of 20"):
+        search.parse_where(Many())
+    assert len(looked) == 21
