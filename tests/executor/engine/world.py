@@ -23,6 +23,7 @@ from executor.core.lifecycle import FINAL
 from executor.engine.engine import Engine, EngineLimits
 from executor.engine.local import LocalInstances
 from executor.engine.peers import PeersOver
+from executor.engine.worker import Worker
 from executor.ports import Peers, Slots
 from executor.sandbox.protocol import (
     Activate,
@@ -41,6 +42,7 @@ from executor.sandbox.spec import SandboxDied, SandboxFailed, SandboxSpec
 
 COMMIT = "c" * 40
 BASE_MS = 1_000_000
+IN_THREADS = {trio.to_thread.run_sync.__code__, Worker.run.__code__}
 Script = Callable[[list[AnyEntry]], tuple[list[Command], bool]]
 
 
@@ -249,6 +251,26 @@ class World:
 
     def kinds(self, key: tuple[str, str]) -> list[str]:
         return [type(entry).__name__ for entry in self.journal(key)]
+
+
+async def settled(cushion_s: float = 0.01) -> None:
+    """Wait until nothing goes on: every task waits, and none for a thread, however slow the disk."""
+    while True:
+        await trio.testing.wait_all_tasks_blocked(cushion_s)
+        if not any(_waits_for_a_thread(task) for task in _tasks()):
+            return
+
+
+def _tasks() -> list[trio.lowlevel.Task]:
+    root = trio.lowlevel.current_root_task()
+    found = [root] if root is not None else []
+    for task in found:  # it grows
+        found += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+    return [task for task in found if task is not trio.lowlevel.current_task()]
+
+
+def _waits_for_a_thread(task: trio.lowlevel.Task) -> bool:
+    return any(frame.f_code in IN_THREADS for frame, _ in task.iter_await_frames())
 
 
 @asynccontextmanager

@@ -20,7 +20,7 @@ from executor.engine.local import LocalInstances
 from executor.ports import CodeSource
 from executor.service import ADMINISTRATOR, Service, ServiceOptions
 from executor.views import StartRequest, Status
-from tests.executor.engine.world import BASE_MS, COMMIT, ScriptedHost, World, world
+from tests.executor.engine.world import BASE_MS, COMMIT, ScriptedHost, World, settled, world
 
 OPTIONS = ServiceOptions(admin_token="pda_admin", version="1", isolation_level=2)
 LIVE = {"queued", "running", "waiting"}
@@ -78,12 +78,12 @@ class Flowing:
     async def until_runs(self, id: str) -> None:
         with trio.fail_after(30):
             while not self.runs(id):
-                await trio.testing.wait_all_tasks_blocked(0.01)
-        await trio.testing.wait_all_tasks_blocked(0.01)  # The sandbox has taken it.
+                await settled()
+        await settled()  # The sandbox has taken it.
 
     async def pass_ms(self, ms: int) -> None:
         self.w.clock.advance(ms)
-        await trio.testing.wait_all_tasks_blocked(0.01)
+        await settled()
 
     async def begun(self, ids: list[str]) -> list[int]:
         """For each: how many milliseconds after the beginning its time comes or came."""
@@ -216,7 +216,7 @@ async def test_one_that_rests_leaves_its_place_to_the_next_and_queues_again_when
         await f.until_runs("b")
         f.w.host.scripts["Waits"] = waits
         await f.service.send_event(ADMINISTRATOR, "acme", "a", "go")
-        await trio.testing.wait_all_tasks_blocked(0.01)
+        await settled()
         status = await f.status("a")
         assert (status.state, str(status.waiting_for)) == ("running", "its turn, number 1 behind Waits")
         await f.service.terminate(ADMINISTRATOR, "acme", "b")
@@ -230,13 +230,13 @@ async def test_limits_and_priorities_are_known_again_after_a_restart(tmp_path: P
             await f.start("Busy", id=name, priority=priority)
         await f.until_runs("first")
     async with flowing(tmp_path, limits, Busy={"concurrency": 1}) as f:
-        await trio.testing.wait_all_tasks_blocked(0.02)
+        await settled()
         order = []
         for _ in range(3):
             [running] = [name for name in ("first", "low", "high") if f.runs(name)]
             order.append(running)
             await f.service.terminate(ADMINISTRATOR, "acme", running)
-            await trio.testing.wait_all_tasks_blocked(0.02)
+            await settled()
         assert order in (["high", "first", "low"], ["first", "high", "low"])  # whichever the recovery met first
 
 

@@ -20,7 +20,7 @@ from executor.ports import ChildEnd, ChildStart, CodeSource, Instances, Peers, S
 from executor.service import Service
 from executor.service.flow import Flows
 from executor.service.flow_state import FlowState
-from tests.executor.engine.world import ScriptedHost, world
+from tests.executor.engine.world import ScriptedHost, settled, world
 from tests.executor.service.test_flow import OPTIONS, Code, Flowing, busy, waits
 
 ASKED = b"q" * 16
@@ -80,10 +80,6 @@ async def flowing(
         instances, state = LocalInstances(w.engine, w.store), FlowState()
         peers.inner = PeersOver(instances, code, None, Flows(instances, w.clock, state))
         yield Flowing(w, Service(instances, code, w.clock, OPTIONS, flow_state=state))
-
-
-async def settled() -> None:
-    await trio.testing.wait_all_tasks_blocked(0.02)
 
 
 THREE = ["call#1", "call#2", "call#3"]
