@@ -96,6 +96,8 @@ def move(random: Random, oracle: Oracle, kind: str = "") -> Operation:
             inner = move(random, oracle, random.choice(sorted(IDEMPOTENT)))
             if inner[0] == "start" and inner[3].get("workflow") == "Calm":
                 inner = (*inner[:3], {})  # asked again, it begins its time anew
+            if inner[0] == "pause" and inner[1] in oracle.instances and oracle.instances[inner[1]].is_executing:
+                inner = ("resume", inner[1])  # whether its step begins again depends on whether the pause was durable
             return (kind, random.choice(LOSSES), random.choice([0, 0.01, 0.03, 0.1]) * random.random(), inner)
     if kind.startswith("bulk"):
         state, where = _search(random)
