@@ -223,7 +223,8 @@ class StateStore:
     def expire(
         self, before_ms: Mapping[str, int], *, after: int = 0, scan: int = 10_000
     ) -> tuple[builtins.list[tuple[str, str]], int | None]:
-        """Delete instances that have been in one of these states since before the time given for it.
+        """Delete instances that have been in one of these states since before the time given for it, unless something
+        is to wake them.
 
         Looks at `scan` instances behind generation `after`, oldest first. Returns (tenant, instance) of those that are
         gone, durably, and the generation to go on behind (None: that was the last one). An instance that changes

@@ -263,13 +263,17 @@ class Machine(RuleBasedStateMachine):
 
     @rule(before=st.integers(0, 3), scan=st.integers(1, 4))
     def expire(self, before: int, scan: int) -> None:
-        """What only the tail knows of is left for another time; all others that have ended by then go."""
+        """What only the tail knows of is left for another time, and what is to be woken; all others that have ended by
+        then go."""
         with self.store._readers.snapshot() as snapshot:
             folded, view = snapshot.folded, self.store._tail.view()
         gone = {
             name
             for name, known in self.model.items()
-            if known.row.state == "complete" and known.row.updated_at_ms < before and not view.holds(*name, folded)
+            if known.row.state == "complete"
+            and known.row.updated_at_ms < before
+            and known.row.wake_at_ms is None
+            and not view.holds(*name, folded)
         }
         found: set[tuple[str, str]] = set()
         after: int | None = 0
