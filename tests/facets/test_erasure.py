@@ -151,6 +151,15 @@ def test_ended_instances_expire_by_state_and_time_in_portions_and_others_stay(st
     assert store.check() == []
 
 
+def test_ended_instance_that_something_is_to_wake_does_not_expire(store: StateStore) -> None:
+    store.append([record("a", 1, state="complete", at=1), record("b", 1, state="complete", at=1, wake=0)])
+    store.fold()
+    assert store.expire({"complete": 2}) == ([("acme", "a")], None)
+    store.append([record("b", 0, state="complete", at=1)])
+    store.fold()
+    assert store.expire({"complete": 2}) == ([("acme", "b")], None)
+
+
 def test_nothing_expires_from_an_empty_store(store: StateStore) -> None:
     assert store.expire({"complete": 1 << 50}) == ([], None)
 

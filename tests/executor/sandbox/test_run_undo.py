@@ -8,7 +8,7 @@ import pytest
 
 from executor.core import values
 from executor.core.commands import StepDone, Undone
-from executor.core.entries import Failed, StepSucceeded, Terminated, Undoing
+from executor.core.entries import Failed, StatusSet, StepSucceeded, Terminated, Undoing
 from executor.core.failure import ErrorFact
 from tests.executor.fake_executor import Story, in_process, play
 from tests.executor.sandbox.test_run import job
@@ -230,6 +230,29 @@ def test_termination_with_undo_cancels_run_first(evict: bool) -> None:
     assert undoing(story) == ["Undoing", "StepSucceeded undo/a#1", "Terminated"]
     assert isinstance(story.instance.outcome, Terminated)
     assert story.printed == ["cancelled", "'too late' was asked for after run() had ended"]
+
+
+def test_run_sees_what_was_recorded_before_the_termination_and_what_it_shows_then_counts() -> None:
+    body = """
+await step.options(undo=lambda o, e: o).do("a", lambda: "A")
+self.status = "behind a"
+await step.do("b", lambda: "B")
+"""
+
+    async def main() -> Story:
+        async with in_process(job(body)) as executor:
+            story = Story("Job").begin()
+            run = executor.activate(story)
+            (done,) = await executor.until_idle(run)
+            executor._append(story, done)  # a pause keeps it from the run
+            executor.drop(run)
+            story.append(Undoing(story.now_ms, None))
+            return await executor.play(story)
+
+    story = asyncio.run(main())
+    assert [values.decode(entry.value) for entry in story.journal if isinstance(entry, StatusSet)] == ["behind a"]
+    assert undoing(story)[-2:] == ["StepSucceeded undo/a#1", "Terminated"]
+    assert "b#1" not in [getattr(entry, "path", "") for entry in story.journal]
 
 
 def test_termination_of_a_run_that_will_not_end_undoes_all_the_same() -> None:
