@@ -17,7 +17,7 @@ from executor.engine.intake import Intake
 from executor.sandbox import protocol
 from executor.sandbox.protocol import Output, ProtocolError, Turn
 from tests.executor.core.strategies import ASKED, begin
-from tests.executor.engine.world import COMMIT, ScriptedHost, world
+from tests.executor.engine.world import COMMIT, ScriptedHost, settled, world
 
 KEY = ("acme", "one")
 
@@ -74,7 +74,7 @@ async def test_much_work_in_one_message_is_done_a_slice_at_a_time_in_its_order(t
     async with world(tmp_path, host=host) as w:
         await w.engine.start(KEY, workflow="Bad", commit=COMMIT, payload=b"\xc0")
         await w.until(KEY, "running", "queued")
-        await trio.testing.wait_all_tasks_blocked(0.01)
+        await settled()
         [sandbox] = host.living
         growth = Growth(w)
         trio.lowlevel.add_instrument(growth)
