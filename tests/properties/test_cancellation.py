@@ -286,4 +286,4 @@ def check_engine(life: Life) -> None:
     assert len(engine.residents) == 0
     assert engine.obligations._under_way == {}
     assert [sandbox.runs for sandbox in life.host.living if sandbox.runs] == []
-    assert [warm.load for warm in engine.runner._sandboxes.all() if warm.load] == []
+    assert [warm.load for warm in engine.runner.sandboxes.all() if warm.load] == []
