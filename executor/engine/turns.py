@@ -6,7 +6,8 @@ kept for tenants that have nothing under way.
 
 **Bound.** Let a tenant have nothing under way. What it asks for begins at once while fewer tenants than there are
 places have something under way; else when the first place becomes free, behind one piece of work of each tenant that
-waits too and has taken as little time as it. However much others have waiting, and have had, it waits for no more.
+waits too and has taken as little time as it, or pieces of NOTHING_S together. However much others have waiting, and
+have had, it waits for no more.
 """
 
 from __future__ import annotations
