@@ -99,7 +99,7 @@ class Turns:
         if not self._running[tenant]:
             del self._running[tenant]
         now = trio.current_time()
-        self._taken[tenant] = (self._taken_s(tenant, now) + spent_s, now)
+        self._taken[tenant] = (self._left_s(tenant, now) + spent_s, now)
         if len(self._taken) > TAKEN_KEPT:
             self._taken = {name: one for name, one in self._taken.items() if self._taken_s(name, now)}
         while (following := self._next()) is not None:
@@ -109,9 +109,14 @@ class Turns:
             self._give(following)
             wait.given.set()
 
-    def _taken_s(self, tenant: str, now: float) -> float:
+    def _left_s(self, tenant: str, now: float) -> float:
+        """Of what it took, however little: little by little it becomes much."""
         taken_s, at = self._taken.get(tenant, (0.0, now))
         left_s: float = taken_s * 0.5 ** ((now - at) / HALF_S)
+        return left_s
+
+    def _taken_s(self, tenant: str, now: float) -> float:
+        left_s = self._left_s(tenant, now)
         return left_s if left_s >= NOTHING_S else 0.0
 
     def _next(self) -> str | None:

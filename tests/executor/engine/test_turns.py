@@ -126,6 +126,19 @@ async def test_what_was_taken_is_forgotten_with_time(autojump_clock: MockClock) 
     assert 500 < again < 600
 
 
+async def test_many_short_turns_are_as_much_as_a_long_one(autojump_clock: MockClock) -> None:
+    """Else one that takes a moment, again and again, would count as one that took nothing."""
+    story = Story(1, 1)
+    async with trio.open_nursery() as nursery:
+        for _ in range(100):
+            nursery.start_soon(story.work, "hostile", 0.002)
+        await trio.sleep(0.05)
+        assert len(story.when("hostile")) > 10
+        before = len(story.begun)
+        await story.work("polite", 1)
+    assert [name for name, _ in story.begun[before:]].index("polite") <= 1
+
+
 async def test_one_that_gives_up_leaves_its_place_to_others_and_nothing_behind(autojump_clock: MockClock) -> None:
     story = Story(1, 1)
     async with trio.open_nursery() as nursery:
