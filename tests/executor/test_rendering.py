@@ -90,16 +90,16 @@ def test_a_value_that_cannot_be_read_is_shown_as_such() -> None:
 
 
 def test_the_output_of_a_sensitive_step_is_never_shown() -> None:
-    item = _item(e.StepSucceeded(2, "card#1", ASKED, WHERE, 1, 1, values.encode("4111"), "sensitive"))
+    item = _item(e.StepSucceeded(2, "card#1", ASKED, WHERE, 1, 1, values.encode("card of nobody else"), "sensitive"))
     assert item.fields["value"] is SENSITIVE
     assert b'"value":{"$sensitive":true}' in wire.encode(item)
     for entry in (
-        e.StepHeartbeat(2, "card#1", 1, values.encode("4111"), True),
-        e.AttemptFailed(2, "card#1", ASKED, WHERE, 1, 1, ERROR, 9, 1, values.encode("4111"), True),
+        e.StepHeartbeat(2, "card#1", 1, values.encode("card of nobody else"), True),
+        e.AttemptFailed(2, "card#1", ASKED, WHERE, 1, 1, ERROR, 9, 1, values.encode("card of nobody else"), True),
     ):
         assert b'"details":{"$sensitive":true}' in wire.encode(_item(entry))
     assert _item(e.StepHeartbeat(2, "card#1", 1, b"", True)).fields["details"] is None
-    assert b"4111" not in wire.encode(item)
+    assert b"card of nobody else" not in wire.encode(item)
 
 
 def test_a_value_that_looks_like_a_hidden_one_is_shown_as_it_is() -> None:
