@@ -1,8 +1,8 @@
 """Journal: an instance's stored entries by sequence, as far as it still needs them.
 
 What is before an execution that began by continue_as_new counts no more, but for the first entry and the events that
-nobody had read then (`carrying.py`). It stays on disk for readers, and is not read for the instance: what an instance
-that goes on for ever costs to activate does not grow.
+nobody had read then (`carrying.py`). The newest of it stays on disk for readers, and none of it is read for the
+instance: what one that goes on for ever costs to activate does not grow.
 """
 
 from __future__ import annotations
